@@ -1,0 +1,69 @@
+//! The whole configuration of one proxy, complete and consistent.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::cluster::{Cluster, ClusterId};
+use crate::identity::IdentityFiles;
+use crate::listener::{Listener, ResolvedHostId};
+use crate::telemetry::Telemetry;
+
+/// The whole configuration of one proxy. Snapshots swap whole; live state survives a swap by cluster name.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Snapshot {
+    /// The workload beside the proxy.
+    pub service: Service,
+    /// Where the workload's SVID comes from; `None`: no mTLS in either direction.
+    pub identity: Option<IdentityFiles>,
+    /// Every listening address. Addresses and original-destination modes are fixed at start-up; a reload that changes them is refused.
+    pub listeners: Vec<Listener>,
+    /// Every cluster; referred to by [`ClusterId`].
+    pub clusters: Vec<Cluster>,
+    /// Names whose current addresses filter chains match on; referred to by [`ResolvedHostId`].
+    pub resolved_hosts: Vec<Arc<str>>,
+    /// Spans and access log.
+    pub telemetry: Telemetry,
+    /// The proxy's own interfaces.
+    pub admin: Admin,
+    /// How long a drain waits for requests and connections to end.
+    pub drain_timeout: Duration,
+    /// Worker threads; `None`: the CPU quota, at most 2 for a sidecar.
+    pub workers: Option<u32>,
+}
+
+/// The workload beside the proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// Its name, such as `catalog`.
+    pub name: Arc<str>,
+    /// Its namespace; `default` unless configured.
+    pub namespace: Arc<str>,
+    /// Its version, if configured.
+    pub version: Option<Arc<str>>,
+}
+
+/// The proxy's own interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Admin {
+    /// The admin interface; loopback unless configured otherwise.
+    pub address: SocketAddr,
+    /// Prometheus metrics and health.
+    pub metrics: SocketAddr,
+    /// Readiness.
+    pub readiness: SocketAddr,
+}
+
+impl Snapshot {
+    /// The cluster of an id taken from this snapshot.
+    pub fn cluster(&self, id: ClusterId) -> &Cluster {
+        &self.clusters[id.0 as usize]
+    }
+
+    /// The host name of an id taken from this snapshot.
+    pub fn resolved_host(&self, id: ResolvedHostId) -> &str {
+        &self.resolved_hosts[id.0 as usize]
+    }
+}
