@@ -1,0 +1,293 @@
+//! What can go wrong with a connection or request, whose fault it is, and the one answer it gets.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// Envoy's response flags, as far as this proxy raises them. The discriminant indexes metric arrays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ResponseFlag {
+    /// No healthy (or no) endpoint in the cluster.
+    UH,
+    /// Upstream connection failure, TLS included.
+    UF,
+    /// Upstream request timeout.
+    UT,
+    /// Upstream connection ended before the response was complete.
+    UC,
+    /// Upstream reset the stream.
+    UR,
+    /// Upstream protocol error.
+    UPE,
+    /// No route.
+    NR,
+    /// Downstream connection ended.
+    DC,
+    /// Downstream protocol error.
+    DPE,
+    /// Stream idle timeout.
+    SI,
+    /// A loop was refused.
+    LR,
+}
+
+impl ResponseFlag {
+    /// Every flag, in the order of the discriminants.
+    pub const ALL: [Self; 11] = [
+        Self::UH,
+        Self::UF,
+        Self::UT,
+        Self::UC,
+        Self::UR,
+        Self::UPE,
+        Self::NR,
+        Self::DC,
+        Self::DPE,
+        Self::SI,
+        Self::LR,
+    ];
+
+    /// The flag as Envoy writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UH => "UH",
+            Self::UF => "UF",
+            Self::UT => "UT",
+            Self::UC => "UC",
+            Self::UR => "UR",
+            Self::UPE => "UPE",
+            Self::NR => "NR",
+            Self::DC => "DC",
+            Self::DPE => "DPE",
+            Self::SI => "SI",
+            Self::LR => "LR",
+        }
+    }
+}
+
+/// Whose fault an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client's, or its connection's.
+    Downstream,
+    /// The endpoint's, or its connection's.
+    Upstream,
+    /// Ours.
+    Internal,
+}
+
+/// Why a connection or request failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// No virtual host or route matches.
+    #[error("no route for \"{authority}{path}\"")]
+    NoRoute {
+        /// The request's authority; empty if it had none.
+        authority: String,
+        /// Its path, without query.
+        path: String,
+    },
+    /// The cluster has no endpoint to try.
+    #[error("no healthy endpoint in cluster \"{cluster}\"")]
+    NoEndpoint {
+        /// The cluster's name.
+        cluster: Arc<str>,
+    },
+    /// TCP connect failed.
+    #[error("cannot connect to {endpoint} of cluster \"{cluster}\": {source}")]
+    Connect {
+        /// The cluster's name.
+        cluster: Arc<str>,
+        /// The last endpoint tried.
+        endpoint: SocketAddr,
+        /// What the kernel said.
+        source: Arc<std::io::Error>,
+    },
+    /// TCP connect or TLS handshake took too long.
+    #[error("cannot connect to {endpoint} of cluster \"{cluster}\" within {timeout:?}")]
+    ConnectTimeout {
+        /// The cluster's name.
+        cluster: Arc<str>,
+        /// The last endpoint tried.
+        endpoint: SocketAddr,
+        /// The bound.
+        timeout: Duration,
+    },
+    /// The TLS handshake with the endpoint failed, or its identity is not one we expect.
+    #[error("TLS with {endpoint} of cluster \"{cluster}\" failed: {message}")]
+    UpstreamTls {
+        /// The cluster's name.
+        cluster: Arc<str>,
+        /// The last endpoint tried.
+        endpoint: SocketAddr,
+        /// The reason as metrics count it.
+        reason: &'static str,
+        /// What went wrong, in words.
+        message: String,
+    },
+    /// The upstream ended before its answer was complete.
+    #[error("connection to {endpoint} of cluster \"{cluster}\" ended before the response: {message}")]
+    UpstreamClosed {
+        /// The cluster's name.
+        cluster: Arc<str>,
+        /// The endpoint.
+        endpoint: SocketAddr,
+        /// What ended it.
+        message: String,
+        /// The upstream provably never processed the request (RFC 9113 section 8.7, or nothing was sent).
+        unprocessed: bool,
+    },
+    /// The upstream reset the stream.
+    #[error("{endpoint} of cluster \"{cluster}\" reset the stream: {code}")]
+    UpstreamReset {
+        /// The cluster's name.
+        cluster: Arc<str>,
+        /// The endpoint.
+        endpoint: SocketAddr,
+        /// The HTTP/2 error code (RFC 9113 section 7).
+        code: h2::Reason,
+    },
+    /// The upstream broke its protocol.
+    #[error("{endpoint} of cluster \"{cluster}\" broke the protocol: {message}")]
+    UpstreamProtocol {
+        /// The cluster's name.
+        cluster: Arc<str>,
+        /// The endpoint.
+        endpoint: SocketAddr,
+        /// What was wrong.
+        message: String,
+    },
+    /// The route's request timeout passed.
+    #[error("no complete response from cluster \"{cluster}\" within {timeout:?}")]
+    RequestTimeout {
+        /// The cluster's name.
+        cluster: Arc<str>,
+        /// The bound.
+        timeout: Duration,
+    },
+    /// Nothing happened on the connection for its idle timeout.
+    #[error("idle for {0:?}")]
+    IdleTimeout(Duration),
+    /// The connection was aimed at one of the proxy's own ports.
+    #[error("aimed at the proxy's own port {0}: a loop")]
+    Loop(SocketAddr),
+    /// The client broke its protocol.
+    #[error("bad request: {0}")]
+    DownstreamProtocol(String),
+    /// The client went away.
+    #[error("the client closed its connection")]
+    DownstreamClosed,
+}
+
+/// The one answer an error gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// For HTTP.
+    pub status: StatusCode,
+    /// For gRPC: `grpc-status` (the gRPC status codes).
+    pub grpc_status: u8,
+}
+
+/// gRPC's DEADLINE_EXCEEDED.
+const GRPC_DEADLINE_EXCEEDED: u8 = 4;
+/// gRPC's UNIMPLEMENTED.
+const GRPC_UNIMPLEMENTED: u8 = 12;
+/// gRPC's INTERNAL.
+const GRPC_INTERNAL: u8 = 13;
+/// gRPC's UNAVAILABLE.
+const GRPC_UNAVAILABLE: u8 = 14;
+
+impl Error {
+    /// Whose fault it is.
+    pub fn side(&self) -> Side {
+        match self {
+            Self::NoRoute { .. } | Self::NoEndpoint { .. } => Side::Internal,
+            Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::UpstreamTls { .. }
+            | Self::UpstreamClosed { .. }
+            | Self::UpstreamReset { .. }
+            | Self::UpstreamProtocol { .. }
+            | Self::RequestTimeout { .. } => Side::Upstream,
+            Self::IdleTimeout(_) | Self::Loop(_) | Self::DownstreamProtocol(_) | Self::DownstreamClosed => {
+                Side::Downstream
+            }
+        }
+    }
+
+    /// Whether the request provably had no effect, so that another endpoint may be tried whatever the method.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::UpstreamTls { .. } => true,
+            Self::UpstreamClosed { unprocessed, .. } => *unprocessed,
+            Self::UpstreamReset { code, .. } => *code == h2::Reason::REFUSED_STREAM,
+            _ => false,
+        }
+    }
+
+    /// The flag in access log and metrics.
+    pub fn response_flag(&self) -> ResponseFlag {
+        match self {
+            Self::NoRoute { .. } => ResponseFlag::NR,
+            Self::NoEndpoint { .. } => ResponseFlag::UH,
+            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::UpstreamTls { .. } => ResponseFlag::UF,
+            Self::UpstreamClosed { .. } => ResponseFlag::UC,
+            Self::UpstreamReset { .. } => ResponseFlag::UR,
+            Self::UpstreamProtocol { .. } => ResponseFlag::UPE,
+            Self::RequestTimeout { .. } => ResponseFlag::UT,
+            Self::IdleTimeout(_) => ResponseFlag::SI,
+            Self::Loop(_) => ResponseFlag::LR,
+            Self::DownstreamProtocol(_) => ResponseFlag::DPE,
+            Self::DownstreamClosed => ResponseFlag::DC,
+        }
+    }
+
+    /// What the client is answered, if it can still be answered.
+    pub fn response(&self) -> Response {
+        let (status, grpc_status) = match self {
+            Self::NoRoute { .. } => (StatusCode::NOT_FOUND, GRPC_UNIMPLEMENTED),
+            Self::NoEndpoint { .. }
+            | Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::UpstreamTls { .. }
+            | Self::UpstreamClosed { .. }
+            | Self::UpstreamReset { .. } => (StatusCode::SERVICE_UNAVAILABLE, GRPC_UNAVAILABLE),
+            Self::UpstreamProtocol { .. } => (StatusCode::BAD_GATEWAY, GRPC_UNAVAILABLE),
+            Self::RequestTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, GRPC_DEADLINE_EXCEEDED),
+            Self::IdleTimeout(_) => (StatusCode::REQUEST_TIMEOUT, GRPC_UNAVAILABLE),
+            Self::Loop(_) => (StatusCode::LOOP_DETECTED, GRPC_UNAVAILABLE),
+            Self::DownstreamProtocol(_) => (StatusCode::BAD_REQUEST, GRPC_INTERNAL),
+            Self::DownstreamClosed => (StatusCode::BAD_REQUEST, GRPC_UNAVAILABLE),
+        };
+        Response { status, grpc_status }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_indexed_by_their_discriminant() {
+        for (index, flag) in ResponseFlag::ALL.iter().enumerate() {
+            assert_eq!(*flag as usize, index);
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_504_and_deadline_exceeded() {
+        let error = Error::RequestTimeout { cluster: "a".into(), timeout: Duration::from_secs(1) };
+        assert_eq!(error.response(), Response { status: StatusCode::GATEWAY_TIMEOUT, grpc_status: 4 });
+        assert_eq!((error.side(), error.retryable()), (Side::Upstream, false));
+    }
+
+    #[test]
+    fn only_unprocessed_requests_are_tried_again() {
+        let reset = |code| Error::UpstreamReset { cluster: "a".into(), endpoint: ([127, 0, 0, 1], 1).into(), code };
+        assert!(reset(h2::Reason::REFUSED_STREAM).retryable());
+        assert!(!reset(h2::Reason::INTERNAL_ERROR).retryable());
+    }
+}

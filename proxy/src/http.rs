@@ -1,0 +1,8 @@
+//! HTTP as the request path sees it, whatever the version: [`RequestHead`], [`ResponseHead`] and [`Body`](body::Body).
+//! What belongs to one version stays in its own module.
+
+pub mod body;
+pub mod head;
+
+pub use body::Body;
+pub use head::{RequestHead, ResponseHead};
