@@ -1,0 +1,68 @@
+//! The identity a proxy works with at one moment: its SVID and its trust bundle, read together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use remora_model::identity::IdentityFiles;
+
+use crate::{Error, Fingerprint, Svid, TrustBundle, pem};
+
+/// An SVID and the trust bundle to judge peers by. Never changes; a newer one replaces it whole.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    svid: Svid,
+    bundle: Arc<TrustBundle>,
+    generation: u64,
+}
+
+static NEXT_GENERATION: AtomicU64 = AtomicU64::new(1);
+
+impl Identity {
+    /// Joins the two under the next generation number.
+    pub fn new(svid: Svid, bundle: TrustBundle) -> Self {
+        let generation = NEXT_GENERATION.fetch_add(1, Ordering::Relaxed);
+        Self { svid, bundle: Arc::new(bundle), generation }
+    }
+
+    /// What this workload shows.
+    pub fn svid(&self) -> &Svid {
+        &self.svid
+    }
+
+    /// Whom this workload trusts.
+    pub fn bundle(&self) -> &Arc<TrustBundle> {
+        &self.bundle
+    }
+
+    /// A number no other identity of this process has; a later one has a higher number. Key pools and TLS
+    /// configurations by it.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether both hold the same certificates; generations are not compared.
+    pub fn same_certificates(&self, other: &Self) -> bool {
+        let roots = |identity: &Self| -> Vec<Fingerprint> {
+            identity.bundle.roots().iter().map(crate::bundle::Root::fingerprint).collect()
+        };
+        self.svid.certificates() == other.svid.certificates()
+            && self.bundle.trust_domain() == other.bundle.trust_domain()
+            && roots(self) == roots(other)
+    }
+}
+
+/// Reads the three files. The SVID must be valid now.
+///
+/// # Errors
+/// Says which file and what: missing, not readable, not PEM, unusable key, key and certificate not a pair, not an SVID
+/// of the trust domain, expired or not yet valid.
+pub fn load(files: &IdentityFiles) -> Result<Identity, Error> {
+    let (certificate, key) = (pem::read(&files.certificate)?, pem::read(&files.key)?);
+    let bundle = pem::read(&files.trust_bundle)?;
+    let svid = Svid::parse(&files.trust_domain, (&files.certificate, &certificate), (&files.key, &key))?;
+    svid.check_time(SystemTime::now())
+        .map_err(|source| Error::Certificate { path: files.certificate.clone(), source })?;
+    let bundle = TrustBundle::parse(files.trust_domain.clone(), &files.trust_bundle, &bundle)?;
+    Ok(Identity::new(svid, bundle))
+}
