@@ -1,0 +1,151 @@
+//! An HTTP application: says by JSON what it received, and misbehaves on demand.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/name` | its name |
+//! | `/counts` | `{"requests": n, "connections": n}` so far, this request not counted |
+//! | `/echo` | the request's body |
+//! | `/silent` | none, ever |
+//! | `/abort` | none: the connection ends |
+//! | `/bytes/N` | N bytes |
+//! | `/endless` | a body without an end, as fast as it is read |
+//! | `/status/N` | that status |
+//! | `/delay/MS` | its name, after that time |
+//! | a gRPC request | its name as the message, `grpc-status: 0` in trailers |
+//! | any other | [`Seen`](struct.Seen.html)-like JSON: method, path, version, headers, body length |
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpListener;
+
+use super::Behaviour;
+
+type Body = BoxBody<Bytes, hyper::Error>;
+
+#[derive(Debug)]
+struct State {
+    behaviour: Behaviour,
+    requests: AtomicU64,
+    connections: AtomicU64,
+}
+
+/// Listens and serves until the process ends.
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn serve(behaviour: Behaviour) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(behaviour.listen).await?;
+    let state = Arc::new(State { behaviour, requests: AtomicU64::new(0), connections: AtomicU64::new(0) });
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        state.connections.fetch_add(1, Ordering::Relaxed);
+        let state = Arc::clone(&state);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(Arc::clone(&state), request));
+            let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            server.http2().max_concurrent_streams(1_000);
+            // An error here is a client that went away, or /abort: the tests look at the client's side.
+            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
+    let path = request.uri().path().to_owned();
+    let (first, value) = path[1..].split_once('/').unwrap_or((&path[1..], ""));
+    if first == "counts" {
+        let (requests, connections) =
+            (state.requests.load(Ordering::Relaxed), state.connections.load(Ordering::Relaxed));
+        let json = serde_json::json!({"name": state.behaviour.name, "requests": requests, "connections": connections});
+        return Ok(Response::new(full(json.to_string())));
+    }
+    state.requests.fetch_add(1, Ordering::Relaxed);
+    if !state.behaviour.delay.is_zero() {
+        tokio::time::sleep(state.behaviour.delay).await;
+    }
+    let name = state.behaviour.name.clone();
+    let grpc =
+        request.headers().get("content-type").is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    if grpc {
+        return Ok(grpc_answer(&name, request).await);
+    }
+    Ok(match first {
+        "name" => Response::new(full(name)),
+        "echo" => Response::new(request.into_body().boxed()),
+        "silent" => std::future::pending().await,
+        "abort" => return Err(std::io::Error::other("asked to")),
+        "bytes" => Response::new(full(vec![b'x'; value.parse().unwrap_or(0)])),
+        "endless" => Response::new(endless()),
+        "status" => {
+            let mut response = Response::new(full(name));
+            *response.status_mut() = value.parse().unwrap_or_default();
+            response
+        }
+        "delay" => {
+            tokio::time::sleep(Duration::from_millis(value.parse().unwrap_or(0))).await;
+            Response::new(full(name))
+        }
+        _ => described(&name, request).await,
+    })
+}
+
+/// What arrived, as JSON; header values of one name are a list, in order.
+async fn described(name: &str, request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let mut headers = serde_json::Map::new();
+    for key in head.headers.keys() {
+        let values = head.headers.get_all(key).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        headers.insert(key.to_string(), values.collect());
+    }
+    let collected = body.collect().await;
+    let length = collected.map(|body| body.to_bytes().len()).map_err(|error| error.to_string());
+    let json = serde_json::json!({
+        "name": name,
+        "method": head.method.as_str(),
+        "path": head.uri.path_and_query().map(|path| path.as_str()),
+        "authority": head.uri.authority().map(|authority| authority.as_str()),
+        "version": format!("{:?}", head.version),
+        "headers": headers,
+        "body": length.unwrap_or_default(),
+    });
+    let mut response = Response::new(full(json.to_string()));
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+    response.headers_mut().insert("x-app", HeaderValue::from_static("remora-peer"));
+    response
+}
+
+async fn grpc_answer(name: &str, request: Request<Incoming>) -> Response<Body> {
+    let _ = request.into_body().collect().await;
+    let mut message = BytesMut::new();
+    message.put_u8(0);
+    message.put_u32(u32::try_from(name.len()).unwrap_or(0));
+    message.put_slice(name.as_bytes());
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    trailers.insert("x-replica", HeaderValue::from_str(name).unwrap());
+    let body = Full::new(message.freeze()).with_trailers(async move { Some(Ok::<_, Infallible>(trailers)) });
+    let mut response = Response::new(body.map_err(|never| match never {}).boxed());
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    response
+}
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+fn endless() -> Body {
+    static PIECE: [u8; 16_384] = [b'e'; 16_384];
+    let frames = tokio_stream::iter(std::iter::repeat_with(|| Ok(Frame::data(Bytes::from_static(&PIECE)))));
+    BodyExt::boxed(StreamBody::new(frames))
+}
