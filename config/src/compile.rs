@@ -1,0 +1,132 @@
+//! From what was written to what is meant: defaults, references, route order. The only maker of a [`Snapshot`].
+//!
+//! Handed a decoded document, in which wrong fields are already reported and absent ones are told apart from them;
+//! hands on a snapshot whose references are all valid. Whatever takes two values to judge is judged here, so that a
+//! complaint never follows from an earlier one.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use remora_model::capture::{ADMIN_PORT, METRICS_PORT, READINESS_PORT};
+use remora_model::identity::IdentityFiles;
+use remora_model::snapshot::{Admin, Service};
+use remora_model::{Snapshot, TrustDomain};
+
+use crate::decode::{Field, Spanned};
+use crate::environment::Environment;
+use crate::errors::Problems;
+use crate::raw::Document;
+use clusters::Clusters;
+
+mod addresses;
+mod clusters;
+mod gateway;
+mod inbound;
+mod outbound;
+mod routes;
+mod telemetry;
+
+/// How long a drain waits unless configured.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bound of a connect to a meshed or named destination, all of them near.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The same for a destination that nothing is known of: a lost SYN alone costs a second.
+const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection on which nothing happens ends after this.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long a client may take over the few bytes that tell its protocol.
+const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is known of the top-level `mtls`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Mesh {
+    Absent,
+    /// The trust domain, unless that was wrong.
+    Present(Option<TrustDomain>),
+}
+
+/// The snapshot of `document`; `None` or with problems reported: not to be used.
+pub(crate) fn compile(document: &Document, env: &Environment, problems: &mut Problems) -> Option<Snapshot> {
+    let mesh = match &document.mtls {
+        Field::Absent => Mesh::Absent,
+        Field::Wrong => Mesh::Present(None),
+        Field::Given(mtls) => Mesh::Present(mtls.trust_domain.given().cloned()),
+    };
+    let mut clusters = Clusters::new(mesh.clone());
+    // All names first: a route may refer to what stands below it.
+    let own = outbound::declare(document, &mut clusters, problems);
+    clusters.declare_named(&document.clusters, problems);
+
+    let mut listeners = Vec::new();
+    let mut resolved_hosts = Vec::new();
+    let sidecar = document.gateways.is_absent();
+    if sidecar || !document.inbound.is_absent() {
+        listeners.push(inbound::listener(document, &mesh, &mut clusters, problems));
+    }
+    if sidecar || !document.outbound.is_absent() || !document.outbound_listen.is_absent() {
+        listeners.push(outbound::listener(document, &own, &mut clusters, &mut resolved_hosts, problems));
+    }
+    listeners.extend(gateway::listeners(document, &mut clusters, problems));
+    addresses::check(document, &listeners, problems);
+
+    let service = service(document, env, problems);
+    let identity = identity(document);
+    let telemetry = telemetry::telemetry(document, env, service.as_ref(), problems);
+    Some(Snapshot {
+        service: service?,
+        identity,
+        listeners,
+        clusters: clusters.into_list(),
+        resolved_hosts,
+        telemetry,
+        admin: admin(document),
+        drain_timeout: document.drain_timeout.or(DRAIN_TIMEOUT),
+        workers: document.workers.given().copied(),
+    })
+}
+
+fn service(document: &Document, env: &Environment, problems: &mut Problems) -> Option<Service> {
+    const NAMESPACE: &str = "default";
+    match (&document.service, env.variable("OTEL_SERVICE_NAME")) {
+        (Field::Given(service), _) => Some(Service {
+            name: service.name.clone(),
+            namespace: service.namespace.clone().unwrap_or_else(|| NAMESPACE.into()),
+            version: service.version.clone(),
+        }),
+        (Field::Absent, Some(name)) => Some(Service { name: name.into(), namespace: NAMESPACE.into(), version: None }),
+        (Field::Absent, None) => {
+            problems.report(&document.place, "service is missing (the name of the workload beside the proxy)");
+            None
+        }
+        (Field::Wrong, _) => None,
+    }
+}
+
+fn identity(document: &Document) -> Option<IdentityFiles> {
+    let mtls = document.mtls.given()?;
+    Some(IdentityFiles {
+        trust_domain: mtls.trust_domain.given()?.clone(),
+        certificate: mtls.certificate.given()?.clone(),
+        key: mtls.key.given()?.clone(),
+        trust_bundle: mtls.trust_bundle.given()?.clone(),
+    })
+}
+
+fn admin(document: &Document) -> Admin {
+    let address = |field: &Field<Spanned<SocketAddr>>, default| field.given().map_or(default, |given| given.value);
+    let any = |port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+    Admin {
+        address: address(&document.admin.address, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ADMIN_PORT)),
+        metrics: address(&document.admin.metrics, any(METRICS_PORT)),
+        readiness: address(&document.admin.readiness, any(READINESS_PORT)),
+    }
+}
+
+/// What a listener binds: what is given, or every address of both families at `port`.
+fn listen(given: &Field<Vec<Spanned<SocketAddr>>>, port: u16) -> Vec<SocketAddr> {
+    let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    match given.given() {
+        Some(given) => given.iter().map(|address| address.value).collect(),
+        None => any.map(|ip| SocketAddr::new(ip, port)).to_vec(),
+    }
+}
