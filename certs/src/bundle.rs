@@ -70,14 +70,31 @@ impl TrustBundle {
     pub(crate) fn parse(trust_domain: TrustDomain, path: &Path, pem: &[u8]) -> Result<Self, Error> {
         let mut bundle = Self { trust_domain, roots: Vec::new(), anchors: Vec::new() };
         for (index, certificate) in pem::certificates(path, pem)?.into_iter().enumerate() {
-            let (root, anchor) =
-                parse_root(certificate).map_err(|reason| Error::Root { path: path.to_owned(), index, reason })?;
-            if !bundle.roots.iter().any(|known| known.fingerprint == root.fingerprint) {
-                bundle.roots.push(root);
-                bundle.anchors.push(anchor);
-            }
+            bundle.add(certificate).map_err(|reason| Error::Root { path: path.to_owned(), index, reason })?;
         }
         Ok(bundle)
+    }
+
+    /// A bundle of those among `certificates` that can be roots; none when there are none.
+    pub(crate) fn from_certificates(
+        trust_domain: TrustDomain,
+        certificates: &[CertificateDer<'static>],
+    ) -> Option<Self> {
+        let mut bundle = Self { trust_domain, roots: Vec::new(), anchors: Vec::new() };
+        for certificate in certificates {
+            // What cannot be a root is no reason to distrust the others.
+            let _ = bundle.add(certificate.clone());
+        }
+        (!bundle.roots.is_empty()).then_some(bundle)
+    }
+
+    fn add(&mut self, certificate: CertificateDer<'static>) -> Result<(), &'static str> {
+        let (root, anchor) = parse_root(certificate)?;
+        if self.root(root.fingerprint).is_none() {
+            self.roots.push(root);
+            self.anchors.push(anchor);
+        }
+        Ok(())
     }
 
     /// The trust domain whose identities these roots vouch for; for no other domain's.

@@ -2,8 +2,11 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
-use crate::verify::VerifyError;
+use remora_model::{SpiffeId, TrustDomain};
+
+use crate::verify::{Clock, VerifyError};
 
 /// What failed, and in which file. No variant ever holds key material.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +70,56 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A file is there already and must not be overwritten.
+    #[error("{} exists; a CA is never overwritten (choose another directory, or move it away)", .0.display())]
+    Exists(PathBuf),
+    /// A file or directory cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The certificate to sign with is not a CA's.
+    #[error("{} is not a CA certificate", .0.display())]
+    NotCa(PathBuf),
+    /// The CA certificate has ended, or not begun.
+    #[error("the CA certificate is valid from {} to {} only", Clock(not_before), Clock(not_after))]
+    SignerNotValid {
+        /// Its beginning.
+        not_before: SystemTime,
+        /// Its end.
+        not_after: SystemTime,
+    },
+    /// The CA is another trust domain's.
+    #[error("this CA signs for the trust domain {trust_domain}, not for {id}")]
+    ForeignId {
+        /// The identity asked for.
+        id: SpiffeId,
+        /// The CA's trust domain.
+        trust_domain: TrustDomain,
+    },
+    /// A certificate would end before it begins.
+    #[error("a certificate cannot end ({}) before it begins ({})", Clock(not_after), Clock(not_before))]
+    EmptyValidity {
+        /// The beginning asked for.
+        not_before: SystemTime,
+        /// The end asked for.
+        not_after: SystemTime,
+    },
+    /// A key or certificate cannot be made.
+    #[error("cannot make the certificate: {0}")]
+    Sign(#[from] rcgen::Error),
+    /// The operating system has no randomness.
+    #[error("no randomness from the operating system")]
+    Random,
+    /// The report cannot be written.
+    #[error("cannot write the output: {0}")]
+    Output(io::Error),
+    /// A directory has no certificate to show.
+    #[error("{}: no certificate, bundle or key in this directory", .0.display())]
+    NothingToShow(PathBuf),
     /// A TLS configuration cannot be built.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),

@@ -8,11 +8,15 @@
 //! and nothing else: host names play no part.
 
 pub mod bundle;
+pub mod ca;
+pub mod cli;
 mod error;
+mod file;
 pub mod fingerprint;
 pub mod identity;
 mod leaf;
 mod pem;
+pub mod show;
 pub mod source;
 pub mod svid;
 pub mod tls;

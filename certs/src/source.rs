@@ -7,7 +7,7 @@ use std::time::Duration;
 use remora_model::identity::IdentityFiles;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use crate::identity::load;
 use crate::watch::FileWatcher;
@@ -102,10 +102,10 @@ impl Drop for FileSource {
     }
 }
 
-/// Files that could not be used, since when, and when they are tried again.
+/// Files that cannot be used: since when, what was said about it, and how long until they are tried again.
 struct Trouble {
     since: Instant,
-    reported: bool,
+    reported: Option<String>,
     wait: Duration,
 }
 
@@ -119,9 +119,9 @@ async fn follow(
     loop {
         match &trouble {
             None => watcher.changed().await,
-            Some(waiting) => tokio::select! {
+            Some(trouble) => tokio::select! {
                 () = watcher.changed() => {}
-                () = sleep_until(Instant::now() + waiting.wait) => {}
+                () = sleep(trouble.wait) => {}
             },
         }
         match load(&files) {
@@ -130,17 +130,27 @@ async fn follow(
                 reloads.set_error(None);
                 take(identity, &sender, &reloads);
             }
-            Err(error) => {
-                let state = trouble.get_or_insert(Trouble { since: Instant::now(), reported: false, wait: RETRY.0 });
-                state.wait = (state.wait * 2).min(RETRY.1);
-                if !state.reported && state.since.elapsed() >= PATIENCE {
-                    state.reported = true;
-                    reloads.failed.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(%error, "the changed identity files cannot be used; the last good identity stays");
-                    reloads.set_error(Some(error.to_string()));
-                }
-            }
+            Err(error) => trouble.get_or_insert_with(Trouble::begin).again(&error, &reloads),
         }
+    }
+}
+
+impl Trouble {
+    fn begin() -> Self {
+        Self { since: Instant::now(), reported: None, wait: RETRY.0 / 2 }
+    }
+
+    /// Once the writer had time to finish, says what is wrong; each thing once.
+    fn again(&mut self, error: &Error, reloads: &Reloads) {
+        self.wait = (self.wait * 2).min(RETRY.1);
+        let message = error.to_string();
+        if self.since.elapsed() < PATIENCE || self.reported.as_ref() == Some(&message) {
+            return;
+        }
+        tracing::warn!(%error, "the changed identity files cannot be used; the last good identity stays");
+        reloads.failed.fetch_add(1, Ordering::Relaxed);
+        reloads.set_error(Some(message.clone()));
+        self.reported = Some(message);
     }
 }
 

@@ -15,6 +15,7 @@ use remora_model::SpiffeId;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, Error as PathError, KeyUsage, VerifiedPath};
 
+pub(crate) use self::error::Clock;
 pub use self::error::{Defect, SanDefect, VerifyError, verify_error, verify_error_in};
 pub use self::rustls_verifier::SpiffeVerifier;
 use crate::bundle::Root;

@@ -5,7 +5,6 @@
 //! compared by hash, so a change is reported once, and none is lost to a race or a missed notification.
 
 use std::collections::{BTreeSet, HashMap};
-use std::future::pending;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +38,9 @@ pub struct FileWatcher {
     events: mpsc::Receiver<()>,
     // Each watched directory with its device and inode: a directory made anew under the old name needs a new watch.
     watched: HashMap<PathBuf, (u64, u64)>,
+    // Both outlive a cancelled wait: a notification taken but not acted on, and the next look without one.
+    notified: bool,
+    next_look: Instant,
 }
 
 /// What a path holds, as far as a comparison needs it.
@@ -64,7 +66,15 @@ impl FileWatcher {
         let watcher = watcher
             .inspect_err(|error| tracing::warn!(%error, "no file notifications; files are read every 10 s instead"))
             .ok();
-        let mut this = Self { seen: Vec::new(), paths, watcher, events, watched: HashMap::new() };
+        let mut this = Self {
+            seen: Vec::new(),
+            paths,
+            watcher,
+            events,
+            watched: HashMap::new(),
+            notified: false,
+            next_look: Instant::now() + FALLBACK,
+        };
         this.follow_links();
         this.seen = this.look();
         this
@@ -75,7 +85,9 @@ impl FileWatcher {
     /// reported is reported by the next call.
     pub async fn changed(&mut self) {
         loop {
-            self.notified_or(Instant::now() + FALLBACK).await;
+            self.time_to_look().await;
+            self.notified = false;
+            self.next_look = Instant::now() + FALLBACK;
             self.follow_links();
             let now = self.look();
             if now != self.seen {
@@ -85,17 +97,17 @@ impl FileWatcher {
         }
     }
 
-    /// Waits for a notification and for quiet after it, or for `deadline`.
-    async fn notified_or(&mut self, deadline: Instant) {
-        let events = &mut self.events;
-        let notified = async {
-            if events.recv().await.is_none() {
-                pending::<()>().await;
+    /// Waits for a notification and for quiet after it, or until the next look is due.
+    async fn time_to_look(&mut self) {
+        while !self.notified {
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(()) => self.notified = true,
+                    // No watcher: only the clock is left.
+                    None => return sleep_until(self.next_look).await,
+                },
+                () = sleep_until(self.next_look) => return,
             }
-        };
-        tokio::select! {
-            () = notified => {}
-            () = sleep_until(deadline) => return,
         }
         let latest = Instant::now() + QUIET_AT_MOST;
         loop {
