@@ -1,0 +1,58 @@
+# make demo    runs two commands' worth of mesh on this machine and shows what it does
+# make test    builds and runs every test
+# make help    lists the rest
+
+SHELL := /bin/bash
+export PATH := $(PATH):/usr/sbin:/sbin
+CARGO ?= cargo
+BINARIES := -p remora-proxy -p remora-init -p remora-certs -p remora-shop
+
+.PHONY: help demo demo-down test test-jaeger test-all jaeger bench lint fmt deny fuzz packages build clean
+
+help:  ## Lists the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+demo:  ## Runs a mesh of five pods on this machine and shows what it does; KEEP=1 leaves it up
+	@./examples/shop/demo.sh
+
+demo-down:  ## Takes down what `make demo KEEP=1` left up
+	@./examples/shop/demo.sh --down
+
+packages:  ## Installs the Debian packages that the tests use
+	@./tests/packages.sh
+
+build:  ## Builds every binary, as the tests use them
+	$(CARGO) build --locked --workspace --bins
+
+test: packages build  ## Builds and runs every test (root: they make network namespaces)
+	REMORA_BIN_DIR=$(CURDIR)/target/debug $(CARGO) test --locked --workspace
+
+jaeger:  ## Builds the real Jaeger with its UI, once (about 6 minutes; needs Go)
+	@./tests/jaeger/build.sh
+
+test-jaeger:  ## Fetches one joined trace back from a real Jaeger (needs Go)
+	@./tests/jaeger/test.sh
+
+test-all: lint test test-jaeger  ## Everything
+
+bench:  ## Measures Remora beside Envoy in one run; bench/results.json
+	@./bench/run.sh
+
+fmt:  ## Formats the code
+	$(CARGO) fmt --all
+
+lint: deny  ## Formatting, clippy with warnings denied, dependencies
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+deny:  ## Licences, bans and sources of dependencies
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --locked check bans licenses sources
+
+fuzz:  ## A minute of fuzzing for each target (cargo-fuzz)
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	@cd fuzz && for target in $$(RUSTC_BOOTSTRAP=1 $(CARGO) fuzz list); do \
+	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target -- -max_total_time=$${SECONDS_EACH:-60} || exit 1; done
+
+clean:  ## Removes what was built
+	$(CARGO) clean
