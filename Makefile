@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 CARGO ?= cargo
-BINARIES := -p remora-proxy -p remora-init -p remora-certs -p remora-shop
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
 .PHONY: help demo demo-down test test-jaeger test-all jaeger bench lint fmt deny fuzz packages build clean
 
@@ -25,7 +25,7 @@ build:  ## Builds every binary, as the tests use them
 	$(CARGO) build --locked --workspace --bins
 
 test: packages build  ## Builds and runs every test (root: they make network namespaces)
-	REMORA_BIN_DIR=$(CURDIR)/target/debug $(CARGO) test --locked --workspace
+	REMORA_BIN_DIR=$(TARGET)/debug $(CARGO) test --locked --workspace
 
 jaeger:  ## Builds the real Jaeger with its UI, once (about 6 minutes; needs Go)
 	@./tests/jaeger/build.sh
