@@ -1,0 +1,143 @@
+//! One downstream connection, from accept to close.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use remora_model::Direction;
+
+use super::access_log::{AccessRecord, Subject};
+use super::metrics::{DownstreamMetrics, DownstreamProtocol, Refusal, Traffic};
+use super::span::Outcome;
+use super::{ConnectionInfo, WorkerTelemetry};
+use crate::error::Error;
+
+/// The guard of one downstream connection. It counts the connection as open until it is dropped. TCP connections, and those that
+/// failed before their first request, get an access log line as the filter says; requests have their own.
+#[derive(Debug)]
+pub struct ConnectionTelemetry {
+    worker: Rc<WorkerTelemetry>,
+    metrics: Arc<DownstreamMetrics>,
+    started: Instant,
+    info: Option<Rc<ConnectionInfo>>,
+    protocol: Option<DownstreamProtocol>,
+    refusal: Option<Refusal>,
+    traffic: Option<Arc<Traffic>>,
+    endpoint: Option<SocketAddr>,
+    failure: Option<Error>,
+    sent: Cell<u64>,
+    received: Cell<u64>,
+}
+
+impl ConnectionTelemetry {
+    /// A connection was accepted.
+    pub fn start(worker: &Rc<WorkerTelemetry>, direction: Direction) -> Self {
+        let metrics = Arc::clone(worker.downstream(direction));
+        metrics.opened();
+        Self {
+            worker: Rc::clone(worker),
+            metrics,
+            started: Instant::now(),
+            info: None,
+            protocol: None,
+            refusal: None,
+            traffic: None,
+            endpoint: None,
+            failure: None,
+            sent: Cell::new(0),
+            received: Cell::new(0),
+        }
+    }
+
+    /// Who it is, for the access log: without it the connection gets no line. May be told again as more is known.
+    pub fn connection(&mut self, info: &Rc<ConnectionInfo>) {
+        self.info = Some(Rc::clone(info));
+    }
+
+    /// What it speaks; counted once.
+    pub fn protocol(&mut self, protocol: DownstreamProtocol) {
+        if self.protocol.replace(protocol).is_none() {
+            self.metrics.identified(protocol);
+        }
+    }
+
+    /// It is refused.
+    pub fn refused(&mut self, reason: Refusal) {
+        self.metrics.refused(reason);
+        self.refusal = Some(reason);
+    }
+
+    /// It is relayed as bytes to the cluster that `traffic` counts.
+    pub fn tcp(&mut self, traffic: &Arc<Traffic>) {
+        traffic.tcp_connections.add(1);
+        self.traffic = Some(Arc::clone(traffic));
+    }
+
+    /// The endpoint it is relayed to.
+    pub fn endpoint(&mut self, endpoint: SocketAddr) {
+        self.endpoint = Some(endpoint);
+    }
+
+    /// `n` more bytes were relayed to the client.
+    pub fn sent(&self, n: usize) {
+        self.sent.set(self.sent.get() + n as u64);
+        if let Some(traffic) = &self.traffic {
+            traffic.tcp_sent.add(n as u64);
+        }
+    }
+
+    /// `n` more bytes were relayed from the client.
+    pub fn received(&self, n: usize) {
+        self.received.set(self.received.get() + n as u64);
+        if let Some(traffic) = &self.traffic {
+            traffic.tcp_received.add(n as u64);
+        }
+    }
+
+    /// It failed; the last error told counts.
+    pub fn failed(&mut self, error: &Error) {
+        self.failure = Some(error.clone());
+    }
+
+    fn record_line(&self, info: &ConnectionInfo, protocol: DownstreamProtocol) {
+        let reason = self.failure.as_ref().map(|error| error.to_string().into());
+        let reason = reason.or_else(|| self.refusal.map(|refusal| format!("refused: {}", refusal.as_str()).into()));
+        let flag = self.failure.as_ref().map(Error::response_flag);
+        self.worker.record_line(AccessRecord {
+            time: SystemTime::now(),
+            format: self.worker.access_log.get().format,
+            direction: info.direction,
+            client: info.client,
+            orig_dst: info.orig_dst,
+            peer: info.peer.clone(),
+            subject: Subject::Connection { protocol: protocol.as_str(), sni: info.sni.clone() },
+            outcome: Outcome { status: None, grpc_status: None, flag, reason },
+            cluster: self.traffic.as_ref().map(|traffic| Arc::clone(&traffic.cluster)),
+            endpoint: self.endpoint,
+            duration: self.started.elapsed(),
+            received: self.received.get(),
+            sent: self.sent.get(),
+            trace_id: None,
+        });
+    }
+}
+
+impl Drop for ConnectionTelemetry {
+    fn drop(&mut self) {
+        let protocol = self.protocol.unwrap_or(DownstreamProtocol::Unknown);
+        if self.protocol.is_none() {
+            self.metrics.identified(protocol);
+        }
+        self.metrics.closed();
+        let failed = self.failure.is_some() || self.refusal.is_some();
+        let relayed = self.traffic.is_some();
+        if (failed || relayed)
+            && self.worker.logs(failed)
+            && let Some(info) = &self.info
+        {
+            self.record_line(info, protocol);
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Trace contexts in header fields: W3C Trace Context and B3, read and written. Pure.
+//!
+//! What cannot be read is as if it were absent; nothing a client sends is an error.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use remora_model::telemetry::Propagation;
+
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+static B3: HeaderName = HeaderName::from_static("b3");
+static B3_TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
+static B3_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-spanid");
+static B3_PARENT_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-parentspanid");
+static B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
+static B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
+
+/// Bounds of a `tracestate` that is passed on (W3C Trace Context, sections 3.3.1.1 and 3.3.1.5).
+const TRACESTATE_MEMBERS: usize = 32;
+const TRACESTATE_BYTES: usize = 512;
+
+/// A position in a trace, as headers tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TraceContext {
+    pub(crate) trace_id: u128,
+    pub(crate) span_id: u64,
+    pub(crate) sampled: bool,
+    /// B3's debug flag: sampled, and more.
+    pub(crate) debug: bool,
+    /// W3C's random-trace-id flag (level 2), passed on.
+    pub(crate) random: bool,
+}
+
+/// A set of header formats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Formats(u8);
+
+impl Formats {
+    const NONE: Self = Self(0);
+    pub(crate) const TRACE_CONTEXT: Self = Self(1);
+    pub(crate) const B3: Self = Self(2);
+    pub(crate) const B3_MULTI: Self = Self(4);
+
+    pub(crate) fn of(propagation: &[Propagation]) -> Self {
+        propagation.iter().fold(Self::NONE, |all, format| {
+            all.and(match format {
+                Propagation::TraceContext => Self::TRACE_CONTEXT,
+                Propagation::B3 => Self::B3,
+                Propagation::B3Multi => Self::B3_MULTI,
+            })
+        })
+    }
+
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(crate) fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    fn is_single(self) -> bool {
+        self.0.count_ones() == 1
+    }
+}
+
+/// What a request's headers say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Incoming {
+    /// The caller's span.
+    pub(crate) parent: Option<Parent>,
+    /// The caller's decision; `None`: it left it to us.
+    pub(crate) sampled: Option<bool>,
+    pub(crate) debug: bool,
+    /// The parent was read from `traceparent`, so `tracestate` belongs to it.
+    pub(crate) w3c: bool,
+    /// The formats of which any header is there, readable or not.
+    pub(crate) found: Formats,
+}
+
+/// The caller's span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Parent {
+    pub(crate) trace_id: u128,
+    pub(crate) span_id: u64,
+    pub(crate) random: bool,
+}
+
+impl Incoming {
+    /// Whether the headers already say to everyone after us that this trace is not sampled, in every format of `written`
+    /// and in one voice, so that they may pass as they are.
+    pub(crate) fn says_unsampled_to(&self, written: Formats) -> bool {
+        self.parent.is_some() && self.sampled == Some(false) && self.found.is_single() && self.found.contains(written)
+    }
+}
+
+/// Reads the W3C context, else the B3 single header, else the B3 headers.
+pub(crate) fn read(headers: &HeaderMap) -> Incoming {
+    let mut incoming = Incoming::default();
+    if headers.contains_key(&TRACEPARENT) {
+        incoming.found = Formats::TRACE_CONTEXT;
+        if let Some((parent, sampled)) = single(headers, &TRACEPARENT).and_then(parse_traceparent) {
+            (incoming.parent, incoming.sampled, incoming.w3c) = (Some(parent), Some(sampled), true);
+        }
+    }
+    let b3 = headers.contains_key(&B3).then(|| single(headers, &B3).and_then(parse_b3));
+    let multi = [&B3_TRACE_ID, &B3_SPAN_ID, &B3_SAMPLED, &B3_FLAGS].into_iter().any(|name| headers.contains_key(name));
+    let multi = multi.then(|| parse_b3_multi(headers));
+    for (parsed, format) in [(b3, Formats::B3), (multi, Formats::B3_MULTI)] {
+        let Some(parsed) = parsed else { continue };
+        incoming.found = incoming.found.and(format);
+        if let (None, None, Some(b3)) = (incoming.parent, incoming.sampled, parsed) {
+            (incoming.parent, incoming.sampled, incoming.debug) = (b3.parent, b3.sampled, b3.debug);
+        }
+    }
+    incoming
+}
+
+/// The value of a header that must not come twice.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    values.next().is_none().then(|| value.as_bytes().trim_ascii())
+}
+
+/// W3C Trace Context, section 3.2: versions above 00 may have more behind what 00 has; ff is no version.
+fn parse_traceparent(value: &[u8]) -> Option<(Parent, bool)> {
+    let (version, rest) = (hex_lower(value.get(..2)?)?, value.get(2..)?);
+    let known = rest.get(..53)?;
+    let more = &rest[53..];
+    if version == 0xff || (version == 0 && !more.is_empty()) || !(more.is_empty() || more[0] == b'-') {
+        return None;
+    }
+    let [b'-', ids @ ..] = known else { return None };
+    if ids[32] != b'-' || ids[49] != b'-' {
+        return None;
+    }
+    let trace_id = hex_lower(&ids[..32]).filter(|id| *id != 0)?;
+    let span_id = hex_lower(&ids[33..49]).filter(|id| *id != 0)?;
+    let flags = hex_lower(&ids[50..])?;
+    let parent = Parent { trace_id, span_id: span_id as u64, random: flags & 2 != 0 };
+    Some((parent, flags & 1 != 0))
+}
+
+struct B3Context {
+    parent: Option<Parent>,
+    sampled: Option<bool>,
+    debug: bool,
+}
+
+/// B3's single header: `0`, `1`, `d`, or `TRACE-SPAN[-STATE[-PARENT]]`.
+fn parse_b3(value: &[u8]) -> Option<B3Context> {
+    let state = |text: &[u8]| match text {
+        b"0" => Some((Some(false), false)),
+        b"1" => Some((Some(true), false)),
+        b"d" => Some((Some(true), true)),
+        _ => None,
+    };
+    if let Some((sampled, debug)) = state(value) {
+        return Some(B3Context { parent: None, sampled, debug });
+    }
+    let mut parts = value.split(|byte| *byte == b'-');
+    let parent = b3_parent(parts.next()?, parts.next()?)?;
+    let (sampled, debug) = match parts.next() {
+        None => (None, false),
+        Some(text) => state(text)?,
+    };
+    let grandparent = parts.next().is_none_or(|id| id.len() == 16 && hex(id).is_some());
+    (grandparent && parts.next().is_none()).then_some(B3Context { parent: Some(parent), sampled, debug })
+}
+
+fn parse_b3_multi(headers: &HeaderMap) -> Option<B3Context> {
+    let debug = single(headers, &B3_FLAGS) == Some(b"1");
+    let sampled = match single(headers, &B3_SAMPLED) {
+        _ if debug => Some(true),
+        Some(b"1" | b"true") => Some(true),
+        Some(b"0" | b"false") => Some(false),
+        _ => None,
+    };
+    let ids = single(headers, &B3_TRACE_ID).zip(single(headers, &B3_SPAN_ID));
+    let parent = ids.and_then(|(trace, span)| b3_parent(trace, span));
+    (parent.is_some() || sampled.is_some()).then_some(B3Context { parent, sampled, debug })
+}
+
+/// B3 ids: trace ids of 64 or 128 bits.
+fn b3_parent(trace: &[u8], span: &[u8]) -> Option<Parent> {
+    if !matches!(trace.len(), 16 | 32) || span.len() != 16 {
+        return None;
+    }
+    let trace_id = hex(trace).filter(|id| *id != 0)?;
+    let span_id = hex(span).filter(|id| *id != 0)?;
+    Some(Parent { trace_id, span_id: span_id as u64, random: false })
+}
+
+/// Hexadecimal digits of either case, 32 at most.
+fn hex(digits: &[u8]) -> Option<u128> {
+    let digit = |value: u128, byte: &u8| Some(value << 4 | u128::from(char::from(*byte).to_digit(16)?));
+    (digits.len() <= 32).then(|| digits.iter().try_fold(0, digit)).flatten()
+}
+
+/// W3C allows lower case only.
+fn hex_lower(digits: &[u8]) -> Option<u128> {
+    if digits.iter().any(u8::is_ascii_uppercase) { None } else { hex(digits) }
+}
+
+/// Writes `context` in every format of `formats` and takes away what other formats said.
+pub(crate) fn write(headers: &mut HeaderMap, context: &TraceContext, formats: Formats) {
+    let mut ids = [b'-'; 49];
+    write_hex(context.trace_id, &mut ids[..32]);
+    write_hex(u128::from(context.span_id), &mut ids[33..]);
+    if formats.contains(Formats::TRACE_CONTEXT) {
+        let mut value = *b"00-................................-................-00";
+        value[3..52].copy_from_slice(&ids);
+        value[54] = b'0' + u8::from(context.sampled) + 2 * u8::from(context.random);
+        set(headers, &TRACEPARENT, &value);
+    } else {
+        headers.remove(&TRACEPARENT);
+    }
+    let state = if context.debug { b'd' } else { b'0' + u8::from(context.sampled) };
+    if formats.contains(Formats::B3) {
+        let mut value = [b'-'; 51];
+        value[..49].copy_from_slice(&ids);
+        value[50] = state;
+        set(headers, &B3, &value);
+    } else {
+        headers.remove(&B3);
+    }
+    if formats.contains(Formats::B3_MULTI) {
+        write_b3_multi(headers, context, &ids);
+    } else {
+        for name in [&B3_TRACE_ID, &B3_SPAN_ID, &B3_SAMPLED, &B3_FLAGS, &B3_PARENT_SPAN_ID] {
+            headers.remove(name);
+        }
+    }
+}
+
+fn write_b3_multi(headers: &mut HeaderMap, context: &TraceContext, ids: &[u8; 49]) {
+    set(headers, &B3_TRACE_ID, &ids[..32]);
+    set(headers, &B3_SPAN_ID, &ids[33..]);
+    headers.remove(&B3_PARENT_SPAN_ID);
+    if context.debug {
+        headers.remove(&B3_SAMPLED);
+        headers.insert(&B3_FLAGS, HeaderValue::from_static("1"));
+    } else {
+        headers.remove(&B3_FLAGS);
+        headers.insert(&B3_SAMPLED, HeaderValue::from_static(if context.sampled { "1" } else { "0" }));
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: &'static HeaderName, value: &[u8]) {
+    let value = HeaderValue::from_bytes(value).expect("only hexadecimal digits and dashes");
+    headers.insert(name, value);
+}
+
+fn write_hex(mut value: u128, into: &mut [u8]) {
+    for place in into.iter_mut().rev() {
+        *place = b"0123456789abcdef"[(value & 15) as usize];
+        value >>= 4;
+    }
+}
+
+/// Takes `tracestate` away (a new trace begins), or cuts one that is too long behind its last member that fits.
+pub(crate) fn limit_tracestate(headers: &mut HeaderMap, continued: bool) {
+    if !headers.contains_key(&TRACESTATE) {
+        return;
+    }
+    if !continued {
+        headers.remove(&TRACESTATE);
+        return;
+    }
+    let values: Vec<&[u8]> = headers.get_all(&TRACESTATE).iter().map(HeaderValue::as_bytes).collect();
+    let members = values.iter().flat_map(|value| value.split(|byte| *byte == b','));
+    let members: Vec<&[u8]> = members.map(<[u8]>::trim_ascii).filter(|member| !member.is_empty()).collect();
+    if members.len() <= TRACESTATE_MEMBERS
+        && values.iter().map(|value| value.len() + 1).sum::<usize>() <= TRACESTATE_BYTES
+    {
+        return;
+    }
+    let mut kept = Vec::with_capacity(TRACESTATE_BYTES);
+    for member in members.into_iter().take(TRACESTATE_MEMBERS) {
+        if kept.len() + 1 + member.len() > TRACESTATE_BYTES {
+            break;
+        }
+        if !kept.is_empty() {
+            kept.push(b',');
+        }
+        kept.extend_from_slice(member);
+    }
+    match HeaderValue::from_bytes(&kept) {
+        Ok(value) if !kept.is_empty() => drop(headers.insert(&TRACESTATE, value)),
+        _ => drop(headers.remove(&TRACESTATE)),
+    }
+}
+
+/// The `tracestate` that a span of this request carries.
+pub(crate) fn tracestate(headers: &HeaderMap) -> Option<Box<str>> {
+    headers.get(&TRACESTATE)?.to_str().ok().map(Box::from)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,384 @@
+//! The registry's counts as text: Prometheus' exposition format 0.0.4, and plain `name: value` pairs.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::sync::atomic::Ordering;
+
+use super::metrics::{
+    Counter, DURATION_BOUNDS_US, DownstreamProtocol, GRPC_STATUSES, Refusal, TLS_FAILURE_REASONS, TlsSide, Traffic,
+    UpstreamMetrics, UpstreamProtocol,
+};
+use super::process;
+use super::registry::{DIRECTIONS, Registry, ShardData, lock};
+
+/// A series' value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value {
+    /// A count.
+    Count(u64),
+    /// A measure, such as seconds.
+    Measure(f64),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => count.fmt(f),
+            Self::Measure(measure) => measure.fmt(f),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// One metric and its series, by their labels as written.
+#[derive(Debug)]
+pub(crate) struct Family {
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    /// Suffix, labels without braces, value; a histogram's buckets in order of their bounds.
+    series: Vec<(&'static str, String, Value)>,
+}
+
+/// Sums by label text.
+type Sums = BTreeMap<String, u64>;
+
+/// Writes a label's value as Prometheus wants it quoted.
+pub(crate) fn label(into: &mut String, name: &str, value: &str) {
+    if !into.is_empty() {
+        into.push(',');
+    }
+    into.push_str(name);
+    into.push_str("=\"");
+    for c in value.chars() {
+        match c {
+            '\\' => into.push_str("\\\\"),
+            '"' => into.push_str("\\\""),
+            '\n' => into.push_str("\\n"),
+            c => into.push(c),
+        }
+    }
+    into.push('"');
+}
+
+fn labels(pairs: &[(&str, &str)]) -> String {
+    let mut text = String::new();
+    for (name, value) in pairs {
+        label(&mut text, name, value);
+    }
+    text
+}
+
+fn traffic_labels(traffic: &Traffic) -> Vec<(&'static str, &str)> {
+    vec![("direction", traffic.direction.as_str()), ("cluster", &traffic.cluster)]
+}
+
+fn counts(series: Sums) -> Vec<(&'static str, String, Value)> {
+    series.into_iter().map(|(labels, count)| ("", labels, Value::Count(count))).collect()
+}
+
+fn family(name: &'static str, help: &'static str, kind: Kind, series: Vec<(&'static str, String, Value)>) -> Family {
+    Family { name, help, kind, series }
+}
+
+/// Reads every shard and sums.
+pub(crate) fn gather(registry: &Registry) -> Vec<Family> {
+    let shards = registry.shards();
+    let mut families = Vec::with_capacity(40);
+    let traffic: Vec<_> =
+        shards.iter().flat_map(|shard| lock(&shard.traffic).values().cloned().collect::<Vec<_>>()).collect();
+    gather_requests(&traffic.iter().map(|traffic| &**traffic).collect::<Vec<_>>(), &mut families);
+    gather_downstream(&shards, &mut families);
+    gather_tcp(&traffic.iter().map(|traffic| &**traffic).collect::<Vec<_>>(), &mut families);
+    let upstream: Vec<_> =
+        shards.iter().flat_map(|shard| lock(&shard.upstream).values().cloned().collect::<Vec<_>>()).collect();
+    gather_upstream(&upstream.iter().map(|upstream| &**upstream).collect::<Vec<_>>(), &mut families);
+    gather_tls(&shards, &mut families);
+    gather_control(registry, &shards, &mut families);
+    process::gather(&mut families);
+    families
+}
+
+/// A histogram summed over shards: buckets not cumulated, and the sum in nanoseconds.
+type Durations = ([u64; DURATION_BOUNDS_US.len() + 1], u64);
+
+fn gather_requests(all: &[&Traffic], families: &mut Vec<Family>) {
+    let (mut requests, mut grpc, mut active, mut sent, mut received) =
+        (Sums::new(), Sums::new(), Sums::new(), Sums::new(), Sums::new());
+    let mut durations: BTreeMap<String, Durations> = BTreeMap::new();
+    for traffic in all {
+        let base = traffic_labels(traffic);
+        let base_text = labels(&base);
+        let (buckets, sum) = traffic.duration.read();
+        if buckets.iter().all(|count| *count == 0) && traffic.active.value() == 0 {
+            continue;
+        }
+        for (protocol, code, flag, count) in traffic.requests() {
+            let all = [&base[..], &[("protocol", protocol), ("code", code), ("flag", flag)]].concat();
+            *requests.entry(labels(&all)).or_default() += count;
+        }
+        for status in 0..GRPC_STATUSES {
+            let count = traffic.grpc[status].value();
+            if count > 0 {
+                let status = status.to_string();
+                let all = [&base[..], &[("grpc_status", &*status)]].concat();
+                *grpc.entry(labels(&all)).or_default() += count;
+            }
+        }
+        let total = durations.entry(base_text.clone()).or_insert(([0; DURATION_BOUNDS_US.len() + 1], 0));
+        total.0.iter_mut().zip(buckets).for_each(|(total, count)| *total += count);
+        total.1 += sum;
+        *active.entry(base_text.clone()).or_default() += traffic.active.value();
+        *sent.entry(base_text.clone()).or_default() += traffic.request_bytes.value();
+        *received.entry(base_text).or_default() += traffic.response_bytes.value();
+    }
+    families.extend([
+        family(
+            "remora_requests_total",
+            "Requests that ended, by what became of them.",
+            Kind::Counter,
+            counts(requests),
+        ),
+        family("remora_grpc_responses_total", "gRPC calls that ended, by status code.", Kind::Counter, counts(grpc)),
+        family(
+            "remora_request_duration_seconds",
+            "From the request's head to the end of the response's body.",
+            Kind::Histogram,
+            durations.into_iter().flat_map(|(labels, durations)| histogram(&labels, &durations)).collect(),
+        ),
+        family("remora_request_bytes_total", "Bytes of request bodies.", Kind::Counter, counts(sent)),
+        family("remora_response_bytes_total", "Bytes of response bodies.", Kind::Counter, counts(received)),
+        family("remora_requests_active", "Requests under way.", Kind::Gauge, counts(active)),
+    ]);
+}
+
+fn histogram(base: &str, (buckets, sum_ns): &Durations) -> Vec<(&'static str, String, Value)> {
+    let bounds = DURATION_BOUNDS_US.iter().map(|us| (*us as f64 / 1e6).to_string()).chain(["+Inf".to_owned()]);
+    let mut total = 0;
+    let mut series: Vec<_> = bounds
+        .zip(buckets)
+        .map(|(bound, count)| {
+            total += count;
+            let mut text = base.to_owned();
+            label(&mut text, "le", &bound);
+            ("_bucket", text, Value::Count(total))
+        })
+        .collect();
+    series.push(("_sum", base.to_owned(), Value::Measure(*sum_ns as f64 / 1e9)));
+    series.push(("_count", base.to_owned(), Value::Count(total)));
+    series
+}
+
+fn gather_tcp(all: &[&Traffic], families: &mut Vec<Family>) {
+    let (mut connections, mut sent, mut received) = (Sums::new(), Sums::new(), Sums::new());
+    for traffic in all.iter().filter(|traffic| traffic.tcp_connections.value() > 0) {
+        let base = labels(&traffic_labels(traffic));
+        *connections.entry(base.clone()).or_default() += traffic.tcp_connections.value();
+        *sent.entry(base.clone()).or_default() += traffic.tcp_sent.value();
+        *received.entry(base).or_default() += traffic.tcp_received.value();
+    }
+    families.extend([
+        family("remora_tcp_connections_total", "Connections relayed as bytes.", Kind::Counter, counts(connections)),
+        family("remora_tcp_sent_bytes_total", "Bytes relayed to the client.", Kind::Counter, counts(sent)),
+        family("remora_tcp_received_bytes_total", "Bytes relayed from the client.", Kind::Counter, counts(received)),
+    ]);
+}
+
+fn gather_downstream(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Family>) {
+    let (mut connections, mut active, mut refused) = (Sums::new(), Sums::new(), Sums::new());
+    for shard in shards {
+        for (direction, metrics) in DIRECTIONS.iter().zip(&shard.downstream) {
+            let direction = ("direction", direction.as_str());
+            for (protocol, counter) in DownstreamProtocol::ALL.iter().zip(&metrics.connections) {
+                add_used(&mut connections, &[direction, ("protocol", protocol.as_str())], counter);
+            }
+            for (reason, counter) in Refusal::ALL.iter().zip(&metrics.refused) {
+                add_used(&mut refused, &[direction, ("reason", reason.as_str())], counter);
+            }
+            *active.entry(labels(&[direction])).or_default() += metrics.active.value();
+        }
+    }
+    families.extend([
+        family(
+            "remora_downstream_connections_total",
+            "Connections accepted, counted once what they speak is known.",
+            Kind::Counter,
+            counts(connections),
+        ),
+        family("remora_downstream_connections_active", "Accepted connections now open.", Kind::Gauge, counts(active)),
+        family(
+            "remora_connections_refused_total",
+            "Accepted connections that were refused.",
+            Kind::Counter,
+            counts(refused),
+        ),
+    ]);
+}
+
+fn add_used(sums: &mut Sums, pairs: &[(&str, &str)], counter: &Counter) {
+    if counter.value() > 0 {
+        *sums.entry(labels(pairs)).or_default() += counter.value();
+    }
+}
+
+fn gather_upstream(all: &[&UpstreamMetrics], families: &mut Vec<Family>) {
+    let mut connections = Sums::new();
+    for metrics in all {
+        for (protocol, counter) in UpstreamProtocol::ALL.iter().zip(&metrics.connections) {
+            add_used(&mut connections, &[("cluster", &*metrics.cluster), ("protocol", protocol.as_str())], counter);
+        }
+    }
+    families.push(family(
+        "remora_upstream_connections_total",
+        "Connections made to endpoints.",
+        Kind::Counter,
+        counts(connections),
+    ));
+    type Read = fn(&UpstreamMetrics) -> u64;
+    let by_cluster: [(&str, &str, Kind, Read); 5] = [
+        ("remora_upstream_connections_active", "Connections to endpoints now open.", Kind::Gauge, |m| m.active.value()),
+        (
+            "remora_upstream_connect_failures_total",
+            "Connections to endpoints that could not be made.",
+            Kind::Counter,
+            |m| m.connect_failures.value(),
+        ),
+        ("remora_upstream_attempts_total", "Requests and connections tried on an endpoint.", Kind::Counter, |m| {
+            m.attempts.value()
+        }),
+        ("remora_upstream_retries_total", "Attempts that were not the first.", Kind::Counter, |m| m.retries.value()),
+        ("remora_upstream_pool_reuse_total", "Requests that found a pooled connection.", Kind::Counter, |m| {
+            m.reuse.value()
+        }),
+    ];
+    for (name, help, kind, read) in by_cluster {
+        let mut sums = Sums::new();
+        for metrics in all {
+            *sums.entry(labels(&[("cluster", &metrics.cluster)])).or_default() += read(metrics);
+        }
+        families.push(family(name, help, kind, counts(sums)));
+    }
+}
+
+fn gather_tls(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Family>) {
+    let (mut handshakes, mut failures) = (Sums::new(), Sums::new());
+    for shard in shards {
+        for side in TlsSide::ALL {
+            for (resumed, counter) in ["false", "true"].iter().zip(&shard.tls.handshakes[side as usize]) {
+                add_used(&mut handshakes, &[("side", side.as_str()), ("resumed", resumed)], counter);
+            }
+            for (reason, counter) in TLS_FAILURE_REASONS.iter().zip(&shard.tls.failures[side as usize]) {
+                add_used(&mut failures, &[("side", side.as_str()), ("reason", reason)], counter);
+            }
+        }
+    }
+    families.extend([
+        family("remora_tls_handshakes_total", "TLS handshakes that succeeded.", Kind::Counter, counts(handshakes)),
+        family(
+            "remora_tls_handshake_failures_total",
+            "TLS handshakes that failed, by reason.",
+            Kind::Counter,
+            counts(failures),
+        ),
+    ]);
+}
+
+fn gather_control(registry: &Registry, shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Family>) {
+    let control = &registry.control;
+    let results = |counts: &[std::sync::atomic::AtomicU64; 2]| {
+        ["applied", "failed"]
+            .iter()
+            .zip(counts)
+            .map(|(result, count)| ("", labels(&[("result", result)]), Value::Count(count.load(Ordering::Relaxed))))
+            .collect()
+    };
+    let single = |count: u64| vec![("", String::new(), Value::Count(count))];
+    let expiry = control.identity_expiry.load(Ordering::Relaxed);
+    let expiry = if expiry > 0 { vec![("", String::new(), Value::Measure(expiry as f64))] } else { Vec::new() };
+    let dropped_spans = control.spans_dropped.load(Ordering::Relaxed)
+        + shards.iter().map(|shard| shard.spans_dropped.value()).sum::<u64>();
+    let dropped_lines = control.access_log_dropped.load(Ordering::Relaxed)
+        + shards.iter().map(|shard| shard.access_log_dropped.value()).sum::<u64>();
+    families.extend([
+        family(
+            "remora_config_reloads_total",
+            "Configuration reloads.",
+            Kind::Counter,
+            results(&control.config_reloads),
+        ),
+        family(
+            "remora_identity_reloads_total",
+            "Reloads of the workload's SVID.",
+            Kind::Counter,
+            results(&control.identity_reloads),
+        ),
+        family("remora_identity_expiry_timestamp_seconds", "When the current SVID expires.", Kind::Gauge, expiry),
+        family(
+            "remora_spans_exported_total",
+            "Spans a collector took.",
+            Kind::Counter,
+            single(control.spans_exported.load(Ordering::Relaxed)),
+        ),
+        family("remora_spans_dropped_total", "Spans that were lost.", Kind::Counter, single(dropped_spans)),
+        family(
+            "remora_access_log_dropped_total",
+            "Access log lines that were lost.",
+            Kind::Counter,
+            single(dropped_lines),
+        ),
+        family(
+            "remora_build_info",
+            "What is running; always 1.",
+            Kind::Gauge,
+            vec![("", labels(&[("version", env!("CARGO_PKG_VERSION"))]), Value::Count(1))],
+        ),
+    ]);
+}
+
+impl Family {
+    /// A metric of one series without labels.
+    pub(crate) fn single(name: &'static str, help: &'static str, kind: Kind, value: Value) -> Self {
+        family(name, help, kind, vec![("", String::new(), value)])
+    }
+}
+
+/// Prometheus' text format; metrics without series are left out.
+pub(crate) fn prometheus(families: &[Family]) -> String {
+    let mut text = String::with_capacity(16 * 1024);
+    for family in families.iter().filter(|family| !family.series.is_empty()) {
+        let kind = match family.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        let _ = writeln!(text, "# HELP {} {}\n# TYPE {} {kind}", family.name, family.help, family.name);
+        for (suffix, labels, value) in &family.series {
+            let _ = match labels.is_empty() {
+                true => writeln!(text, "{}{suffix} {value}", family.name),
+                false => writeln!(text, "{}{suffix}{{{labels}}} {value}", family.name),
+            };
+        }
+    }
+    text
+}
+
+/// Every series by its full name; sorted by metric, a histogram's buckets in order of their bounds.
+pub(crate) fn stats(families: &[Family]) -> Vec<(String, Value)> {
+    let mut families: Vec<_> = families.iter().collect();
+    families.sort_by_key(|family| family.name);
+    families
+        .into_iter()
+        .flat_map(|family| {
+            family.series.iter().map(|(suffix, labels, value)| match labels.is_empty() {
+                true => (format!("{}{suffix}", family.name), *value),
+                false => (format!("{}{suffix}{{{labels}}}", family.name), *value),
+            })
+        })
+        .collect()
+}
