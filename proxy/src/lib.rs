@@ -4,8 +4,14 @@
 //! listeners, pools, balancers and metric shard. docs/ARCHITECTURE.md walks a connection through the modules.
 
 pub mod address;
+pub mod balance;
 pub mod error;
+pub mod filter_chain;
 pub mod http;
 pub mod io;
+pub mod original_dst;
+pub mod readiness;
+pub mod socket;
+pub mod telemetry;
 
 pub use error::Error;

@@ -1,0 +1,208 @@
+//! Listening and dialling sockets, with every option the data path relies on.
+//!
+//! Hands out listeners and connected streams. Invariant: each of them is non-blocking, without Nagle's delay, and finds
+//! out about a peer that vanished while idle.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// How long an idle connection waits before the kernel asks whether its peer is still there, and between two questions.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Unanswered questions after which a peer counts as gone.
+const KEEPALIVE_RETRIES: u32 = 3;
+/// How long sent bytes may stay unacknowledged, see [`bound_unacknowledged`].
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Connections that wait to be accepted, per listening socket.
+pub const BACKLOG: i32 = 4096;
+
+/// Binds and listens on `address`, non-blocking. An IPv6 socket takes IPv6 only, so that both families can be bound to
+/// one port. With `reuse_port` several sockets of this process share the address (ask [`probe`] first whether another
+/// process has it); with `transparent` the socket takes TPROXYed connections, which needs a capability.
+///
+/// # Errors
+/// What the kernel said; [`unavailable`] and [`in_use`] tell the common ones apart.
+pub fn listen(
+    address: SocketAddr,
+    reuse_port: bool,
+    transparent: bool,
+    backlog: i32,
+) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A restart must not wait for the last process's connections to leave TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    if transparent {
+        if address.is_ipv4() { socket.set_ip_transparent_v4(true)? } else { socket.set_ip_transparent_v6(true)? }
+    }
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// Finds out whether another socket listens on `address`, by listening there alone for a moment. SO_REUSEPORT would let
+/// a second process of the same user share the port and take half of the connections; this does not.
+///
+/// # Errors
+/// What [`listen`] would say; [`in_use`] holds for it when the port is taken.
+pub fn probe(address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    listen(address, false, false, 1).map(drop)
+}
+
+/// Whether an error of [`listen`] says that the address family or the address does not exist in this network namespace
+/// (IPv6 is disabled, say), so that the listener may be left out.
+pub fn unavailable(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL | Errno::EPROTONOSUPPORT))
+}
+
+/// Whether an error of [`listen`] or [`probe`] says that the port is taken.
+pub fn in_use(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse
+}
+
+/// Connects to `address`, from `source` if given (any port of it: the kernel chooses one when the destination is known,
+/// so that one source address serves 28,000 connections to each destination). The caller bounds the time.
+///
+/// # Errors
+/// What the kernel said.
+pub async fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if let Some(source) = source {
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    set_options(&SockRef::from(&socket))?;
+    TcpSocket::from_std_stream(socket.into()).connect(address).await
+}
+
+/// Sets the options of an accepted connection.
+///
+/// # Errors
+/// What the kernel said, about a connection that is gone already for instance.
+pub fn tune(stream: &TcpStream) -> io::Result<()> {
+    set_options(&SockRef::from(stream))
+}
+
+fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(KEEPALIVE_RETRIES);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// Ends the connection when bytes stay unacknowledged, or find a closed window, for 30 seconds. For hops whose other end
+/// always reads (the mesh's shared HTTP/2 connections). Not for an application's own connections: the kernel counts a peer
+/// that is alive but does not read, and direct connections wait for such a peer for ever.
+///
+/// # Errors
+/// What the kernel said.
+pub fn bound_unacknowledged(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// Makes the connection end with RST instead of FIN when it is dropped, so that its peer learns of an abort.
+///
+/// # Errors
+/// What the kernel said.
+pub fn abort_on_drop(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    fn local(listener: &std::net::TcpListener) -> SocketAddr {
+        listener.local_addr().unwrap()
+    }
+
+    #[test]
+    fn workers_share_a_port_that_others_see_as_taken() {
+        let first = listen(LOOPBACK, true, false, 16).unwrap();
+        let second = listen(local(&first), true, false, 16).unwrap();
+        assert_eq!(local(&first), local(&second));
+        assert!(in_use(&probe(local(&first)).unwrap_err()));
+        assert!(in_use(&listen(local(&first), false, false, 16).unwrap_err()));
+        let address = local(&first);
+        drop((first, second));
+        probe(address).unwrap();
+    }
+
+    #[test]
+    fn both_families_bind_one_port() {
+        let v4 = listen("0.0.0.0:0".parse().unwrap(), true, false, 16).unwrap();
+        let v6 = listen(SocketAddr::new("::".parse().unwrap(), local(&v4).port()), true, false, 16).unwrap();
+        assert_eq!(local(&v4).port(), local(&v6).port());
+    }
+
+    #[test]
+    fn an_address_of_nobody_is_told_apart_from_a_taken_port() {
+        let error = listen("192.0.2.1:0".parse().unwrap(), false, false, 16).unwrap_err();
+        assert!(unavailable(&error) && !in_use(&error), "{error}");
+        assert!(!unavailable(&Errno::EACCES.into()));
+        assert!(unavailable(&Errno::EAFNOSUPPORT.into()));
+    }
+
+    #[tokio::test]
+    async fn connects_from_the_source_it_is_told() {
+        let listener = listen(LOOPBACK, false, false, 16).unwrap();
+        let address = local(&listener);
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let source = IpAddr::from([127, 0, 0, 6]);
+        let (client, accepted) = tokio::join!(connect(address, Some(source)), listener.accept());
+        let (client, (accepted, peer)) = (client.unwrap(), accepted.unwrap());
+        assert_eq!(peer.ip(), source);
+        tune(&accepted).unwrap();
+        for stream in [&client, &accepted] {
+            let socket = SockRef::from(stream);
+            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
+        }
+        bound_unacknowledged(&client).unwrap();
+        assert_eq!(SockRef::from(&client).tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+    }
+
+    #[tokio::test]
+    async fn one_source_port_serves_several_destinations() {
+        let source = IpAddr::from([127, 0, 0, 6]);
+        let listeners: Vec<_> = (0..2).map(|_| listen(LOOPBACK, false, false, 16).unwrap()).collect();
+        for listener in &listeners {
+            let stream = connect(local(listener), Some(source)).await.unwrap();
+            let option = nix::sys::socket::getsockopt(&stream, sockopt::IpBindAddressNoPort).unwrap();
+            assert!(option);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_connect_says_so() {
+        let address = local(&listen(LOOPBACK, false, false, 16).unwrap());
+        let error = connect(address, None).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn an_aborted_connection_ends_with_a_reset() {
+        use tokio::io::AsyncReadExt;
+        let listener = tokio::net::TcpListener::from_std(listen(LOOPBACK, false, false, 16).unwrap()).unwrap();
+        let (client, accepted) = tokio::join!(connect(listener.local_addr().unwrap(), None), listener.accept());
+        abort_on_drop(&client.unwrap()).unwrap();
+        let error = accepted.unwrap().0.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+}
