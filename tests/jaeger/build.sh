@@ -10,6 +10,8 @@ into=${XDG_CACHE_HOME:-$HOME/.cache}/remora/jaeger
 module=github.com/jaegertracing/jaeger
 ui=github.com/tonistiigi/jaeger-ui-rest
 
+# The demo finds all of Jaeger in one place; its configuration may be newer than the rest.
+install -D -m644 "$here/jaeger.yaml" "$into/jaeger.yaml"
 wanted=$(sed -n "s|^\s*$module \(v[0-9.]*\).*|jaeger \1|p; s|^\s*$ui \(v\S*\).*|ui \1|p" "$here/go.mod")
 if [ -x "$into/jaeger" ] && [ "$(cat "$into/version" 2>/dev/null)" = "$wanted" ]; then
     echo "Jaeger is built: $into/jaeger"
