@@ -16,6 +16,7 @@ use crate::decode::{Field, Spanned};
 use crate::environment::Environment;
 use crate::errors::Problems;
 use crate::raw::Document;
+use crate::value;
 use clusters::Clusters;
 
 mod addresses;
@@ -93,7 +94,13 @@ fn service(document: &Document, env: &Environment, problems: &mut Problems) -> O
             namespace: service.namespace.clone().unwrap_or_else(|| NAMESPACE.into()),
             version: service.version.clone(),
         }),
-        (Field::Absent, Some(name)) => Some(Service { name: name.into(), namespace: NAMESPACE.into(), version: None }),
+        (Field::Absent, Some(name)) => match value::name(name) {
+            Ok(name) => Some(Service { name, namespace: NAMESPACE.into(), version: None }),
+            Err(complaint) => {
+                problems.variable("OTEL_SERVICE_NAME", complaint);
+                None
+            }
+        },
         (Field::Absent, None) => {
             problems.report(&document.place, "service is missing (the name of the workload beside the proxy)");
             None

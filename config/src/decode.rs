@@ -58,6 +58,8 @@ pub(crate) enum Field<T> {
 /// The fields of an object.
 pub(crate) struct Fields<'n, 'p> {
     entries: &'n [Entry],
+    /// Known names that an unknown one was probably meant to be: not absent, but wrong.
+    misspelt: Vec<String>,
     pub(crate) place: Place,
     pub(crate) problems: &'p mut Problems,
 }
@@ -168,8 +170,10 @@ impl<'n> Located<'n> {
             self.expected(&format!("an object with {}", known.join(", ")), problems);
             return None;
         };
+        let mut misspelt = Vec::new();
         for entry in entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
             let suggestion = nearest(&entry.key, known.iter().copied());
+            misspelt.extend(suggestion.map(str::to_owned));
             let message = match suggestion {
                 Some(_) => "unknown field".to_owned(),
                 None => format!("unknown field; known here: {}", known.join(", ")),
@@ -179,7 +183,7 @@ impl<'n> Located<'n> {
                 Complaint { message, suggestion: None }.suggest(suggestion),
             );
         }
-        Some(Fields { entries, place: self.place.clone(), problems })
+        Some(Fields { entries, misspelt, place: self.place.clone(), problems })
     }
 
     /// The names and values of an object whose names are free.
@@ -205,7 +209,7 @@ impl<'n> Fields<'n, '_> {
         decode: impl Fn(&Located<'n>, &mut Problems) -> Option<T>,
     ) -> Field<T> {
         let Some(entry) = self.entries.iter().find(|entry| entry.key == name) else {
-            return Field::Absent;
+            return if self.misspelt.iter().any(|meant| meant == name) { Field::Wrong } else { Field::Absent };
         };
         let at = self.place.field(name, entry.value.at);
         match decode(&Located { node: &entry.value, place: at }, self.problems) {

@@ -99,6 +99,11 @@ impl Problems {
         self.list.is_empty()
     }
 
+    /// How many there are, the omitted ones too.
+    pub(crate) fn count(&self) -> usize {
+        self.list.len() + self.omitted
+    }
+
     /// Reports `complaint` about the value at `place`.
     pub(crate) fn report(&mut self, place: &Place, complaint: impl Into<Complaint>) {
         self.push(|| (Some(place.at()), place.to_string()), complaint.into());

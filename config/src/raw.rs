@@ -190,6 +190,7 @@ impl Document {
 impl Service {
     fn decode(at: &Located<'_>, problems: &mut Problems) -> Option<Self> {
         if !at.is_object() {
+            let name = parsed("a name, or an object with name, namespace, version", value::name);
             return Some(Self { name: name(at, problems)?, namespace: None, version: None });
         }
         let mut fields = at.fields(&["name", "namespace", "version"], problems)?;

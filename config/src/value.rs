@@ -59,7 +59,7 @@ pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, Complaint> {
 /// An address to connect to: `IP:PORT`, neither zero.
 pub(crate) fn endpoint_address(text: &str) -> Result<SocketAddr, Complaint> {
     if let Ok(address) = text.parse::<SocketAddr>() {
-        return connectable(address).map(|()| address);
+        return connectable(address).map(|()| SocketAddr::new(address.ip().to_canonical(), address.port()));
     }
     let hint = match HostPort::parse(text) {
         Ok(HostPort { host: Host::Name(_), .. }) => "; for a name use dns",
@@ -221,6 +221,7 @@ pub(crate) fn collector(text: &str) -> Result<Collector, Complaint> {
     match uri.scheme_str() {
         Some("http") => {}
         Some("https") => return Err(wrong("TLS to a collector is not supported; send to one nearby in plaintext")),
+        Some(_) if text.contains("://") => return Err(wrong("the scheme is another")),
         _ => {
             let suggestion = format!("http://{text}");
             let fits = suggestion.parse::<Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()));

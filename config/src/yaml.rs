@@ -74,14 +74,17 @@ pub(crate) fn read(text: &[u8], problems: &mut Problems) -> Option<Node> {
             Ok((event, span)) => reader.event(event, position(span.start)),
             Err(error) => {
                 let at = position(*error.marker());
-                reader.fail(at, &format!("not valid YAML: {}", error.info()))
+                let line = text.lines().nth(at.line.saturating_sub(1)).unwrap_or_default();
+                // The commonest slip: [::]:8080 without quotes begins a list.
+                let hint = if line.contains("[::") { " (an address such as \"[::]:8080\" needs quotes)" } else { "" };
+                reader.fail(at, &format!("not valid YAML: {}{hint}", error.info()))
             }
         };
         step?;
     }
     let root = reader.root.take();
     if root.is_none() && problems.is_empty() {
-        problems.unlocated("is empty");
+        problems.unlocated("the file is empty");
     }
     root
 }

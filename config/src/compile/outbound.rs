@@ -34,19 +34,21 @@ pub(super) fn listener(
     let entries = document.outbound.given().map_or(&[][..], Vec::as_slice);
     let mut names = Names { hosts: resolved_hosts, ids: HashMap::new() };
     let mut taken = Taken::default();
-    let mut compiled = Vec::new();
+    let mut hosts = HashSet::new();
+    let mut chains = Vec::new();
     for (index, (entry, own)) in entries.iter().zip(own).enumerate() {
         let table = route_table(entry, *own, clusters, problems);
         if let (Some(host), Some(own)) = (entry.host.given(), own)
             && !matches!(entry.addresses, Field::Wrong)
+            // A name given twice is reported with its cluster.
+            && hosts.insert(&host.value.text)
         {
             let destination = destination(entry, &host.value, &mut names);
             taken.claim(index, entry, host, &destination, problems);
-            compiled.push((destination.clone(), chain(host, destination, *own, entry, table)));
+            chains.push(chain(host, destination, *own, entry, table));
         }
     }
-    let mixed = taken.mixed_ports();
-    let chains = most_specific_first(compiled.into_iter().map(|(_, chain)| chain), &mixed);
+    let chains = most_specific_first(chains, &taken.mixed_ports());
     let passthrough = clusters.passthrough(PASSTHROUGH_CONNECT_TIMEOUT);
     Listener {
         name: "outbound".into(),
@@ -198,7 +200,7 @@ fn is_v4(network: &IpNet) -> bool {
 
 /// Orders chains by the size of their networks, single addresses and names first, else as written. On `mixed` ports
 /// a chain is divided into one for each size of network.
-fn most_specific_first(chains: impl Iterator<Item = FilterChain>, mixed: &HashSet<u16>) -> Vec<FilterChain> {
+fn most_specific_first(chains: Vec<FilterChain>, mixed: &HashSet<u16>) -> Vec<FilterChain> {
     let size = |network: &IpNet| network.max_prefix_len() - network.prefix_len();
     let mut sized: Vec<(u8, FilterChain)> = Vec::new();
     for chain in chains {

@@ -68,11 +68,10 @@ fn specificity(matcher: &RouteMatch) -> impl Ord + use<> {
 fn report_unreachable(routes: &[raw::Route], problems: &mut Problems) {
     let mut matchers = HashMap::new();
     let mut seen: HashMap<(usize, &str), usize> = HashMap::new();
-    for route in routes {
-        let Some(path) = &route.path else { continue };
+    for route in routes.iter().filter(|route| route.sound) {
         let next = matchers.len();
         let headers: Vec<_> = route.headers.iter().map(|header| (header.name.as_str(), &header.value)).collect();
-        let matcher = *matchers.entry((format!("{path:?}"), &route.methods, headers)).or_insert(next);
+        let matcher = *matchers.entry((format!("{:?}", route.path), &route.methods, headers)).or_insert(next);
         let mut hosts: Vec<&str> = route.hosts.iter().map(|host| &*host.value).collect();
         if hosts.is_empty() {
             hosts.push(ANY);
@@ -153,7 +152,7 @@ fn route(
     clusters: &mut Clusters,
     problems: &mut Problems,
 ) -> Option<Route> {
-    let path = raw.path.clone().unwrap_or_default();
+    let path = raw.path.clone();
     let (PathMatch::Exact(name) | PathMatch::Prefix(name)) = &path;
     let name = name.clone();
     let own = |cluster| vec![WeightedCluster { cluster, weight: 1 }];

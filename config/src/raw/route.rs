@@ -15,8 +15,9 @@ use crate::value::{self, HostPort};
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) place: Place,
-    /// `None`: wrong, and reported.
-    pub(crate) path: Option<PathMatch>,
+    /// Whether the conditions (path, methods, headers, hosts) are as written: none of them was refused.
+    pub(crate) sound: bool,
+    pub(crate) path: PathMatch,
     /// Sorted.
     pub(crate) methods: Vec<Method>,
     /// Sorted by name.
@@ -56,12 +57,15 @@ impl Route {
     pub(super) fn decode(at: &Located<'_>, problems: &mut Problems) -> Option<Self> {
         let known = [FIELDS, Upstream::FIELDS].concat();
         let mut fields = at.fields(&known, problems)?;
+        let before = fields.problems.count();
         let hosts = fields.optional("hosts", some(spanned(parsed("a host such as a.example", value::domain))));
+        let (path, methods, headers) = (path(&mut fields), methods(&mut fields), headers(&mut fields));
         Some(Self {
             place: fields.place.clone(),
-            path: path(&mut fields),
-            methods: methods(&mut fields),
-            headers: headers(&mut fields),
+            sound: fields.problems.count() == before,
+            path,
+            methods,
+            headers,
             hosts: hosts.given().cloned().unwrap_or_default(),
             timeout: fields.optional("timeout", duration),
             rewrite: fields.optional("rewrite", parsed("a path such as /", value::prefix)).given().cloned(),
@@ -120,18 +124,17 @@ fn refuse_upstream(fields: &mut Fields<'_, '_>) {
     }
 }
 
-fn path(fields: &mut Fields<'_, '_>) -> Option<PathMatch> {
+fn path(fields: &mut Fields<'_, '_>) -> PathMatch {
     let prefix = fields.optional("path", parsed("a path such as /api", value::prefix));
     let exact = fields.optional("exact", parsed("a path such as /api", value::path));
     match (prefix, exact) {
-        (Field::Absent, Field::Absent) => Some(PathMatch::default()),
-        (Field::Given(prefix), Field::Absent) => Some(PathMatch::Prefix(prefix)),
-        (Field::Absent, Field::Given(exact)) => Some(PathMatch::Exact(exact)),
-        (Field::Wrong, Field::Absent) | (Field::Absent, Field::Wrong) => None,
+        (Field::Given(prefix), Field::Absent) => PathMatch::Prefix(prefix),
+        (Field::Absent, Field::Given(exact)) => PathMatch::Exact(exact),
+        (_, Field::Absent) | (Field::Absent, _) => PathMatch::default(),
         (_, _) => {
             let place = fields.place_of("exact");
             fields.problems.report(&place, "path is given too; a route has one of them");
-            None
+            PathMatch::default()
         }
     }
 }
