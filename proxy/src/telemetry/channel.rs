@@ -105,6 +105,11 @@ pub struct Source<T> {
 }
 
 impl<T> Source<T> {
+    /// How many records have been taken in and not left.
+    pub(crate) fn pending(&self) -> usize {
+        self.budget.pending.load(Ordering::Relaxed)
+    }
+
     /// `count` records have left the queue for good.
     pub(crate) fn done(&self, count: usize) {
         self.budget.give_back(count);
