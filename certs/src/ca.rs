@@ -3,6 +3,8 @@
 //! Keys are ECDSA P-256. Everything a certificate says is decided here; there is no way to ask for more.
 
 mod directory;
+#[cfg(test)]
+pub(crate) mod fixture;
 
 use std::cmp::{max, min};
 use std::path::Path;
@@ -14,7 +16,6 @@ use rcgen::{
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 use remora_model::{SpiffeId, TrustDomain};
-use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -80,9 +81,19 @@ impl Authority {
     /// # Errors
     /// As [`Authority::root`].
     pub fn intermediate(&self, trust_domain: &TrustDomain, validity: Validity) -> Result<Self, Error> {
-        let validity = self.cut(validity);
+        self.intermediate_as(trust_domain, self.cut(validity), |_| {})
+    }
+
+    /// As [`Authority::intermediate`], valid exactly as told, with a last word on what the certificate says.
+    fn intermediate_as(
+        &self,
+        trust_domain: &TrustDomain,
+        validity: Validity,
+        amend: impl FnOnce(&mut CertificateParams),
+    ) -> Result<Self, Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let params = ca_params(trust_domain, &key, "intermediate", 0, validity)?;
+        let mut params = ca_params(trust_domain, &key, "intermediate", 0, validity)?;
+        amend(&mut params);
         let pem = params.signed_by(&key, &self.issuer)?.pem();
         Ok(Self { issuer: Issuer::new(params, key), pem, trust_domain: Some(trust_domain.clone()), validity })
     }
@@ -143,6 +154,16 @@ impl Authority {
     /// # Errors
     /// The validity is empty, or there is no randomness.
     pub fn issue(&self, id: &SpiffeId, validity: Validity) -> Result<Issued, Error> {
+        self.issue_as(id, validity, |_| {})
+    }
+
+    /// As [`Authority::issue`], with a last word on what the certificate says.
+    fn issue_as(
+        &self,
+        id: &SpiffeId,
+        validity: Validity,
+        amend: impl FnOnce(&mut CertificateParams),
+    ) -> Result<Issued, Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let serial = random_serial()?;
         // The subject is empty: the URI is the identity, and then it is critical (RFC 5280, section 4.2.1.6).
@@ -151,6 +172,7 @@ impl Authority {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        amend(&mut params);
         let leaf = params.signed_by(&key, &self.issuer)?;
         Ok(Issued {
             chain_pem: leaf.pem() + &self.pem,
@@ -212,12 +234,6 @@ fn signing_domain(certificate: &X509Certificate<'_>) -> Option<TrustDomain> {
         GeneralName::URI(uri) => uri.parse::<SpiffeId>().ok()?.trust_domain().parse().ok(),
         _ => None,
     })
-}
-
-/// The certificates of a PEM text made here.
-#[cfg(test)]
-pub(crate) fn certificates_of(pem_text: &str) -> Vec<CertificateDer<'static>> {
-    pem::certificates(Path::new("test"), pem_text.as_bytes()).expect("made here")
 }
 
 #[cfg(test)]

@@ -78,7 +78,10 @@ impl FileSource {
     /// The files cannot be used now; as [`load`].
     pub fn start(files: IdentityFiles) -> Result<Self, Error> {
         let paths = [&files.certificate, &files.key, &files.trust_bundle].map(Clone::clone);
-        let watcher = FileWatcher::new(paths);
+        Self::watching(files, FileWatcher::new(paths))
+    }
+
+    fn watching(files: IdentityFiles, watcher: FileWatcher) -> Result<Self, Error> {
         let (sender, identity) = watch::channel(Arc::new(load(&files)?));
         let reloads = Arc::new(Reloads::default());
         let task = tokio::spawn(follow(files, watcher, sender, Arc::clone(&reloads)));

@@ -41,6 +41,7 @@ pub struct FileWatcher {
     // Both outlive a cancelled wait: a notification taken but not acted on, and the next look without one.
     notified: bool,
     next_look: Instant,
+    fallback: Duration,
 }
 
 /// What a path holds, as far as a comparison needs it.
@@ -54,6 +55,10 @@ impl FileWatcher {
     /// Begins to watch `paths`, which need not exist yet; relative ones are taken from the current directory. What
     /// they hold now counts as seen: read the files after this, and no change is lost between.
     pub fn new(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self::with_fallback(paths, FALLBACK)
+    }
+
+    pub(crate) fn with_fallback(paths: impl IntoIterator<Item = PathBuf>, fallback: Duration) -> Self {
         let paths: Vec<_> = paths.into_iter().map(|path| std::path::absolute(&path).unwrap_or(path)).collect();
         // One waiting "look again" is as good as many.
         let (wake, events) = mpsc::channel(1);
@@ -73,7 +78,8 @@ impl FileWatcher {
             events,
             watched: HashMap::new(),
             notified: false,
-            next_look: Instant::now() + FALLBACK,
+            next_look: Instant::now() + fallback,
+            fallback,
         };
         this.follow_links();
         this.seen = this.look();
@@ -87,7 +93,7 @@ impl FileWatcher {
         loop {
             self.time_to_look().await;
             self.notified = false;
-            self.next_look = Instant::now() + FALLBACK;
+            self.next_look = Instant::now() + self.fallback;
             self.follow_links();
             let now = self.look();
             if now != self.seen {
