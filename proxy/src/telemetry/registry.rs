@@ -67,6 +67,13 @@ impl Registry {
         self.control.identity_reloads[usize::from(!ok)].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Takes over the totals of a certificate source that counts by itself.
+    pub fn identity_reload_totals(&self, applied: u64, failed: u64) {
+        for (total, value) in self.control.identity_reloads.iter().zip([applied, failed]) {
+            total.store(value, Ordering::Relaxed);
+        }
+    }
+
     /// Notes when the current SVID expires.
     pub fn identity_expiry(&self, expiry: SystemTime) {
         let seconds = expiry.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
