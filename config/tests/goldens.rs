@@ -2,6 +2,7 @@
 //! refused with the lines beside it (`.errors`). `BLESS=1` writes what is compiled now, for a person to review.
 //!
 //! A comment `# env: OTEL_X=value` in a file sets a variable for it.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -23,6 +23,8 @@ pub(super) struct Clusters {
     mesh: Mesh,
     list: Vec<Cluster>,
     by_name: HashMap<Arc<str>, Declared>,
+    /// How many clusters of routes want the same name.
+    namesakes: HashMap<String, u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -35,7 +37,7 @@ struct Declared {
 
 impl Clusters {
     pub(super) fn new(mesh: Mesh) -> Self {
-        Self { mesh, list: Vec::new(), by_name: HashMap::new() }
+        Self { mesh, list: Vec::new(), by_name: HashMap::new(), namesakes: HashMap::new() }
     }
 
     pub(super) fn into_list(self) -> Vec<Cluster> {
@@ -133,10 +135,14 @@ impl Clusters {
     /// The cluster of a route's own endpoints, named after the route: `HOST/PATH`.
     pub(super) fn own(&mut self, name: &str, upstream: &Upstream, problems: &mut Problems) -> ClusterId {
         // Routes of one path may differ in methods, headers or hosts.
-        let numbered = (2..).map(|number| format!("{name}#{number}"));
-        let free =
-            std::iter::once(name.to_owned()).chain(numbered).find(|name| !self.by_name.contains_key(name.as_str()));
-        let name = free.expect("the numbers do not end").into();
+        let number = self.namesakes.entry(name.to_owned()).or_default();
+        *number += 1;
+        let numbered = if *number == 1 { name.to_owned() } else { format!("{name}#{number}") };
+        let name: Arc<str> = numbered.into();
+        if let Some(before) = self.by_name.get(&name) {
+            let message = format!("its cluster {} is declared in line {} already", quoted(&name), before.line);
+            problems.report(&upstream.place, message);
+        }
         let discovery = discovery(upstream, None, problems);
         let cluster = self.build(name, upstream, discovery, problems);
         self.add(cluster, upstream.place.at().line, false)

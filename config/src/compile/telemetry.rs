@@ -43,10 +43,11 @@ fn tracing(document: &Document, service: Option<&Service>, variables: &mut Varia
         return None;
     }
     let yaml_protocol = raw.and_then(|raw| raw.protocol.given().copied());
-    let protocol = variables.protocol().or(yaml_protocol).unwrap_or_else(|| match &endpoint {
+    let usual = match &endpoint {
         Some((Collector { port: Some(HTTP_PORT), .. }, _)) => OtlpProtocol::HttpProtobuf,
         _ => OtlpProtocol::Grpc,
-    });
+    };
+    let protocol = variables.protocol().or(yaml_protocol).unwrap_or(usual);
     let sampling = raw.map_or(SAMPLING, |raw| raw.sampling.or(SAMPLING));
     let propagation = raw.and_then(|raw| raw.propagation.given().cloned());
     let propagation = variables.propagators().or(propagation).unwrap_or_else(|| vec![Propagation::TraceContext]);
