@@ -66,3 +66,6 @@ pub fn load(files: &IdentityFiles) -> Result<Identity, Error> {
     let bundle = TrustBundle::parse(files.trust_domain.clone(), &files.trust_bundle, &bundle)?;
     Ok(Identity::new(svid, bundle))
 }
+
+#[cfg(test)]
+mod tests;

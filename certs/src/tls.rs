@@ -107,3 +107,6 @@ pub fn gateway_server_config(certificate: &Path, key: &Path, alpn: Vec<Vec<u8>>)
     config.ticketer = Ticketer::new()?;
     Ok(Arc::new(config))
 }
+
+#[cfg(test)]
+mod tests;

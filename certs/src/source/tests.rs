@@ -1,1 +1,136 @@
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
+use super::*;
+use crate::ca::fixture::{CATALOG, Ca, TestDir};
+
+const NEVER: Duration = Duration::from_secs(3600);
+/// Far beyond what any of this takes.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// A source that hears of changes by notification only.
+fn source(ca: &Ca, directory: &Path) -> FileSource {
+    let files = ca.files(directory);
+    let paths = [&files.certificate, &files.key, &files.trust_bundle].map(Clone::clone);
+    FileSource::watching(files, FileWatcher::with_fallback(paths, NEVER)).unwrap()
+}
+
+async fn until_serial(identity: &mut watch::Receiver<Arc<Identity>>, serial: &str) {
+    let wanted = identity.wait_for(|identity| identity.svid().serial() == serial);
+    tokio::time::timeout(BOUND, wanted).await.expect("the new identity is taken into use").unwrap();
+}
+
+#[tokio::test]
+async fn two_hundred_symlink_swaps_and_the_last_one_counts() {
+    let (ca, directory) = (Ca::new("example.org"), TestDir::new());
+    let volume = directory.path();
+    let swap = |n: u32| {
+        let issued = ca.issue(CATALOG);
+        ca.write(&volume.join(format!("..{n}")), &issued);
+        symlink(format!("..{n}"), volume.join("..new")).unwrap();
+        std::fs::rename(volume.join("..new"), volume.join("..data")).unwrap();
+        if n > 0 {
+            std::fs::remove_dir_all(volume.join(format!("..{}", n - 1))).unwrap();
+        }
+        issued.serial
+    };
+    swap(0);
+    for name in ["cert.pem", "key.pem", "bundle.pem"] {
+        symlink(Path::new("..data").join(name), volume.join(name)).unwrap();
+    }
+    let source = source(&ca, volume);
+    let mut identity = source.identity();
+    for n in 1..=200 {
+        let serial = swap(n);
+        // Bursts of various lengths, so that swaps meet the source waiting, looking and loading.
+        match n % 10 {
+            0 => until_serial(&mut identity, &serial).await,
+            3 | 7 => tokio::task::yield_now().await,
+            _ => {}
+        }
+    }
+    assert!(source.reloads().succeeded() >= 20);
+    assert_eq!(source.reloads().failed(), 0);
+}
+
+#[tokio::test]
+async fn h66_half_written_files_and_broken_pairs_are_waited_out() {
+    let (ca, directory) = (Ca::new("example.org"), TestDir::new());
+    let first = ca.issue(CATALOG);
+    ca.write(directory.path(), &first);
+    let source = source(&ca, directory.path());
+    let mut identity = source.identity();
+    let generation = identity.borrow().generation();
+
+    let next = ca.issue(CATALOG);
+    let (certificate, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+    let mut other = FileWatcher::with_fallback([certificate.clone(), key.clone()], NEVER);
+    let half = next.chain_pem.len() / 2;
+    for (path, content) in [
+        (&certificate, &next.chain_pem[..half]),
+        (&certificate, &next.chain_pem[..]),
+        (&key, &next.key_pem[..next.key_pem.len() / 2]),
+    ] {
+        std::fs::write(path, content).unwrap();
+        // The source's own watcher is as quick: it has looked, or is about to, at files it cannot use.
+        other.changed().await;
+        assert_eq!(identity.borrow().svid().serial(), first.serial);
+    }
+    std::fs::write(&key, &next.key_pem).unwrap();
+    until_serial(&mut identity, &next.serial).await;
+    assert!(identity.borrow().generation() > generation);
+}
+
+#[tokio::test(start_paused = true)]
+async fn trouble_that_persists_is_counted_once_and_ends() {
+    let (ca, directory) = (Ca::new("example.org"), TestDir::new());
+    let first = ca.issue(CATALOG);
+    ca.write(directory.path(), &first);
+    let source = FileSource::start(ca.files(directory.path())).unwrap();
+    let (mut identity, reloads) = (source.identity(), source.reloads());
+
+    std::fs::write(directory.path().join("key.pem"), ca.issue(CATALOG).key_pem).unwrap();
+    while reloads.last_error().is_none() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // The clock is wound on: many more retries, one count.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!((reloads.succeeded(), reloads.failed()), (0, 1));
+    assert!(reloads.last_error().unwrap().contains("does not match the certificate"));
+    assert_eq!(identity.borrow_and_update().svid().serial(), first.serial);
+
+    let next = ca.issue(CATALOG);
+    ca.write(directory.path(), &next);
+    identity.changed().await.unwrap();
+    assert_eq!(identity.borrow().svid().serial(), next.serial);
+    assert_eq!((reloads.succeeded(), reloads.last_error()), (1, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_bundle_alone_is_a_new_identity() {
+    let (ca, directory) = (Ca::new("example.org"), TestDir::new());
+    ca.write(directory.path(), &ca.issue(CATALOG));
+    let source = FileSource::start(ca.files(directory.path())).unwrap();
+    let mut identity = source.identity();
+    let both = [Ca::new("example.org").root.certificate_pem(), ca.root.certificate_pem()].concat();
+    std::fs::write(directory.path().join("bundle.pem"), both).unwrap();
+    identity.changed().await.unwrap();
+    assert_eq!(identity.borrow().bundle().roots().len(), 2);
+}
+
+#[tokio::test]
+async fn a_dropped_source_closes_its_channel() {
+    let (ca, directory) = (Ca::new("example.org"), TestDir::new());
+    ca.write(directory.path(), &ca.issue(CATALOG));
+    let source = source(&ca, directory.path());
+    let mut identity = source.identity();
+    drop(source);
+    assert!(identity.changed().await.is_err());
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_at_first_is_an_error() {
+    let (ca, directory) = (Ca::new("example.org"), TestDir::new());
+    let error = FileSource::start(ca.files(directory.path())).unwrap_err();
+    assert!(error.to_string().contains("cert.pem: No such file"), "{error}");
+}
