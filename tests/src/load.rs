@@ -71,6 +71,14 @@ impl RunningLoad {
         self.0.ended().is_none()
     }
 
+    /// Ends it before its time.
+    pub fn stop(mut self) {
+        if self.running() {
+            self.0.signal(nix::sys::signal::Signal::SIGTERM);
+        }
+        self.0.wait();
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -17,9 +17,12 @@ use crate::sidecar::Sidecar;
 /// The proxy's user and group.
 pub const PROXY: u32 = 1337;
 
-/// One pod; a [`Netns`] and more.
+/// One pod; a [`Netns`] and more. Clones are the same pod; it ends with its last one.
+#[derive(Clone, Debug)]
+pub struct Pod(Arc<Parts>);
+
 #[derive(Debug)]
-pub struct Pod {
+struct Parts {
     name: String,
     /// The user of its applications.
     uid: u32,
@@ -33,7 +36,7 @@ impl Deref for Pod {
     type Target = Netns;
 
     fn deref(&self) -> &Netns {
-        &self.net
+        &self.0.net
     }
 }
 
@@ -41,13 +44,19 @@ impl Pod {
     pub(crate) fn new(name: &str, uid: u32, net: Netns, mesh: Arc<Folder>) -> Self {
         let folder = mesh.path().join(name);
         std::fs::create_dir(&folder).unwrap();
-        Self { name: name.to_owned(), uid, net, folder, started: AtomicU32::new(0), mesh }
+        Self(Arc::new(Parts { name: name.to_owned(), uid, net, folder, started: AtomicU32::new(0), mesh }))
+    }
+
+    /// Its name within the mesh.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
     }
 
     /// The pod's folder: configuration, `tls/`, logs.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        &self.folder
+        &self.0.folder
     }
 
     /// `v4:port`.
@@ -65,13 +74,13 @@ impl Pod {
     /// The SPIFFE ID that [`Pod::identity`] gives: account = the pod's name.
     #[must_use]
     pub fn id(&self) -> String {
-        format!("spiffe://{TRUST_DOMAIN}/ns/test/sa/{}", self.name)
+        format!("spiffe://{TRUST_DOMAIN}/ns/test/sa/{}", self.0.name)
     }
 
     /// Where its certificate, key and bundle are.
     #[must_use]
     pub fn tls(&self) -> PathBuf {
-        self.folder.join("tls")
+        self.0.folder.join("tls")
     }
 
     /// Issues (again) its SVID from the mesh's authority.
@@ -79,7 +88,7 @@ impl Pod {
     /// # Panics
     /// When `remora-certs` fails.
     pub fn identity(&self) {
-        issue(self.mesh.authority(), &self.id(), &self.tls(), &[]);
+        issue(self.0.mesh.authority(), &self.id(), &self.tls(), &[]);
     }
 
     /// Runs `remora-init apply` with its defaults.
@@ -107,7 +116,7 @@ impl Pod {
             "service: {{name: {}, namespace: test}}\n\
              mtls:\n  trust_domain: {TRUST_DOMAIN}\n  certificate: {tls}/cert.pem\n  key: {tls}/key.pem\n  \
              trust_bundle: {tls}/bundle.pem\n{rest}\n",
-            self.name
+            self.0.name
         )
     }
 
@@ -116,7 +125,7 @@ impl Pod {
     /// # Panics
     /// When any of it fails.
     #[must_use]
-    pub fn sidecar(&self, rest: &str) -> Sidecar<'_> {
+    pub fn sidecar(&self, rest: &str) -> Sidecar {
         self.identity();
         self.redirect();
         let sidecar = self.proxy(&self.config(rest));
@@ -129,9 +138,9 @@ impl Pod {
     /// # Panics
     /// When any of it fails.
     #[must_use]
-    pub fn plain_sidecar(&self, rest: &str) -> Sidecar<'_> {
+    pub fn plain_sidecar(&self, rest: &str) -> Sidecar {
         self.redirect();
-        let sidecar = self.proxy(&format!("service: {}\n{rest}\n", self.name));
+        let sidecar = self.proxy(&format!("service: {}\n{rest}\n", self.0.name));
         sidecar.ready();
         sidecar
     }
@@ -141,7 +150,7 @@ impl Pod {
     /// # Panics
     /// When it cannot be started.
     #[must_use]
-    pub fn proxy(&self, config: &str) -> Sidecar<'_> {
+    pub fn proxy(&self, config: &str) -> Sidecar {
         self.proxy_with(config, &[])
     }
 
@@ -150,12 +159,12 @@ impl Pod {
     /// # Panics
     /// When it cannot be started.
     #[must_use]
-    pub fn proxy_with(&self, config: &str, environment: &[(&str, &str)]) -> Sidecar<'_> {
-        let file = self.folder.join("remora.yaml");
+    pub fn proxy_with(&self, config: &str, environment: &[(&str, &str)]) -> Sidecar {
+        let file = self.0.folder.join("remora.yaml");
         self.write(&file, config);
         let mut command = self.command_as(PROXY, PROXY, binary("remora-proxy"));
         command.arg("--config").arg(&file).envs(environment.iter().copied());
-        Sidecar::new(self, file, self.process("proxy", &mut command))
+        Sidecar::new(self.clone(), file, self.process("proxy", &mut command))
     }
 
     /// Replaces a file at once: written beside, then renamed.
@@ -174,14 +183,14 @@ impl Pod {
     /// When it cannot be started.
     #[must_use]
     pub fn process(&self, what: &str, command: &mut Command) -> Process {
-        let n = self.started.fetch_add(1, Ordering::Relaxed);
-        Process::start(&format!("{}/{what}", self.name), &self.folder.join(format!("{n}-{what}")), command)
+        let n = self.0.started.fetch_add(1, Ordering::Relaxed);
+        Process::start(&format!("{}/{what}", self.0.name), &self.0.folder.join(format!("{n}-{what}")), command)
     }
 
     /// A command as the pod's application user.
     #[must_use]
     pub fn user(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        self.command_as(self.uid, self.uid, program)
+        self.command_as(self.0.uid, self.0.uid, program)
     }
 
     /// Starts an application as the application user, and waits until it listens on `port`.
@@ -191,8 +200,8 @@ impl Pod {
     #[must_use]
     pub fn app(&self, port: u16, command: &mut Command) -> Process {
         let mut process = self.process(&format!("app-{port}"), command);
-        eventually(&format!("{} listens on {port}", self.name), || {
-            assert!(process.ended().is_none(), "{} ended: {}", self.name, process.stderr());
+        eventually(&format!("{} listens on {port}", self.0.name), || {
+            assert!(process.ended().is_none(), "{} ended: {}", self.0.name, process.stderr());
             self.listens(port).then_some(())
         });
         process
@@ -205,7 +214,7 @@ impl Pod {
     #[must_use]
     pub fn peer(&self, kind: &str, port: u16, arguments: &[&str]) -> Process {
         let mut command = self.user(binary("remora-peer"));
-        command.args([kind, "--listen", &format!("[::]:{port}"), "--name", &self.name]).args(arguments);
+        command.args([kind, "--listen", &format!("[::]:{port}"), "--name", &self.0.name]).args(arguments);
         self.app(port, &mut command)
     }
 

@@ -14,13 +14,13 @@ use crate::{PATIENCE, eventually};
 
 /// A running proxy; a [`Process`] and more.
 #[derive(Debug)]
-pub struct Sidecar<'a> {
-    pod: &'a Pod,
+pub struct Sidecar {
+    pod: Pod,
     file: PathBuf,
     process: Process,
 }
 
-impl Deref for Sidecar<'_> {
+impl Deref for Sidecar {
     type Target = Process;
 
     fn deref(&self) -> &Process {
@@ -28,7 +28,7 @@ impl Deref for Sidecar<'_> {
     }
 }
 
-impl DerefMut for Sidecar<'_> {
+impl DerefMut for Sidecar {
     fn deref_mut(&mut self) -> &mut Process {
         &mut self.process
     }
@@ -65,9 +65,15 @@ impl Answer {
     }
 }
 
-impl<'a> Sidecar<'a> {
-    pub(crate) fn new(pod: &'a Pod, file: PathBuf, process: Process) -> Self {
+impl Sidecar {
+    pub(crate) fn new(pod: Pod, file: PathBuf, process: Process) -> Self {
         Self { pod, file, process }
+    }
+
+    /// The pod it serves.
+    #[must_use]
+    pub fn pod(&self) -> &Pod {
+        &self.pod
     }
 
     /// The configuration file that it watches.
@@ -84,7 +90,7 @@ impl<'a> Sidecar<'a> {
     /// One request from inside the pod, on a connection of its own; `None` when it is refused or cut.
     #[must_use]
     pub fn ask(&self, method: &str, port: u16, path: &str) -> Option<Answer> {
-        ask(self.pod, SocketAddr::from(([127, 0, 0, 1], port)), method, path)
+        ask(&self.pod, SocketAddr::from(([127, 0, 0, 1], port)), method, path)
     }
 
     /// GET from the admin listener.

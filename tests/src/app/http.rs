@@ -12,9 +12,10 @@
 //! | `/status/N` | that status |
 //! | `/delay/MS` | its name, after that time |
 //! | a gRPC request | its name as the message, `grpc-status: 0` in trailers |
-//! | any other | [`Seen`](struct.Seen.html)-like JSON: method, path, version, headers, body length |
+//! | any other | what it saw, as JSON: peer, method, path, version, headers, body length |
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -47,12 +48,12 @@ pub async fn serve(behaviour: Behaviour) -> anyhow::Result<()> {
     let listener = TcpListener::bind(behaviour.listen).await?;
     let state = Arc::new(State { behaviour, requests: AtomicU64::new(0), connections: AtomicU64::new(0) });
     loop {
-        let (stream, _) = listener.accept().await?;
+        let (stream, peer) = listener.accept().await?;
         stream.set_nodelay(true)?;
         state.connections.fetch_add(1, Ordering::Relaxed);
         let state = Arc::clone(&state);
         tokio::spawn(async move {
-            let service = service_fn(move |request| answer(Arc::clone(&state), request));
+            let service = service_fn(move |request| answer(Arc::clone(&state), peer, request));
             let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
             server.http2().max_concurrent_streams(1_000);
             // An error here is a client that went away, or /abort: the tests look at the client's side.
@@ -61,7 +62,11 @@ pub async fn serve(behaviour: Behaviour) -> anyhow::Result<()> {
     }
 }
 
-async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
+async fn answer(
+    state: Arc<State>,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, std::io::Error> {
     let path = request.uri().path().to_owned();
     let (first, value) = path[1..].split_once('/').unwrap_or((&path[1..], ""));
     if first == "counts" {
@@ -96,12 +101,12 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
             tokio::time::sleep(Duration::from_millis(value.parse().unwrap_or(0))).await;
             Response::new(full(name))
         }
-        _ => described(&name, request).await,
+        _ => described(&name, peer, request).await,
     })
 }
 
 /// What arrived, as JSON; header values of one name are a list, in order.
-async fn described(name: &str, request: Request<Incoming>) -> Response<Body> {
+async fn described(name: &str, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let mut headers = serde_json::Map::new();
     for key in head.headers.keys() {
@@ -112,6 +117,7 @@ async fn described(name: &str, request: Request<Incoming>) -> Response<Body> {
     let length = collected.map(|body| body.to_bytes().len()).map_err(|error| error.to_string());
     let json = serde_json::json!({
         "name": name,
+        "peer": peer.ip().to_canonical().to_string(),
         "method": head.method.as_str(),
         "path": head.uri.path_and_query().map(|path| path.as_str()),
         "authority": head.uri.authority().map(|authority| authority.as_str()),

@@ -1,0 +1,94 @@
+"""Calls server.py at ADDRESS in the way CASE says and asserts the outcome."""
+
+import queue
+import sys
+
+import grpc
+
+address, case = sys.argv[1:]
+channel = grpc.insecure_channel(address)
+
+
+def call(kind, name):
+    return getattr(channel, kind)(f"/test.Kinds/{name}", request_serializer=None, response_deserializer=None)
+
+
+def unary():
+    reply, done = call("unary_unary", "Unary").with_call(b"abc", timeout=20)
+    assert reply == b"cba", reply
+    assert done.code() == grpc.StatusCode.OK
+    assert ("x-trailer", "kept") in [tuple(pair) for pair in done.trailing_metadata()], done.trailing_metadata()
+    large = b"x" * 3_000_000
+    assert call("unary_unary", "Unary")(large, timeout=20) == large
+
+
+def failing():
+    try:
+        call("unary_unary", "Unary")(b"", metadata=(("fail", "yes"),), timeout=20)
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.FAILED_PRECONDITION, error
+        assert error.details() == "as asked: 100 %", error
+        assert ("x-detail", "as asked") in [tuple(pair) for pair in error.trailing_metadata()], error
+    else:
+        raise AssertionError("no error")
+
+
+def server_streaming():
+    replies = list(call("unary_stream", "ServerStreaming")(b"500", timeout=20))
+    assert replies == [b"%d" % n for n in range(500)], len(replies)
+
+
+def client_streaming():
+    parts = [b"%d" % n for n in range(500)]
+    assert call("stream_unary", "ClientStreaming")(iter(parts), timeout=20) == b",".join(parts)
+
+
+def bidirectional():
+    """Each message is answered before the next is sent: nothing is held back anywhere."""
+    todo = queue.Queue()
+    replies = call("stream_stream", "Bidirectional")(iter(todo.get, None), timeout=20)
+    for n in range(100):
+        todo.put(b"%d" % n)
+        assert next(replies) == b"echo %d" % n
+    todo.put(None)
+    assert list(replies) == []
+    assert replies.code() == grpc.StatusCode.OK
+
+
+def deadline():
+    try:
+        call("unary_unary", "Never")(b"", timeout=0.5)
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error
+    else:
+        raise AssertionError("no error")
+
+
+def cancel():
+    replies = call("unary_stream", "Endless")(b"", timeout=60)
+    assert next(replies) == b"first"
+    replies.cancel()
+    try:
+        next(replies)
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.CANCELLED, error
+    else:
+        raise AssertionError("no error")
+    # The connection serves on.
+    assert call("unary_unary", "Unary")(b"ab", timeout=20) == b"ba"
+
+
+def unavailable():
+    try:
+        call("unary_unary", "Unary")(b"", timeout=20)
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.UNAVAILABLE, error
+        assert error.details().startswith(("UF ", "UH ")), error.details()
+    else:
+        raise AssertionError("no error")
+
+
+{function.__name__: function for function in (
+    unary, failing, server_streaming, client_streaming, bidirectional, deadline, cancel, unavailable,
+)}[case]()
+print("ok")

@@ -1,0 +1,138 @@
+//! One port, any protocol: what the first bytes are decides, and none is lost.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::Command;
+
+use remora_test::mesh::Mesh;
+use remora_test::netns::tool;
+use remora_test::pod::Pod;
+
+use crate::pair::{Pair, Plan, VIRTUAL, entry, service};
+
+/// Sends bytes, ends, and returns what comes back before the peer ends.
+fn exchange(pod: &Pod, to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = pod.enter(|| TcpStream::connect(to)).unwrap();
+    stream.set_read_timeout(Some(remora_test::PATIENCE)).unwrap();
+    stream.write_all(bytes).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    answer
+}
+
+/// The ClientHello of an application that speaks TLS itself.
+fn client_hello(alpn: &[&str]) -> Vec<u8> {
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let mut client = rustls::ClientConnection::new(config.into(), "mysql.example".try_into().unwrap()).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn plaintext_mesh_and_application_tls_share_a_permissive_port() {
+    let pair = Pair::start(Plan { app: "echo", port: 3306, inbound: "{mtls: permissive}", ..Plan::default() });
+    let stranger = pair.mesh.pod("stranger");
+    let bye = b"bye from server\n";
+    let opaque = b"\x0a\x00\x00\x01plain".to_vec();
+    assert_eq!(exchange(&stranger, pair.server.at(3306), &opaque), [&opaque[..], bye].concat());
+    assert_eq!(exchange(&pair.client, service(3306), &opaque), [&opaque[..], bye].concat());
+    for alpn in [&[][..], &["h2", "http/1.1"], &["mysql"]] {
+        let hello = client_hello(alpn);
+        let untouched = [&hello[..], bye].concat();
+        assert_eq!(exchange(&stranger, pair.server.at(3306), &hello), untouched, "from outside, ALPN {alpn:?}");
+        // Between meshed pods it travels inside the mTLS hop.
+        assert_eq!(exchange(&pair.client, service(3306), &hello), untouched, "through the mesh, ALPN {alpn:?}");
+    }
+    assert_eq!(pair.inbound.metric("remora_tls_handshakes_total", &[("side", "server")]), 4.0, "the mesh's own only");
+}
+
+#[test]
+fn a_silent_plaintext_client_hears_a_permissive_server() {
+    let pair = Pair::start(Plan { app: "greeter", port: 3306, inbound: "{mtls: permissive}", ..Plan::default() });
+    let stranger = pair.mesh.pod("stranger");
+    for (pod, to) in [(&stranger, pair.server.at(3306)), (&pair.client, service(3306))] {
+        let mut stream = pod.enter(|| TcpStream::connect(to)).unwrap();
+        stream.set_read_timeout(Some(remora_test::PATIENCE)).unwrap();
+        let mut hello = [0; 18];
+        stream.read_exact(&mut hello).unwrap();
+        assert_eq!(&hello, b"hello from server\n");
+    }
+}
+
+#[test]
+fn a_strict_port_tells_a_plaintext_client_nothing() {
+    let pair = Pair::start(Plan { app: "greeter", port: 3306, ..Plan::default() });
+    let stranger = pair.mesh.pod("stranger");
+    let mut stream = stranger.enter(|| TcpStream::connect(pair.server.at(3306))).unwrap();
+    stream.set_read_timeout(Some(remora_test::PATIENCE)).unwrap();
+    stream.write_all(b"\x01who is there?").unwrap();
+    let mut answer = Vec::new();
+    // Ended or reset; in neither case with a word.
+    let _ = stream.read_to_end(&mut answer);
+    assert!(answer.is_empty(), "{:?}", String::from_utf8_lossy(&answer));
+}
+
+/// A self-signed certificate for an application's own TLS.
+fn own_certificate(pod: &Pod) -> [String; 2] {
+    let (key, cert) = (pod.folder().join("app-key.pem"), pod.folder().join("app-cert.pem"));
+    let mut command = Command::new(tool("openssl"));
+    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]);
+    command.args(["-subj", "/CN=server", "-addext", "subjectAltName=DNS:server"]);
+    let output = command.arg("-keyout").arg(&key).arg("-out").arg(&cert).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    [key, cert].map(|path| path.to_str().unwrap().to_owned())
+}
+
+#[test]
+fn an_applications_own_tls_stays_end_to_end() {
+    let mesh = Mesh::new();
+    let (client, server, stranger) = (mesh.pod("client"), mesh.pod("server"), mesh.pod("stranger"));
+    let [key, cert] = own_certificate(&server);
+    let mut command = server.command(tool("openssl"));
+    command.args(["s_server", "-accept", "8443", "-www", "-key", &key, "-cert", &cert]);
+    let _app = server.app(8443, &mut command);
+    let _inbound = server.sidecar("inbound: {mtls: permissive}");
+    let _outbound = client.sidecar(&entry(8443, &[server.at(8443)], ""));
+    for (pod, address) in [(&client, VIRTUAL.to_owned()), (&stranger, server.v4().to_string())] {
+        let to = format!("server:8443:{address}");
+        let answer = pod.curl(&["--resolve", &to, "--cacert", &cert, "https://server:8443/"]);
+        assert_eq!(answer.code, 200, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_declared_protocol_is_not_guessed() {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    let _app = server.peer("http", 8080, &[]);
+    let inbound = server.sidecar("inbound: {mtls: strict, ports: [{port: 8080, protocol: tcp}]}");
+    let outbound = client.sidecar(&entry(8080, &[server.at(8080)], ", protocol: tcp"));
+    let answer = client.curl(&["http://10.96.0.10:8080/"]);
+    assert_eq!(answer.code, 200, "{answer:?}");
+    assert!(answer.json()["headers"]["x-forwarded-client-cert"].is_null(), "nobody read the request");
+    for (sidecar, direction) in [(&outbound, "outbound"), (&inbound, "inbound")] {
+        let labels = [("direction", direction)];
+        assert_eq!(sidecar.metric("remora_requests_total", &labels), 0.0, "{direction}");
+        sidecar.metric_until("remora_tcp_connections_total", &labels, |n| n == 1.0);
+    }
+}
+
+#[test]
+fn a_request_that_comes_byte_by_byte_is_still_http() {
+    let pair = Pair::usual();
+    let mut stream = pair.client.enter(|| TcpStream::connect(service(8080))).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(remora_test::PATIENCE)).unwrap();
+    for byte in b"GET /name HTTP/1.1\r\nhost: server:8080\r\nconnection: close\r\n\r\n" {
+        stream.write_all(&[*byte]).unwrap();
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("server"), "{answer}");
+    assert_eq!(pair.outbound.metric("remora_requests_total", &[("direction", "outbound"), ("protocol", "http1")]), 1.0);
+}

@@ -1,0 +1,151 @@
+//! What a caller gets when there is nothing to give: Envoy's flags, a sentence, gRPC in gRPC's own words.
+
+use std::net::SocketAddr;
+
+use remora_test::client::{self, Call};
+use remora_test::mesh::Mesh;
+use remora_test::pod::Pod;
+use remora_test::sidecar::Sidecar;
+
+use crate::pair::{Pair, Plan, VIRTUAL, entry, service};
+
+const URL: &str = "http://10.96.0.10:8080";
+
+fn call(pod: &Pod, path: &'static str) -> Call {
+    let to: SocketAddr = service(8080);
+    pod.block_on(|| async move {
+        let mut h2 = client::h2(to).await.unwrap();
+        client::unary(&mut h2, "server:8080", path, &[]).await.unwrap()
+    })
+}
+
+/// One HTTP request and one gRPC call meet the same failure.
+fn fails(client: &Pod, outbound: &Sidecar, path: &'static str, flag: &str, code: u16, grpc: u32) {
+    let answer = client.curl(&[&format!("{URL}{path}")]);
+    assert_eq!(answer.code, code, "{answer:?}");
+    let reason = answer.header("x-remora-reason").unwrap_or_default();
+    assert!(reason.starts_with(&format!("{flag} ")), "{reason:?}");
+    assert!(reason.contains("server:8080"), "names the cluster: {reason:?}");
+
+    let call = call(client, path);
+    assert_eq!((call.http, call.status), (200, Some(grpc)), "{call:?}");
+    assert!(!call.message.is_empty(), "{call:?}");
+
+    let labels = [("direction", "outbound"), ("cluster", "server:8080"), ("flag", flag)];
+    assert_eq!(outbound.metric_until("remora_requests_total", &labels, |n| n >= 2.0), 2.0);
+    let status = [("grpc_status", &*grpc.to_string())];
+    assert_eq!(outbound.metric("remora_grpc_responses_total", &status), 1.0);
+    let line = outbound.printed(flag);
+    assert!(line.contains(&code.to_string()) && line.contains(path), "access log: {line}");
+}
+
+#[test]
+fn no_endpoint_is_uh() {
+    let mesh = Mesh::new();
+    let client = mesh.pod("client");
+    let outbound = client.sidecar(&format!(
+        "outbound:\n  - {{host: \"server:8080\", addresses: [{VIRTUAL}], dns: \"nowhere.invalid:8080\"}}"
+    ));
+    fails(&client, &outbound, "/a/path", "UH", 503, 14);
+}
+
+#[test]
+fn a_refused_connection_is_uf() {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    let outbound = client.sidecar(&entry(8080, &[server.at(8080)], ", mtls: false"));
+    fails(&client, &outbound, "/a/path", "UF", 503, 14);
+    assert!(outbound.metric("remora_upstream_connect_failures_total", &[("cluster", "server:8080")]) >= 2.0);
+}
+
+#[test]
+fn a_connection_that_is_never_made_is_uf() {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    // Packets to it vanish: its address is known, nobody answers.
+    server.output("iptables", &["-A", "INPUT", "-p", "tcp", "-j", "DROP"]).unwrap();
+    let outbound = client.sidecar(&entry(8080, &[server.at(8080)], ", mtls: false, timeouts: {connect: 200ms}"));
+    fails(&client, &outbound, "/a/path", "UF", 503, 14);
+}
+
+#[test]
+fn an_answer_that_takes_too_long_is_ut() {
+    let mut pair = Pair::start(Plan { entry: ", timeouts: {request: 200ms}", ..Plan::default() });
+    let to = service(8080);
+    let answer = pair.client.curl(&[&pair.url("/silent")]);
+    assert_eq!(answer.code, 504, "{answer:?}");
+    assert!(answer.header("x-remora-reason").unwrap_or_default().starts_with("UT "), "{answer:?}");
+    let labels = [("direction", "outbound"), ("flag", "UT"), ("code", "504")];
+    assert_eq!(pair.outbound.metric("remora_requests_total", &labels), 1.0);
+    let line = pair.outbound.printed("UT");
+    assert!(line.contains("504") && line.contains("/silent"), "{line}");
+    // The mesh's application answers gRPC at once; a slow one stands behind the same entry.
+    pair.replace_app("http", 8080, &["--delay", "60000"]);
+    let call = pair.client.block_on(|| async move {
+        let mut h2 = client::h2(to).await.unwrap();
+        client::unary(&mut h2, "server:8080", "/test.Echo/Unary", &[]).await.unwrap()
+    });
+    assert_eq!((call.http, call.status), (200, Some(4)), "DEADLINE_EXCEEDED: {call:?}");
+    assert_eq!(pair.client.curl(&["--max-time", "20", &pair.url("/name")]).code, 504);
+}
+
+#[test]
+fn an_answer_that_is_cut_is_uc_or_an_abort() {
+    let pair = Pair::usual();
+    let answer = pair.client.curl(&[&pair.url("/abort")]);
+    assert_eq!(answer.code, 503, "{answer:?}");
+    let inbound = pair.inbound.metric("remora_requests_total", &[("direction", "inbound"), ("flag", "UC")]);
+    assert_eq!(inbound, 1.0, "the sidecar beside the application saw it");
+    assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200, "and goes on");
+}
+
+#[test]
+fn a_dead_endpoint_is_passed_over() {
+    let mesh = Mesh::new();
+    let (client, server, dead) = (mesh.pod("client"), mesh.pod("server"), mesh.pod("dead"));
+    let _app = server.peer("http", 8080, &[]);
+    let _inbound = server.sidecar("inbound: {mtls: strict}");
+    let endpoints = [dead.at(8080), server.at(8080)];
+    let outbound = client.sidecar(&entry(8080, &endpoints, ", balance: round_robin"));
+    for _ in 0..20 {
+        assert_eq!(client.curl(&[&format!("{URL}/name")]).body, "server");
+    }
+    let metrics = outbound.metrics();
+    assert!(metrics.sum("remora_upstream_connect_failures_total", &[]) >= 1.0);
+    assert_eq!(metrics.sum("remora_requests_total", &[("direction", "outbound"), ("code", "200"), ("flag", "")]), 20.0);
+    // TCP moves on, too.
+    let _echo = server.peer("echo", 7000, &[]);
+    let endpoints = [dead.at(7000), server.at(7000)];
+    outbound.configure(&client.config(&entry(7000, &endpoints, ", balance: round_robin")));
+    remora_test::eventually("the new entry", || outbound.admin("/clusters").body.contains("7000").then_some(()));
+    for _ in 0..4 {
+        use std::io::{Read, Write};
+        let mut stream = client.enter(|| std::net::TcpStream::connect(service(7000))).unwrap();
+        stream.write_all(b"\x01ping").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "\x01pingbye from server\n");
+    }
+}
+
+#[test]
+fn a_good_answer_is_not_in_the_access_log() {
+    let pair = Pair::start(Plan { both: "access_log: {format: json}", ..Plan::default() });
+    assert_eq!(pair.client.curl(&[&pair.url("/good")]).code, 200);
+    assert_eq!(pair.client.curl(&[&pair.url("/status/500")]).code, 500);
+    let line = pair.outbound.printed("/status/500");
+    let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert!(entry.as_object().unwrap().values().any(|value| value == 500 || value == "500"), "{entry}");
+    assert!(!pair.outbound.stdout().contains("/good"), "only failed requests: {}", pair.outbound.stdout());
+}
+
+#[test]
+fn all_answers_are_in_the_access_log_when_asked_for() {
+    let pair = Pair::start(Plan { both: "access_log: {format: text, filter: all}", ..Plan::default() });
+    assert_eq!(pair.client.curl(&[&pair.url("/good")]).code, 200);
+    for sidecar in [&pair.outbound, &pair.inbound] {
+        let line = sidecar.printed("/good");
+        assert!(line.contains("200") && line.contains("GET"), "{line}");
+    }
+}

@@ -1,0 +1,118 @@
+//! A proxy's own life: ready, reloaded, drained.
+
+use nix::sys::signal::Signal;
+use remora_test::eventually;
+use remora_test::mesh::Mesh;
+
+use crate::pair::{Pair, Plan, entry};
+
+#[test]
+fn one_of_three_replicas_leaves_under_load_and_nobody_notices() {
+    let mesh = Mesh::new();
+    let mut replicas = Vec::new();
+    for name in ["a", "b", "c"] {
+        let pod = mesh.pod(name);
+        let app = pod.peer("http", 8080, &["--delay", "2"]);
+        let sidecar = pod.sidecar("inbound: {mtls: strict}");
+        replicas.push((pod, app, sidecar));
+    }
+    let client = mesh.pod("client");
+    let endpoints: Vec<_> = replicas.iter().map(|(pod, ..)| pod.at(8080)).collect();
+    let outbound = client.sidecar(&entry(8080, &endpoints, ", balance: round_robin"));
+    let load = client.start_h2load(&["-n", "6000", "-c", "4", "-m", "10", "http://10.96.0.10:8080/name"]);
+    let h1 = client.start_h2load(&["--h1", "-n", "3000", "-c", "10", "http://10.96.0.10:8080/name"]);
+    let (_, _, leaving) = &mut replicas[1];
+    let inbound = [("direction", "inbound"), ("code", "200")];
+    leaving.metric_until("remora_requests_total", &inbound, |n| n >= 200.0);
+    leaving.terminate();
+    assert_eq!(leaving.wait().code(), Some(0), "a clean drain");
+    load.finish().assert_clean(6_000);
+    h1.finish().assert_clean(3_000);
+    assert_eq!(outbound.metric("remora_requests_total", &[("code", "200")]), 9_000.0);
+}
+
+#[test]
+fn what_is_in_flight_ends_well() {
+    let mut pair = Pair::usual();
+    let mut requests: Vec<_> = ["--http1.1", "--http2-prior-knowledge"]
+        .map(|flag| {
+            let mut command = pair.client.user(remora_test::netns::tool("curl"));
+            command.args(["-sS", "-w", " %{http_code}", flag, &pair.url("/delay/1500")]);
+            pair.client.process("curl", &mut command)
+        })
+        .into();
+    let active = [("direction", "inbound")];
+    pair.inbound.metric_until("remora_requests_active", &active, |n| n == 2.0);
+    pair.inbound.terminate();
+    eventually("readiness is withdrawn", || (!pair.inbound.is_ready()).then_some(()));
+    assert!(pair.inbound.ended().is_none(), "it waits for what is in flight");
+    for request in &mut requests {
+        assert!(request.wait().success());
+        assert_eq!(request.stdout(), "server 200");
+    }
+    assert_eq!(pair.inbound.wait().code(), Some(0));
+}
+
+#[test]
+fn a_drain_has_an_end_and_a_second_signal_ends_it_now() {
+    for (timeout, second) in [("300ms", false), ("10m", true)] {
+        let mut pair = Pair::start(Plan { both: &format!("drain_timeout: {timeout}"), ..Plan::default() });
+        let mut command = pair.client.user(remora_test::netns::tool("curl"));
+        let _request = pair.client.process("curl", command.args(["-sS", &pair.url("/silent")]));
+        pair.inbound.metric_until("remora_requests_active", &[("direction", "inbound")], |n| n == 1.0);
+        pair.inbound.terminate();
+        if second {
+            eventually("the drain begins", || (!pair.inbound.is_ready()).then_some(()));
+            pair.inbound.signal(Signal::SIGINT);
+        }
+        pair.inbound.wait();
+    }
+}
+
+#[test]
+fn readiness_is_said_once_and_asked_of_three_places() {
+    let pair = Pair::usual();
+    for (port, path) in [(15_021, "/healthz/ready"), (15_020, "/healthz/ready"), (15_000, "/ready")] {
+        let answer = pair.inbound.ask("GET", port, path).unwrap();
+        assert_eq!((answer.code, answer.body.trim()), (200, "ready"), "{port}{path}");
+    }
+    let lines = pair.inbound.stderr().lines().filter(|line| line.contains(" ready")).count();
+    assert_eq!(lines, 1, "{}", pair.inbound.stderr());
+}
+
+#[test]
+fn a_bad_reload_keeps_the_last_good_configuration_and_says_so() {
+    let pair = Pair::usual();
+    let good = std::fs::read_to_string(pair.outbound.file()).unwrap();
+    pair.outbound.configure(&good.replace("endpoints:", "endpionts:"));
+    pair.outbound.metric_until("remora_config_reloads_total", &[("result", "failure")], |n| n >= 1.0);
+    let line = pair.outbound.said("endpionts");
+    assert!(line.contains("endpoints"), "with a suggestion: {line}");
+    assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200, "the last good one serves");
+    assert!(pair.outbound.admin("/config_dump").body.contains("server:8080"));
+
+    let other = pair.mesh.pod("other");
+    let _app = other.peer("http", 8080, &[]);
+    let _inbound = other.sidecar("inbound: {mtls: strict}");
+    let moved = good.replace(&pair.server.v4().to_string(), &other.v4().to_string());
+    assert_ne!(moved, good);
+    pair.outbound.configure(&moved);
+    pair.outbound.metric_until("remora_config_reloads_total", &[("result", "success")], |n| n >= 1.0);
+    eventually("the new endpoint answers", || (pair.client.curl(&[&pair.url("/name")]).body == "other").then_some(()));
+}
+
+#[test]
+fn a_reload_under_load_loses_no_request() {
+    let pair = Pair::usual();
+    let good = std::fs::read_to_string(pair.outbound.file()).unwrap();
+    let mut load = pair.client.start_h2load(&["--h1", "-n", "4000", "-c", "10", &pair.url("/name")]);
+    let mut rounds = 0;
+    while load.running() {
+        rounds += 1;
+        pair.outbound.configure(&format!("{good}\ndrain_timeout: {rounds}s\n"));
+        let reloaded = [("result", "success")];
+        pair.outbound.metric_until("remora_config_reloads_total", &reloaded, |n| n >= f64::from(rounds));
+    }
+    load.finish().assert_clean(4_000);
+    assert!(rounds >= 1);
+}

@@ -1,0 +1,24 @@
+//! The mesh end to end: real binaries, real redirection, real peers; nothing in between is mocked.
+//!
+//! One binary with one room per theme, so that the rooms run beside each other: `cargo test -p remora-test --test mesh tcp::`.
+#![allow(clippy::unwrap_used)]
+
+mod pair;
+
+mod admin;
+mod bad_input;
+mod balance;
+mod detection;
+mod failures;
+mod gateway;
+mod grpc;
+mod http;
+mod isolation;
+mod lifecycle;
+mod loops;
+mod metrics;
+mod mtls;
+mod refusals;
+mod rotation;
+mod tcp;
+mod tracing;
