@@ -4,6 +4,7 @@
 //! listeners, pools, balancers and metric shard. docs/ARCHITECTURE.md walks a connection through the modules.
 
 pub mod address;
+pub mod admin;
 pub mod balance;
 pub mod error;
 pub mod filter_chain;
