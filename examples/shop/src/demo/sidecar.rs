@@ -75,9 +75,11 @@ pub(crate) async fn reconfigure(pod: Pod, change: impl Fn(&str) -> String) -> an
     let beside = file.with_extension("new");
     std::fs::write(&beside, new)?;
     std::fs::rename(&beside, &file)?;
-    wait(pod, "has not taken its new configuration", || async { Ok(metric(pod, RELOADS, &[]).await? > before) })
-        .await?;
-    Ok(())
+    wait(pod, "has not taken its new configuration", || async {
+        ensure!(counted("failed").await? == failed, "the sidecar of {} refuses its new configuration", pod.name);
+        Ok(counted("applied").await? > applied)
+    })
+    .await
 }
 
 /// Waits until `done`.
