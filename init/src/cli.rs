@@ -314,7 +314,7 @@ pub fn run(invocation: &Invocation) -> Result<(), Error> {
         }
         Action::Verify => {
             let report = verify::verify(&invocation.spec, &invocation.options)?;
-            report.lines().for_each(|line| println!("{line}"));
+            report.findings().iter().for_each(|line| println!("{line}"));
             report.into_result()?;
         }
         Action::Cleanup => {

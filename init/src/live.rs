@@ -48,14 +48,12 @@ pub enum Difference {
         /// The chain, ours or built-in.
         chain: String,
     },
-    /// A chain with our prefix that the plan does not have, or lacks.
+    /// A chain with our prefix that the plan does not have.
     Chain {
         /// The table.
         table: Table,
         /// The chain.
         chain: String,
-        /// Whether it is there (and should not be) or missing.
-        present: bool,
     },
 }
 
@@ -69,8 +67,7 @@ impl fmt::Display for Difference {
                 write!(f, "{}: unexpected rule `-A {chain} {rule}`", table.name())
             }
             Self::Order { table, chain } => write!(f, "{}: the rules of {chain} are not in order", table.name()),
-            Self::Chain { table, chain, present: true } => write!(f, "{}: unexpected chain {chain}", table.name()),
-            Self::Chain { table, chain, present: false } => write!(f, "{}: missing chain {chain}", table.name()),
+            Self::Chain { table, chain } => write!(f, "{}: unexpected chain {chain}", table.name()),
         }
     }
 }
@@ -136,7 +133,7 @@ impl Live {
                 self.compare_chain(table, chain, &mut found);
             }
             for name in self.ours(table).filter(|name| !wanted.chains.iter().any(|chain| chain.name == *name)) {
-                found.push(Difference::Chain { table, chain: name.clone(), present: true });
+                found.push(Difference::Chain { table, chain: name.clone() });
             }
             self.compare_entries(wanted, &mut found);
         }
@@ -145,15 +142,7 @@ impl Live {
 
     fn compare_chain(&self, table: Table, wanted: &Chain, found: &mut Vec<Difference>) {
         let chain = wanted.name.to_owned();
-        let Some(rules) = self.chain(table, wanted.name) else {
-            found.push(Difference::Chain { table, chain, present: false });
-            return found.extend(wanted.rules.iter().map(|rule| Difference::Missing {
-                table,
-                chain: wanted.name.to_owned(),
-                rule: rule.spec.clone(),
-                why: rule.why,
-            }));
-        };
+        let rules = self.chain(table, wanted.name).map_or(&[][..], Vec::as_slice);
         let before = found.len();
         let mut rest: Vec<String> = rules.iter().map(|rule| canonical(rule)).collect();
         let same = rest.iter().eq(wanted.rules.iter().map(|rule| canonical(&rule.spec)).collect::<Vec<_>>().iter());

@@ -201,4 +201,51 @@ impl fmt::Display for RuleSet {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use remora_model::capture::Ports;
+
+    use super::*;
+
+    fn position(rules: &RuleSet, table: Table, chain: &str, part: &str) -> usize {
+        let chain = rules.table(table).unwrap().chains.iter().find(|c| c.name == chain).unwrap();
+        chain.rules.iter().position(|rule| rule.spec.contains(part)).unwrap_or_else(|| panic!("no {part} in {chain:?}"))
+    }
+
+    #[test]
+    fn excluded_ports_come_before_the_call_to_itself_and_networks_before_what_is_included() {
+        let mut spec = CaptureSpec::default();
+        spec.outbound.exclude_ports = vec!["25".parse().unwrap()];
+        spec.outbound.exclude_cidrs = vec!["10.0.0.0/8".parse().unwrap()];
+        let rules = plan(&spec, Family::V4);
+        let at = |part| position(&rules, Table::Nat, "REMORA_OUTPUT", part);
+        assert_eq!(at("127.0.0.6"), 0);
+        let order = ["--dport 25", "-j REMORA_INBOUND", "owner --uid-owner 1337 -j RETURN", "10.0.0.0/8"];
+        let places: Vec<usize> = order.into_iter().chain(["-j REMORA_OUT_REDIRECT"]).map(at).collect();
+        assert!(places.is_sorted(), "{places:?}");
+    }
+
+    #[test]
+    fn the_proxys_ports_return_even_when_included() {
+        let mut spec = CaptureSpec::default();
+        spec.inbound.include_ports = Ports::Only(vec!["15000-15100".parse().unwrap()]);
+        spec.inbound.proxy_port = 15050;
+        let rules = plan(&spec, Family::V6);
+        assert_eq!(position(&rules, Table::Nat, "REMORA_INBOUND", "15020:15021,15050 -j RETURN"), 0);
+    }
+
+    #[test]
+    fn every_chain_is_ours_and_every_jump_leads_to_one() {
+        for mode in [Interception::Redirect, Interception::TPROXY] {
+            let mut spec = CaptureSpec::default();
+            spec.inbound.mode = mode;
+            for family in Family::BOTH {
+                for table in plan(&spec, family).tables {
+                    assert!(table.chains.iter().all(|chain| chain.name.starts_with(PREFIX)));
+                    assert!(
+                        table.jumps.iter().all(|jump| table.chains.iter().any(|c| jump.rule.spec.ends_with(c.name)))
+                    );
+                }
+            }
+        }
+    }
+}
