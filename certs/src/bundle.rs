@@ -8,7 +8,7 @@ use rustls_pki_types::{CertificateDer, TrustAnchor};
 use webpki::anchor_from_trusted_cert;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::leaf::system_time;
+use crate::leaf::{printable, system_time};
 use crate::{Error, Fingerprint, pem};
 
 /// The trust anchors of one trust domain; at least one.
@@ -131,7 +131,7 @@ fn parse_root(certificate: CertificateDer<'static>) -> Result<(Root, TrustAnchor
     }
     let root = Root {
         fingerprint: Fingerprint::of(&certificate),
-        subject: parsed.subject().to_string(),
+        subject: printable(&parsed.subject().to_string()),
         not_before: system_time(parsed.validity().not_before),
         not_after: system_time(parsed.validity().not_after),
         certificate: certificate.clone(),

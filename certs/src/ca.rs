@@ -182,7 +182,7 @@ impl Authority {
         })
     }
 
-    fn key_pem(&self) -> String {
+    pub(crate) fn key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
     }
 }

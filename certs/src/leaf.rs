@@ -60,6 +60,15 @@ pub(crate) fn serial(certificate: &X509Certificate<'_>) -> String {
     bytes[significant..].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Text out of a certificate as it may be printed: whoever made it must not write to our terminal or start log lines.
+pub(crate) fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { printable.extend(c.escape_default()) } else { printable.push(c) }
+    }
+    printable
+}
+
 /// A moment of X.509 as system time; moments before 1970 count as 1970.
 pub(crate) fn system_time(time: ASN1Time) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(time.timestamp().try_into().unwrap_or(0))
@@ -108,7 +117,5 @@ fn only_uri(certificate: &X509Certificate<'_>) -> Result<SpiffeId, VerifyError> 
         }
     }
     let text = found.ok_or(VerifyError::InvalidSpiffeId(SanDefect::NoUri))?;
-    text.parse().map_err(|reason| {
-        VerifyError::InvalidSpiffeId(SanDefect::NotSpiffe { uri: text.escape_debug().to_string(), reason })
-    })
+    text.parse().map_err(|reason| VerifyError::InvalidSpiffeId(SanDefect::NotSpiffe { uri: printable(text), reason }))
 }

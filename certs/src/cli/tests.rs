@@ -1,1 +1,150 @@
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use super::*;
+use crate::ca::fixture::{Ca, TestDir};
+use crate::{Svid, TrustBundle, VerifyError, verify_chain};
+
+const ID: &str = "spiffe://example.org/ns/shop/sa/catalog";
+
+/// Runs the command line (words separated by blanks, DIR for `directory`).
+fn remora_certs(directory: &TestDir, line: &str) -> Result<String, Error> {
+    let line = line.replace("DIR", directory.path().to_str().unwrap());
+    let words = std::iter::once("remora-certs").chain(line.split(' '));
+    let mut out = Vec::new();
+    run(Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{error}")), &mut out)?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+fn with_ca() -> TestDir {
+    let directory = TestDir::new();
+    let made = remora_certs(&directory, "init --dir DIR/ca --trust-domain example.org").unwrap();
+    assert!(made.starts_with("Made a certificate authority for example.org in "), "{made}");
+    directory
+}
+
+fn svid(directory: &TestDir, name: &str) -> Svid {
+    let path = directory.path().join(name);
+    Svid::load(&"example.org".parse().unwrap(), &path.join("cert.pem"), &path.join("key.pem")).unwrap()
+}
+
+fn judge(directory: &TestDir, name: &str) -> Result<crate::Peer, VerifyError> {
+    let bundle = directory.path().join(name).join("bundle.pem");
+    let bundle = TrustBundle::load("example.org".parse().unwrap(), &bundle).unwrap();
+    let svid = svid(directory, name);
+    verify_chain(svid.certificates(), crate::PeerRole::Client, &bundle, &[], SystemTime::now())
+}
+
+#[test]
+fn init_then_issue_then_show() {
+    let directory = with_ca();
+    let issued = remora_certs(&directory, &format!("issue --ca DIR/ca --id {ID} --out DIR/w")).unwrap();
+    assert!(issued.starts_with(&format!("Issued {ID}\n")), "{issued}");
+    let peer = judge(&directory, "w").unwrap();
+    assert_eq!(peer.spiffe_id.as_str(), ID);
+    assert!(issued.contains(&peer.serial), "{issued}");
+    let lifetime = svid(&directory, "w").not_after().duration_since(SystemTime::now()).unwrap();
+    assert!(lifetime > DAY - Duration::from_secs(600) && lifetime <= DAY, "{lifetime:?}");
+    let mode = |name| std::fs::metadata(directory.path().join("w").join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("key.pem"), mode("cert.pem"), mode("bundle.pem")), (0o600, 0o644, 0o644));
+    let key = std::fs::read_to_string(directory.path().join("w/key.pem")).unwrap();
+    assert!(key.starts_with("-----BEGIN PRIVATE KEY-----\n"), "PKCS#8");
+    let shown = remora_certs(&directory, "show DIR/w DIR/ca").unwrap();
+    assert!(shown.contains(ID) && shown.contains("intermediate CA") && !shown.contains("BEGIN"), "{shown}");
+}
+
+#[test]
+fn a_second_init_changes_nothing() {
+    let directory = with_ca();
+    let before = std::fs::read(directory.path().join("ca/root-key.pem")).unwrap();
+    let again = remora_certs(&directory, "init --dir DIR/ca --trust-domain example.org");
+    assert!(matches!(again, Err(Error::Exists(_))), "{again:?}");
+    assert_eq!(std::fs::read(directory.path().join("ca/root-key.pem")).unwrap(), before);
+}
+
+#[test]
+fn issuing_again_replaces_all_but_an_equal_bundle() {
+    let directory = with_ca();
+    let issue = format!("issue --ca DIR/ca --id {ID} --out DIR/w --ttl 90s");
+    let inode = |name| std::fs::metadata(directory.path().join("w").join(name)).unwrap().ino();
+    remora_certs(&directory, &issue).unwrap();
+    let (serial, bundle) = (svid(&directory, "w").serial().to_owned(), inode("bundle.pem"));
+    remora_certs(&directory, &issue).unwrap();
+    assert_ne!(svid(&directory, "w").serial(), serial);
+    assert_eq!(inode("bundle.pem"), bundle);
+    assert_eq!(std::fs::read_dir(directory.path().join("w")).unwrap().count(), 3, "nothing temporary is left");
+}
+
+#[test]
+fn files_keep_or_change_their_owner() {
+    let directory = with_ca();
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return eprintln!("skipped: only root gives files away");
+    }
+    let issue =
+        |rest: &str| remora_certs(&directory, &format!("issue --ca DIR/ca --id {ID} --out DIR/w{rest}")).unwrap();
+    let owner = |name| {
+        let metadata = std::fs::metadata(directory.path().join("w").join(name)).unwrap();
+        (metadata.uid(), metadata.gid())
+    };
+    issue(" --owner 1337:7");
+    assert_eq!((owner("key.pem"), owner("cert.pem"), owner("bundle.pem")), ((1337, 7), (1337, 7), (1337, 7)));
+    issue("");
+    assert_eq!((owner("key.pem"), owner("cert.pem")), ((1337, 7), (1337, 7)), "who reads them still can");
+}
+
+#[test]
+fn wrong_certificates_on_purpose() {
+    let directory = with_ca();
+    let issue =
+        |id: &str, rest: &str| remora_certs(&directory, &format!("issue --ca DIR/ca --id {id} --out DIR/w {rest}"));
+    let reason = || judge(&directory, "w").unwrap_err().reason();
+    issue(ID, "--not-before 2020-01-01T00:00:00Z --not-after 2020-01-02T00:00:00Z").unwrap();
+    assert_eq!(reason(), "expired");
+    issue(ID, "--not-before-offset +1h").unwrap();
+    assert_eq!(reason(), "not_yet_valid");
+    issue(ID, "--not-before-offset -5m").unwrap();
+    assert!(judge(&directory, "w").is_ok());
+    let foreign = issue("spiffe://other.org/x", "--any-trust-domain").unwrap();
+    assert!(foreign.contains("spiffe://other.org/x"));
+    assert!(matches!(issue("spiffe://other.org/x", "--ttl 1h"), Err(Error::ForeignId { .. })));
+    let backwards = issue(ID, "--not-before 2020-01-02T00:00:00Z --not-after 2020-01-01T00:00:00Z");
+    assert!(matches!(backwards, Err(Error::EmptyValidity { .. })), "{backwards:?}");
+}
+
+#[test]
+fn a_long_life_is_cut_and_said() {
+    let directory = with_ca();
+    let issued = remora_certs(&directory, &format!("issue --ca DIR/ca --id {ID} --out DIR/w --ttl 36500d")).unwrap();
+    assert!(issued.contains("cut to the CA's own end"), "{issued}");
+    let intermediate = CaDirectory::at(&directory.path().join("ca")).intermediate().unwrap();
+    assert_eq!(svid(&directory, "w").not_after(), intermediate.validity().not_after);
+}
+
+#[test]
+fn an_expired_ca_says_so() {
+    let directory = with_ca();
+    let now = SystemTime::now();
+    let old = Validity { not_before: now - 9 * DAY, not_after: now - DAY };
+    let ca = Ca::new("example.org").with_intermediate(old, |_| {});
+    let path = |name: &str| directory.path().join("ca").join(name);
+    std::fs::write(path("intermediate.pem"), ca.intermediate.certificate_pem()).unwrap();
+    std::fs::write(path("intermediate-key.pem"), ca.intermediate.key_pem()).unwrap();
+    let error = remora_certs(&directory, &format!("issue --ca DIR/ca --id {ID} --out DIR/w")).unwrap_err();
+    assert!(error.to_string().starts_with("the CA certificate is valid from "), "{error}");
+    assert!(!directory.path().join("w").exists());
+}
+
+#[test]
+fn bad_values_are_refused_by_name() {
+    for line in [
+        "init --dir x --trust-domain Example.org",
+        "init --dir x --trust-domain example.org --root-days 0",
+        "issue --ca x --id https://example.org/x",
+        "issue --ca x --id spiffe://example.org/x --ttl forever",
+        "issue --ca x --id spiffe://example.org/x --ttl 1h --not-after 2030-01-01T00:00:00Z",
+        "issue --ca x --id spiffe://example.org/x --owner root",
+        "show",
+    ] {
+        assert!(Cli::try_parse_from(std::iter::once("remora-certs").chain(line.split(' '))).is_err(), "{line}");
+    }
+}

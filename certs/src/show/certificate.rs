@@ -17,7 +17,7 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::Content;
-use crate::leaf::{self, Leaf, system_time};
+use crate::leaf::{self, Leaf, printable, system_time};
 use crate::verify::{Clock, PeerRole, VerifyError};
 use crate::{Fingerprint, TrustBundle, tls, verify_chain};
 
@@ -110,8 +110,8 @@ pub(super) fn explain(
         kind,
         spiffe_id,
         names,
-        subject: parsed.subject().to_string(),
-        issuer: parsed.issuer().to_string(),
+        subject: printable(&parsed.subject().to_string()),
+        issuer: printable(&parsed.issuer().to_string()),
         serial: leaf::serial(&parsed),
         not_before: Clock(&not_before).to_string(),
         not_after: Clock(&not_after).to_string(),
@@ -132,11 +132,11 @@ fn names(parsed: &X509Certificate<'_>, leaf: Option<&Leaf>) -> (Option<String>, 
         match name {
             GeneralName::URI(uri) if spiffe_id.as_deref() == Some(uri) => {}
             GeneralName::URI(uri) if parsed.is_ca() && spiffe_id.is_none() && uri.starts_with("spiffe://") => {
-                spiffe_id = Some(uri.escape_debug().to_string());
+                spiffe_id = Some(printable(uri));
             }
-            GeneralName::URI(uri) => others.push(format!("URI {}", uri.escape_debug())),
-            GeneralName::DNSName(name) => others.push(format!("DNS {}", name.escape_debug())),
-            other => others.push(other.to_string().escape_debug().to_string()),
+            GeneralName::URI(uri) => others.push(format!("URI {}", printable(uri))),
+            GeneralName::DNSName(name) => others.push(format!("DNS {}", printable(name))),
+            other => others.push(printable(&other.to_string())),
         }
     }
     (spiffe_id, others)
@@ -182,7 +182,8 @@ fn chain_of_ca(
     }
     let signer = certificates.iter().find_map(|root| {
         let (_, root_parsed) = X509Certificate::from_der(root).ok()?;
-        (root_parsed.subject() == parsed.issuer() && signed_by(parsed, root)).then(|| root_parsed.subject().to_string())
+        (root_parsed.subject() == parsed.issuer() && signed_by(parsed, root))
+            .then(|| printable(&root_parsed.subject().to_string()))
     });
     match signer {
         Some(root) => Chain::Valid { root, file: file.clone() },

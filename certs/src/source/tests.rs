@@ -91,10 +91,10 @@ async fn trouble_that_persists_is_counted_once_and_ends() {
 
     std::fs::write(directory.path().join("key.pem"), ca.issue(CATALOG).key_pem).unwrap();
     while reloads.last_error().is_none() {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(100)).await;
     }
     // The clock is wound on: many more retries, one count.
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    sleep(Duration::from_secs(3600)).await;
     assert_eq!((reloads.succeeded(), reloads.failed()), (0, 1));
     assert!(reloads.last_error().unwrap().contains("does not match the certificate"));
     assert_eq!(identity.borrow_and_update().svid().serial(), first.serial);
