@@ -1,41 +1,32 @@
 //! Which filter chain a connection takes. Pure: is handed the listener and the original destination, hands on the chain.
 
-use std::net::IpAddr;
-use std::sync::Arc;
-
-use remora_model::listener::ResolvedHostId;
-use remora_model::{FilterChain, Listener};
+use remora_model::{FilterChain, Listener, Snapshot};
 
 use crate::address::OrigDst;
+use crate::resolve::Resolved;
 
-/// What each of a snapshot's `resolved_hosts` resolves to now: one sorted list per [`ResolvedHostId`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResolvedHosts(Vec<Arc<[IpAddr]>>);
-
-impl ResolvedHosts {
-    /// One list of addresses per host name, in the snapshot's order. Each must be sorted; an unresolved name has none.
-    pub fn new(addresses: Vec<Arc<[IpAddr]>>) -> Self {
-        Self(addresses)
-    }
-
-    /// Whether `host` resolves to `ip`.
-    pub fn contains(&self, host: ResolvedHostId, ip: IpAddr) -> bool {
-        self.0.get(host.0 as usize).is_some_and(|addresses| addresses.binary_search(&ip).is_ok())
-    }
-}
-
-/// The first chain of `listener` whose match takes `destination`, else the default chain.
-pub fn select<'a>(listener: &'a Listener, destination: OrigDst, resolved: &ResolvedHosts) -> &'a FilterChain {
-    let takes =
-        |chain: &&FilterChain| chain.destination.matches(destination.socket(), |host, ip| resolved.contains(host, ip));
+/// The first chain of `listener` whose match takes `destination`, else the default chain. `snapshot` is the one that
+/// `listener` belongs to, `resolved` what its names resolve to now.
+pub fn select<'a>(
+    listener: &'a Listener,
+    destination: OrigDst,
+    snapshot: &Snapshot,
+    resolved: &Resolved,
+) -> &'a FilterChain {
+    let takes = |chain: &&FilterChain| {
+        chain.destination.matches(destination.socket(), |host, ip| resolved.contains(snapshot.resolved_host(host), ip))
+    };
     listener.chains.iter().find(takes).unwrap_or(&listener.default_chain)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::time::Duration;
 
-    use remora_model::listener::DestinationMatch;
+    use remora_model::listener::{DestinationMatch, ResolvedHostId};
+    use remora_model::snapshot::{Admin, Service};
+    use remora_model::telemetry::{AccessLog, Telemetry};
     use remora_model::{Direction, DownstreamTls, OriginalDst, PortRange, Protocol, RouteTable};
 
     use super::*;
@@ -73,11 +64,31 @@ mod tests {
         }
     }
 
+    fn snapshot() -> Snapshot {
+        let any = ([127, 0, 0, 1], 0).into();
+        Snapshot {
+            service: Service { name: "a".into(), namespace: "default".into(), version: None },
+            identity: None,
+            listeners: vec![listener()],
+            clusters: vec![],
+            resolved_hosts: vec!["other".into(), "shop".into()],
+            telemetry: Telemetry { tracing: None, access_log: AccessLog::default() },
+            admin: Admin { address: any, metrics: any, readiness: any },
+            drain_timeout: Duration::ZERO,
+            workers: None,
+        }
+    }
+
+    fn selected_with(resolved: &Resolved, destination: &str) -> String {
+        let snapshot = snapshot();
+        let destination = OrigDst::new(destination.parse().unwrap());
+        select(&snapshot.listeners[0], destination, &snapshot, resolved).name.to_string()
+    }
+
     fn selected(destination: &str) -> String {
-        let resolved = ["10.1.0.1", "10.1.0.2"].map(|ip| ip.parse::<IpAddr>().unwrap());
-        let resolved = ResolvedHosts::new(vec![[].into(), resolved.into()]);
-        let listener = listener();
-        select(&listener, OrigDst::new(destination.parse().unwrap()), &resolved).name.to_string()
+        let shop = ["10.1.0.2", "10.1.0.1"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        let resolved = Resolved::new([("shop".into(), shop.to_vec()), ("other".into(), vec![[10, 1, 0, 3].into()])]);
+        selected_with(&resolved, destination)
     }
 
     #[test]
@@ -100,9 +111,6 @@ mod tests {
     fn a_name_matches_what_it_resolves_to_now() {
         assert_eq!(selected("10.1.0.2:80"), "named");
         assert_eq!(selected("10.1.0.3:80"), "passthrough");
-        let listener = listener();
-        let nothing = ResolvedHosts::default();
-        let destination = OrigDst::new("10.1.0.2:80".parse().unwrap());
-        assert_eq!(&*select(&listener, destination, &nothing).name, "passthrough");
+        assert_eq!(selected_with(&Resolved::default(), "10.1.0.2:80"), "passthrough");
     }
 }

@@ -9,10 +9,14 @@ pub mod balance;
 pub mod error;
 pub mod filter_chain;
 pub mod http;
+pub mod inspect;
 pub mod io;
 pub mod original_dst;
 pub mod readiness;
+pub mod resolve;
+pub mod route;
 pub mod socket;
 pub mod telemetry;
+pub mod tls;
 
 pub use error::Error;

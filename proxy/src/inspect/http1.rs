@@ -1,0 +1,85 @@
+//! Tells an HTTP/1 request from other bytes by its request line (RFC 9112 section 3).
+
+use super::{LIMIT, Verdict};
+
+/// No method is longer.
+const MAX_METHOD: usize = 32;
+/// Empty lines that a server should ignore before a request (RFC 9112 section 2.2).
+const MAX_EMPTY_LINES: usize = 2;
+/// Followed by a space and a slash these are a request at once, so that one which stops there meets the bounds of HTTP.
+const METHODS: [&[u8]; 9] = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"];
+const VERSION: &[u8] = b"HTTP/1.";
+
+/// Judges bytes that begin neither TLS nor HTTP/2. RTSP, SIP and the like, which differ in the version only, are TCP.
+pub(super) fn classify(prefix: &[u8]) -> Verdict {
+    let prefix = &prefix[..prefix.len().min(LIMIT)];
+    let Some(line) = after_empty_lines(prefix) else { return Verdict::Tcp };
+    match request_line(line) {
+        Some(true) => Verdict::Http1,
+        Some(false) => Verdict::Tcp,
+        None if prefix.len() == LIMIT => Verdict::Tcp,
+        None => Verdict::NeedMore,
+    }
+}
+
+/// `None` when too many lines are empty.
+fn after_empty_lines(mut bytes: &[u8]) -> Option<&[u8]> {
+    for _ in 0..=MAX_EMPTY_LINES {
+        bytes = match bytes {
+            [b'\r', b'\n', rest @ ..] | [b'\n', rest @ ..] => rest,
+            [b'\r'] => &[],
+            _ => return Some(bytes),
+        };
+    }
+    None
+}
+
+/// Whether it is an HTTP/1 request line; `None` while that is open.
+fn request_line(line: &[u8]) -> Option<bool> {
+    let method = line.iter().take(MAX_METHOD + 1).take_while(|&&byte| is_token(byte)).count();
+    if method > MAX_METHOD {
+        return Some(false);
+    }
+    let (method, rest) = line.split_at(method);
+    let (&space, target) = rest.split_first()?;
+    if method.is_empty() || space != b' ' {
+        return Some(false);
+    }
+    if *target.first()? == b'/' && METHODS.contains(&method) {
+        return Some(true);
+    }
+    let length = target.iter().take_while(|&&byte| byte > b' ' && byte != 0x7f).count();
+    let (target, rest) = target.split_at(length);
+    let (&space, version) = rest.split_first()?;
+    if target.is_empty() || space != b' ' {
+        return Some(false);
+    }
+    let common = version.len().min(VERSION.len());
+    if version[..common] != VERSION[..common] {
+        return Some(false);
+    }
+    version.get(VERSION.len()).map(u8::is_ascii_digit)
+}
+
+/// `tchar` of RFC 9110 section 5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether `head`, the first bytes of an HTTP/1 connection, asks to leave HTTP: CONNECT, or an upgrade to anything but
+/// HTTP/2 (which is refused by ignoring it). Sees only what has arrived; a request's head comes in one piece as a rule.
+pub fn begins_upgrade(head: &[u8]) -> bool {
+    let head = after_empty_lines(head).unwrap_or_default();
+    if head.starts_with(b"CONNECT ") {
+        return true;
+    }
+    let lines = head.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).skip(1).take_while(|line| !line.is_empty());
+    lines.filter_map(upgrade_value).any(|value| !value.eq_ignore_ascii_case(b"h2c"))
+}
+
+fn upgrade_value(line: &[u8]) -> Option<&[u8]> {
+    const NAME: &[u8] = b"upgrade:";
+    let (name, value) = line.split_at_checked(NAME.len())?;
+    let value = value.trim_ascii();
+    (name.eq_ignore_ascii_case(NAME) && !value.is_empty()).then_some(value)
+}
