@@ -160,6 +160,12 @@ pub enum Error {
         /// What was wrong.
         message: String,
     },
+    /// The upstream reset the stream within its response.
+    #[error("the upstream reset the stream within its response: {0}")]
+    ResponseReset(h2::Reason),
+    /// The upstream's connection ended within its response.
+    #[error("the upstream's response broke off: {0}")]
+    ResponseTruncated(String),
     /// The route's request timeout passed.
     #[error("no complete response from cluster \"{cluster}\" within {timeout:?}")]
     RequestTimeout {
@@ -211,6 +217,8 @@ impl Error {
             | Self::UpstreamClosed { .. }
             | Self::UpstreamReset { .. }
             | Self::UpstreamProtocol { .. }
+            | Self::ResponseReset(_)
+            | Self::ResponseTruncated(_)
             | Self::RequestTimeout { .. } => Side::Upstream,
             Self::IdleTimeout(_) | Self::Loop(_) | Self::DownstreamProtocol(_) | Self::DownstreamClosed => {
                 Side::Downstream
@@ -234,8 +242,8 @@ impl Error {
             Self::NoRoute { .. } => ResponseFlag::NR,
             Self::NoEndpoint { .. } => ResponseFlag::UH,
             Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::UpstreamTls { .. } => ResponseFlag::UF,
-            Self::UpstreamClosed { .. } => ResponseFlag::UC,
-            Self::UpstreamReset { .. } => ResponseFlag::UR,
+            Self::UpstreamClosed { .. } | Self::ResponseTruncated(_) => ResponseFlag::UC,
+            Self::UpstreamReset { .. } | Self::ResponseReset(_) => ResponseFlag::UR,
             Self::UpstreamProtocol { .. } => ResponseFlag::UPE,
             Self::RequestTimeout { .. } => ResponseFlag::UT,
             Self::IdleTimeout(_) => ResponseFlag::SI,
@@ -255,7 +263,7 @@ impl Error {
             | Self::UpstreamTls { .. }
             | Self::UpstreamClosed { .. }
             | Self::UpstreamReset { .. } => (StatusCode::SERVICE_UNAVAILABLE, GRPC_UNAVAILABLE),
-            Self::UpstreamProtocol { .. } => (StatusCode::BAD_GATEWAY, GRPC_UNAVAILABLE),
+            Self::UpstreamProtocol { .. } | Self::ResponseReset(_) | Self::ResponseTruncated(_) => (StatusCode::BAD_GATEWAY, GRPC_UNAVAILABLE),
             Self::RequestTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, GRPC_DEADLINE_EXCEEDED),
             Self::IdleTimeout(_) => (StatusCode::REQUEST_TIMEOUT, GRPC_UNAVAILABLE),
             Self::Loop(_) => (StatusCode::LOOP_DETECTED, GRPC_UNAVAILABLE),

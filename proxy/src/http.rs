@@ -2,6 +2,9 @@
 //! What belongs to one version stays in its own module.
 
 pub mod body;
+pub(crate) mod fields;
+pub(crate) mod h1;
+pub(crate) mod h2;
 pub mod head;
 
 pub use body::Body;

@@ -6,17 +6,27 @@
 pub mod address;
 pub mod admin;
 pub mod balance;
+mod cluster;
+mod connection;
+pub mod control;
+mod drain;
 pub mod error;
 pub mod filter_chain;
 pub mod http;
 pub mod inspect;
 pub mod io;
+mod listener;
 pub mod original_dst;
+mod pool;
 pub mod readiness;
+mod request;
 pub mod resolve;
 pub mod route;
 pub mod socket;
+pub mod tcp_proxy;
 pub mod telemetry;
 pub mod tls;
+mod upstream;
+mod worker;
 
 pub use error::Error;

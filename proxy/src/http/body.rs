@@ -1,12 +1,15 @@
 //! Message bodies: frames move through, they are not copied.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
 
-/// A request or response body on its way through.
+use crate::telemetry::ByteCounter;
+
+/// A body on its way through, whichever version it came in by.
 #[derive(Debug, Default)]
 pub enum Body {
     /// Nothing.
@@ -14,38 +17,154 @@ pub enum Body {
     Empty,
     /// A short text of our own.
     Full(Bytes),
+    /// From an HTTP/1 connection.
+    H1(Incoming),
+    /// From an HTTP/2 stream.
+    H2(H2Body),
 }
 
 /// Why a body ended early.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BodyError {
-    /// The peer reset the stream.
+    /// The peer reset the stream (RFC 9113 section 6.4).
     #[error("stream reset: {0}")]
     Reset(h2::Reason),
     /// The connection ended first.
     #[error("connection ended within the body: {0}")]
     Closed(String),
+    /// The time for the whole exchange is over.
+    #[error("timed out within the body")]
+    TimedOut,
+}
+
+/// The body of an HTTP/2 stream. Window is given back as data is taken, so what nobody reads stops its own stream only.
+#[derive(Debug)]
+pub struct H2Body {
+    stream: h2::RecvStream,
+    data_ended: bool,
+}
+
+impl Body {
+    /// The body of an HTTP/2 stream; empty where its head ended it.
+    pub fn from_h2(stream: h2::RecvStream) -> Self {
+        if stream.is_end_stream() { Self::Empty } else { Self::H2(H2Body { stream, data_ended: false }) }
+    }
+
+    /// The body of an HTTP/1 message; empty where its head says so.
+    pub fn from_h1(incoming: Incoming) -> Self {
+        if incoming.is_end_stream() { Self::Empty } else { Self::H1(incoming) }
+    }
+}
+
+impl From<h2::Error> for BodyError {
+    fn from(error: h2::Error) -> Self {
+        match error.reason() {
+            Some(reason) if error.is_reset() => Self::Reset(reason),
+            _ => Self::Closed(error.to_string()),
+        }
+    }
+}
+
+impl H2Body {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if !self.data_ended {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // Fails only for a stream that is gone, which the next poll reports.
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => self.data_ended = true,
+            }
+        }
+        match ready!(self.stream.poll_trailers(cx)) {
+            Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            Ok(None) => Poll::Ready(None),
+            Err(error) => Poll::Ready(Some(Err(error.into()))),
+        }
+    }
 }
 
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match std::mem::take(self.get_mut()) {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
             Self::Empty => Poll::Ready(None),
-            Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::H1(body) => Pin::new(body).poll_frame(cx).map_err(|error| BodyError::Closed(error.to_string())),
+            Self::H2(body) => body.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Empty)
+        match self {
+            Self::Empty => true,
+            Self::Full(_) => false,
+            Self::H1(body) => body.is_end_stream(),
+            Self::H2(body) => body.stream.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::H1(body) => body.size_hint(),
+            Self::H2(_) => SizeHint::default(),
         }
+    }
+}
+
+/// A request body that counts what passes.
+#[derive(Debug)]
+pub struct RequestBody {
+    body: Body,
+    bytes: Option<ByteCounter>,
+}
+
+impl RequestBody {
+    /// A body whose bytes are added to `bytes`.
+    pub fn new(body: Body, bytes: ByteCounter) -> Self {
+        Self { body, bytes: Some(bytes) }
+    }
+
+    /// No body.
+    pub fn empty() -> Self {
+        Self { body: Body::Empty, bytes: None }
+    }
+
+    /// Whether there is no body at all, so that the request can be sent again.
+    pub fn is_empty(&self) -> bool {
+        matches!(self.body, Body::Empty)
+    }
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let (Some(Ok(frame)), Some(bytes)) = (&frame, &self.bytes)
+            && let Some(data) = frame.data_ref()
+        {
+            bytes.add(data.len());
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -1,0 +1,199 @@
+//! The control thread: start-up in its order (configuration, sockets, identity, names, workers), then reloads, and the
+//! drain.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use remora_certs::watch::FileWatcher;
+use remora_model::Snapshot;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::admin::{self, AdminState, Loggers};
+use crate::readiness::Readiness;
+use crate::resolve::{self, Resolver};
+use crate::telemetry::{self, Registry};
+use crate::worker::Input;
+
+mod bind;
+pub(crate) mod gateway;
+mod reload;
+mod workers;
+
+use bind::Bound;
+use reload::{IdentityInput, Reload};
+use workers::Workers;
+
+/// How long start-up waits for names to resolve before it serves without them.
+const FIRST_NAMES: Duration = Duration::from_secs(2);
+/// How long the end waits for spans and log lines.
+const LAST_EXPORT: Duration = Duration::from_secs(3);
+
+/// Why the proxy could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration has errors; one a line.
+    #[error("{0}")]
+    Config(#[from] remora_config::Errors),
+    /// A certificate, key or bundle cannot be used.
+    #[error("{0}")]
+    Identity(#[from] remora_certs::Error),
+    /// A listening address cannot be bound.
+    #[error("cannot listen on {address} ({purpose}): {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What it is for.
+        purpose: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A thread, runtime or signal handler could not be made.
+    #[error("cannot start: {0}")]
+    Start(#[from] std::io::Error),
+}
+
+impl Failure {
+    fn bind(address: SocketAddr, purpose: &str, source: std::io::Error) -> Self {
+        Self::Bind { address, purpose: purpose.to_owned(), source }
+    }
+
+    /// The exit status: 2 for configuration and the files it names, 3 for a port, 1 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Identity(_) => 2,
+            Self::Bind { .. } => 3,
+            Self::Start(_) => 1,
+        }
+    }
+}
+
+/// Runs the proxy until it has drained.
+///
+/// # Errors
+/// It could not start.
+pub fn run(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, serve(config, loggers))
+}
+
+async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
+    let snapshot = Arc::new(remora_config::load(&config)?);
+    let watcher = FileWatcher::new(gateway::watched(&config, &snapshot));
+    let gateways = gateway::load(&snapshot)?;
+    let mut bound = Bound::bind(&snapshot)?;
+    let identity = IdentityInput::start(snapshot.identity.as_ref())?;
+    seed();
+
+    let registry = Registry::new();
+    if let Some(identity) = identity.current() {
+        registry.identity_expiry(identity.svid().not_after());
+    }
+    let readiness = Readiness::new();
+    let (sinks, sources) = telemetry::channels(&registry);
+    let (snapshots, current) = watch::channel(snapshot.clone());
+    let (exported, export) = watch::channel(false);
+    let access_log = telemetry::access_log::start(sources.access_log)?;
+    let spans = spawn_local(telemetry::export::run(sources.spans, current.clone(), ended(export)));
+
+    let resolver = Resolver::spawn(resolve::names_of(&snapshot));
+    resolver.first_answers(FIRST_NAMES).await;
+    let resolved = resolver.watch().borrow().clone();
+    let input = Input { snapshot: snapshot.clone(), resolved, identity: identity.current(), gateways };
+    let (inputs, input) = watch::channel(input);
+    let (drain, draining) = watch::channel(false);
+    let workers = Workers::spawn(&mut bound, &input, &draining, (&registry, &sinks), &readiness)?;
+    let workers = Arc::new(workers);
+    drop((sinks, input, draining));
+
+    let asked = workers.clone();
+    readiness.ask(move || {
+        let asked = asked.clone();
+        Box::pin(async move { asked.silent().await })
+    });
+    let (rejected, _) = watch::channel(None);
+    let state = Arc::new(AdminState {
+        registry: registry.clone(),
+        snapshot: current,
+        readiness: readiness.clone(),
+        identity: identity.shown(),
+        loggers,
+        clusters: clusters(&workers),
+        started: SystemTime::now(),
+    });
+    serve_admin(bound.admin, admin::serve, &state);
+    serve_admin(bound.metrics, admin::serve_metrics, &state);
+    serve_admin(bound.readiness, admin::serve_readiness, &state);
+    readiness.ready().await;
+    tracing::info!(service = %snapshot.service.name, workers = workers.len(), "ready");
+
+    let reload = Reload { config, watcher, identity, resolver, snapshots, inputs, registry, rejected };
+    let reload = spawn_local(reload.follow());
+    drained(&drain, &readiness, &workers, &snapshot).await?;
+    reload.abort();
+    let _ = exported.send(true);
+    // Bounded: a dead collector or a stopped reader of the log must not keep the process.
+    let _ = tokio::time::timeout(LAST_EXPORT, spans).await;
+    access_log.finish(LAST_EXPORT).await;
+    Ok(())
+}
+
+fn clusters(workers: &Arc<Workers>) -> Box<dyn Fn() -> admin::Clusters + Send + Sync> {
+    let workers = workers.clone();
+    Box::new(move || {
+        let workers = workers.clone();
+        Box::pin(async move { workers.clusters().await })
+    })
+}
+
+fn serve_admin<F>(listener: TcpListener, serve: impl FnOnce(TcpListener, Arc<AdminState>) -> F, state: &Arc<AdminState>)
+where
+    F: Future<Output = std::io::Result<()>> + 'static,
+{
+    let serving = serve(listener, state.clone());
+    spawn_local(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "an admin interface ended");
+        }
+    });
+}
+
+/// The library seeds its generator at first use, for 50 ms: not during the first handshake.
+fn seed() {
+    if remora_certs::tls::provider().secure_random.fill(&mut [0; 32]).is_err() {
+        tracing::warn!("no randomness yet");
+    }
+}
+
+async fn ended(mut signal: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is an end too.
+    let _ = signal.wait_for(|ended| *ended).await;
+}
+
+/// Waits for a signal, then until no connection is left, the bound has passed, or a second signal comes.
+async fn drained(
+    drain: &watch::Sender<bool>,
+    readiness: &Readiness,
+    workers: &Workers,
+    snapshot: &Snapshot,
+) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    readiness.draining();
+    tracing::info!(timeout = ?snapshot.drain_timeout, "draining");
+    let _ = drain.send(true);
+    tokio::select! {
+        () = workers.ended() => tracing::info!("drained"),
+        () = tokio::time::sleep(snapshot.drain_timeout) => tracing::warn!("connections are left at the end of the drain"),
+        _ = terminate.recv() => tracing::warn!("second signal: ending now"),
+        _ = interrupt.recv() => tracing::warn!("second signal: ending now"),
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! Newer configuration, certificates and addresses on their way to the workers. What cannot be used changes nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use remora_certs::Identity;
+use remora_certs::source::{CertificateSource, FileSource};
+use remora_certs::watch::FileWatcher;
+use remora_model::Snapshot;
+use remora_model::identity::IdentityFiles;
+use tokio::sync::watch;
+
+use super::gateway::{self, GatewayCertificates};
+use crate::resolve::{self, Resolver};
+use crate::telemetry::Registry;
+use crate::worker::Input;
+
+/// The latest that is known of each input, and where it goes.
+pub(super) struct Reload {
+    pub(super) config: PathBuf,
+    pub(super) watcher: FileWatcher,
+    pub(super) identity: IdentityInput,
+    pub(super) resolver: Resolver,
+    pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
+    pub(super) inputs: watch::Sender<Input>,
+    pub(super) registry: Arc<Registry>,
+    /// Why the newest configuration is not in use; shown by the admin interface.
+    pub(super) rejected: watch::Sender<Option<String>>,
+}
+
+/// The identity in use and where newer ones come from.
+pub(super) struct IdentityInput {
+    source: Option<Box<dyn CertificateSource>>,
+    updates: Option<watch::Receiver<Arc<Identity>>>,
+    failures_seen: u64,
+}
+
+impl IdentityInput {
+    /// Reads the identity for the first time.
+    ///
+    /// # Errors
+    /// A file cannot be read or used.
+    pub(super) fn start(files: Option<&IdentityFiles>) -> Result<Self, remora_certs::Error> {
+        let source = files.cloned().map(FileSource::start).transpose()?;
+        let updates = source.as_ref().map(CertificateSource::identity);
+        let source = source.map(|source| Box::new(source) as Box<dyn CertificateSource>);
+        Ok(Self { source, updates, failures_seen: 0 })
+    }
+
+    pub(super) fn current(&self) -> Option<Arc<Identity>> {
+        self.updates.as_ref().map(|updates| updates.borrow().clone())
+    }
+
+    /// What the admin interface shows.
+    pub(super) fn shown(&self) -> Option<watch::Receiver<Arc<Identity>>> {
+        self.updates.clone()
+    }
+
+    async fn changed(&mut self) {
+        if let Some(updates) = &mut self.updates
+            && updates.changed().await.is_ok()
+        {
+            return;
+        }
+        // No source, so nothing will ever change.
+        std::future::pending().await
+    }
+}
+
+impl Reload {
+    /// Follows every input for ever.
+    pub(super) async fn follow(mut self) {
+        let mut resolved = self.resolver.watch();
+        let mut failures = tokio::time::interval(std::time::Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                () = self.watcher.changed() => self.reload(),
+                () = self.identity.changed() => self.rotate(),
+                Ok(()) = resolved.changed() => {
+                    let resolved = resolved.borrow_and_update().clone();
+                    self.inputs.send_modify(|input| input.resolved = resolved);
+                }
+                _ = failures.tick() => self.count_failures(),
+            }
+        }
+    }
+
+    fn rotate(&mut self) {
+        let Some(identity) = self.identity.current() else { return };
+        tracing::info!(serial = identity.svid().serial(), spiffe_id = %identity.svid().spiffe_id(), "identity renewed");
+        self.registry.identity_reload(true);
+        self.registry.identity_expiry(identity.svid().not_after());
+        self.inputs.send_modify(|input| input.identity = Some(identity));
+    }
+
+    fn count_failures(&mut self) {
+        let failed = self.identity.source.as_ref().map_or(0, |source| source.reloads().failed());
+        for _ in self.identity.failures_seen..failed {
+            self.registry.identity_reload(false);
+        }
+        self.identity.failures_seen = failed;
+    }
+
+    fn reload(&mut self) {
+        match self.read() {
+            Ok((snapshot, gateways)) => self.apply(Arc::new(snapshot), gateways),
+            Err(reason) => {
+                self.registry.config_reload(false);
+                for line in reason.lines() {
+                    tracing::error!("configuration rejected, the last good one stays: {line}");
+                }
+                self.rejected.send_replace(Some(reason));
+            }
+        }
+    }
+
+    /// Reads everything that the configuration names, so that it is used whole or not at all.
+    fn read(&mut self) -> Result<(Snapshot, GatewayCertificates), String> {
+        let new = remora_config::load(&self.config).map_err(|errors| errors.to_string())?;
+        let current = self.snapshots.borrow().clone();
+        fixed(&current, &new, &self.config)?;
+        let gateways = gateway::load(&new).map_err(|error| error.to_string())?;
+        Ok((new, gateways))
+    }
+
+    fn apply(&mut self, snapshot: Arc<Snapshot>, gateways: GatewayCertificates) {
+        self.registry.config_reload(true);
+        self.rejected.send_replace(None);
+        let watched = gateway::watched(&self.config, &snapshot);
+        if watched != gateway::watched(&self.config, &self.snapshots.borrow()) {
+            self.watcher = FileWatcher::new(watched);
+        }
+        self.resolver.set_names(resolve::names_of(&snapshot));
+        self.snapshots.send_replace(snapshot.clone());
+        let (identity, resolved) = (self.identity.current(), self.resolver.watch().borrow().clone());
+        self.inputs.send_replace(Input { snapshot, resolved, identity, gateways });
+        tracing::info!(config = %self.config.display(), "configuration reloaded");
+    }
+}
+
+/// Refuses what only a restart can change: listening addresses, the identity's files, the number of workers.
+fn fixed(current: &Snapshot, new: &Snapshot, path: &Path) -> Result<(), String> {
+    let listeners = |snapshot: &Snapshot| -> Vec<_> {
+        let of = |at: &remora_model::Listener| (at.name.clone(), at.addresses.clone(), at.original_dst);
+        snapshot.listeners.iter().map(of).collect()
+    };
+    let refused = |what: &str| Err(format!("{}: {what} changed, which needs a restart", path.display()));
+    if listeners(current) != listeners(new) {
+        return refused("a listening address");
+    }
+    if current.identity != new.identity {
+        return refused("where the identity comes from");
+    }
+    if current.admin != new.admin {
+        return refused("an admin address");
+    }
+    if current.workers != new.workers {
+        return refused("the number of workers");
+    }
+    Ok(())
+}

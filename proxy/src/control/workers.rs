@@ -1,0 +1,121 @@
+//! The worker threads as the control thread holds them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use super::Failure;
+use super::bind::Bound;
+use crate::admin::{ClusterStatus, EndpointStatus};
+use crate::original_dst::OwnAddresses;
+use crate::readiness::Readiness;
+use crate::telemetry::{Registry, Sinks};
+use crate::worker::{self, Command, Input, Start};
+
+/// How long a worker may take to answer.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// Every worker: how to ask it, and its thread.
+#[derive(Debug)]
+pub(super) struct Workers {
+    commands: Vec<mpsc::UnboundedSender<Command>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Workers {
+    /// Starts a thread for each worker's sockets.
+    ///
+    /// # Errors
+    /// A thread or runtime could not be made, or the interfaces could not be listed.
+    pub(super) fn spawn(
+        bound: &mut Bound,
+        input: &watch::Receiver<Input>,
+        drain: &watch::Receiver<bool>,
+        (registry, sinks): (&Arc<Registry>, &Sinks),
+        readiness: &Readiness,
+    ) -> Result<Self, Failure> {
+        let own = OwnAddresses::from_interfaces(&bound.own)?;
+        let mut commands = Vec::new();
+        let mut threads = Vec::new();
+        for (index, listeners) in std::mem::take(&mut bound.workers).into_iter().enumerate() {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let start = Start {
+                index,
+                listeners,
+                own: own.clone(),
+                input: input.clone(),
+                drain: drain.clone(),
+                commands: receiver,
+                registry: registry.clone(),
+                sinks: sinks.clone(),
+                ready: readiness.register(&format!("worker {index}")),
+            };
+            threads.push(worker::spawn(start)?);
+            commands.push(sender);
+        }
+        Ok(Self { commands, threads: threads.into() })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// The workers that do not answer in time.
+    pub(super) async fn silent(&self) -> Vec<String> {
+        let mut silent = Vec::new();
+        for (index, answer) in self.ask(Command::Ping).into_iter().enumerate() {
+            if !matches!(timeout(ANSWER, answer).await, Ok(Ok(()))) {
+                silent.push(format!("worker {index} does not answer"));
+            }
+        }
+        silent
+    }
+
+    /// Every cluster's endpoints, active requests summed over the workers.
+    pub(super) async fn clusters(&self) -> Vec<ClusterStatus> {
+        let mut clusters: BTreeMap<String, Vec<EndpointStatus>> = BTreeMap::new();
+        for answer in self.ask(Command::Clusters) {
+            let Ok(Ok(status)) = timeout(ANSWER, answer).await else { continue };
+            for ClusterStatus { name, endpoints } in status {
+                let known = clusters.entry(name).or_default();
+                for endpoint in endpoints {
+                    match known.iter_mut().find(|known| known.address == endpoint.address) {
+                        Some(known) => {
+                            known.active += endpoint.active;
+                            known.healthy &= endpoint.healthy;
+                        }
+                        None => known.push(endpoint),
+                    }
+                }
+            }
+        }
+        clusters.into_iter().map(|(name, endpoints)| ClusterStatus { name, endpoints }).collect()
+    }
+
+    fn ask<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<oneshot::Receiver<T>> {
+        let ask = |worker: &mpsc::UnboundedSender<Command>| {
+            let (reply, answer) = oneshot::channel();
+            // A worker that is gone drops the sender, which the receiver tells.
+            let _ = worker.send(command(reply));
+            answer
+        };
+        self.commands.iter().map(ask).collect()
+    }
+
+    /// Completes when every thread has ended.
+    pub(super) async fn ended(&self) {
+        for worker in &self.commands {
+            worker.closed().await;
+        }
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+}

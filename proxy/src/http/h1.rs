@@ -1,0 +1,142 @@
+//! HTTP/1.0 and HTTP/1.1 (RFC 9112) on hyper's connections, one task a connection.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::rc::Rc;
+
+use http::header::{self, HeaderMap};
+use http::uri::{Authority, PathAndQuery};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+
+use super::body::{Body, RequestBody};
+use super::head::{RequestHead, ResponseHead};
+use crate::Error;
+use crate::drain::Drain;
+use crate::io::{Downstream, Replay, Upstream};
+use crate::request::{HttpConnection, ResponseBody};
+
+/// Bytes a connection may hold of one direction; also the bound of a head (Envoy: 60 KiB).
+const MAX_BUFFER: usize = 64 * 1024;
+/// Header fields of one message; Envoy's default.
+const MAX_HEADERS: usize = 100;
+
+/// The sending half of a client connection.
+pub(crate) type Sender = hyper::client::conn::http1::SendRequest<RequestBody>;
+
+/// Serves a downstream connection until it ends. A drain lets the request in hand finish and closes.
+///
+/// # Errors
+/// The peer broke the protocol, or the connection broke.
+pub(crate) async fn serve(
+    io: Replay<Downstream>,
+    connection: Rc<HttpConnection>,
+    mut drain: Drain,
+) -> Result<(), hyper::Error> {
+    let service = service_fn(|request| {
+        let connection = connection.clone();
+        async move { Ok::<_, Infallible>(respond(connection, request).await) }
+    });
+    let mut h1 = pin!(
+        hyper::server::conn::http1::Builder::new()
+            .auto_date_header(false)
+            .max_buf_size(MAX_BUFFER)
+            .max_headers(MAX_HEADERS)
+            .serve_connection(TokioIo::new(io), service)
+    );
+    tokio::select! {
+        biased;
+        ended = h1.as_mut() => return ended,
+        () = drain.signaled() => {}
+        () = connection.idle() => {}
+    }
+    h1.as_mut().graceful_shutdown();
+    h1.await
+}
+
+async fn respond(connection: Rc<HttpConnection>, request: http::Request<Incoming>) -> http::Response<ResponseBody> {
+    let (head, body) = match request_parts(request) {
+        Ok((head, body)) => connection.handle(head, body).await,
+        Err((head, error)) => connection.refuse(head, error),
+    };
+    let mut response = http::Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    response
+}
+
+fn request_parts(request: http::Request<Incoming>) -> Result<(RequestHead, Body), (RequestHead, Error)> {
+    let (parts, body) = request.into_parts();
+    let uri = parts.uri.into_parts();
+    let mut head = RequestHead {
+        method: parts.method,
+        scheme: uri.scheme,
+        authority: uri.authority,
+        path: uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")),
+        version: parts.version,
+        headers: parts.headers,
+    };
+    match host(&head.headers, head.version) {
+        // An absolute-form target wins over Host (RFC 9112 section 3.2.2).
+        Ok(host) => head.authority = head.authority.take().or(host),
+        Err(reason) => return Err((head, Error::DownstreamProtocol(reason.into()))),
+    }
+    Ok((head, Body::from_h1(body)))
+}
+
+/// The Host header: exactly one, and a valid authority, in HTTP/1.1 (RFC 9112 section 3.2).
+fn host(headers: &HeaderMap, version: http::Version) -> Result<Option<Authority>, &'static str> {
+    let mut values = headers.get_all(header::HOST).iter();
+    match (values.next(), values.next()) {
+        (Some(_), Some(_)) => Err("more than one Host header"),
+        (Some(value), None) if value.is_empty() => Ok(None),
+        (Some(value), None) => Authority::try_from(value.as_bytes()).map(Some).map_err(|_| "invalid Host header"),
+        (None, _) if version == http::Version::HTTP_11 => Err("no Host header"),
+        (None, _) => Ok(None),
+    }
+}
+
+/// The request as HTTP/1.1 puts it on the wire: origin form, authority in Host.
+pub(crate) fn request(head: RequestHead, body: RequestBody) -> http::Request<RequestBody> {
+    let mut request = http::Request::new(body);
+    *request.method_mut() = head.method;
+    *request.version_mut() =
+        if head.version == http::Version::HTTP_10 { http::Version::HTTP_10 } else { http::Version::HTTP_11 };
+    *request.headers_mut() = head.headers;
+    if let Some(authority) = head.authority {
+        let host = http::HeaderValue::from_str(authority.as_str()).expect("an authority is a valid header value");
+        request.headers_mut().insert(header::HOST, host);
+    }
+    *request.uri_mut() = head.path.into();
+    request
+}
+
+/// Takes a response apart.
+pub(crate) fn response_parts(response: http::Response<Incoming>) -> (ResponseHead, Body) {
+    let (parts, body) = response.into_parts();
+    (ResponseHead { status: parts.status, version: parts.version, headers: parts.headers }, Body::from_h1(body))
+}
+
+/// Begins HTTP/1.1 on a fresh upstream connection. The returned connection must be driven.
+///
+/// # Errors
+/// Never in practice: nothing is written yet.
+pub(crate) async fn connect(
+    io: Upstream,
+) -> Result<(Sender, hyper::client::conn::http1::Connection<TokioIo<Upstream>, RequestBody>), hyper::Error> {
+    hyper::client::conn::http1::Builder::new()
+        .max_buf_size(MAX_BUFFER)
+        .max_headers(MAX_HEADERS)
+        .handshake(TokioIo::new(io))
+        .await
+}
+
+/// Undoes [`request`] for one that was not sent.
+pub(crate) fn take_back(request: http::Request<RequestBody>) -> (RequestHead, RequestBody) {
+    let (parts, body) = request.into_parts();
+    let authority = parts.headers.get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let version = parts.version;
+    (RequestHead { method: parts.method, scheme: None, authority, path, version, headers: parts.headers }, body)
+}

@@ -1,0 +1,237 @@
+//! HTTP/2 (RFC 9113) on the h2 crate, driven directly: both ends of a connection, and the pumping of bodies.
+//!
+//! Windows are budgets: a connection carries at most [`MAX_STREAMS`] streams, and its connection window holds every one of
+//! their stream windows. So streams that nobody reads can fill their own windows only, never the connection's, and a
+//! stream beside them is never held up by flow control.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http_body::Body as _;
+use tokio::task::spawn_local;
+
+use super::body::{Body, BodyError};
+use super::head::{RequestHead, ResponseHead};
+use crate::drain::Drain;
+use crate::io::{Downstream, Replay, Upstream};
+use crate::request::HttpConnection;
+
+/// Streams one connection carries at a time.
+pub(crate) const MAX_STREAMS: u32 = 100;
+/// Bytes a peer may send on one stream before they are read.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for the connection: room for every stream's window.
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
+/// Decoded header list (RFC 9113 section 6.5.2); Envoy's default.
+const MAX_HEADER_LIST: u32 = 60 * 1024;
+
+/// The sending half of a client connection.
+pub(crate) type Sender = h2::client::SendRequest<Bytes>;
+
+/// Serves a downstream connection until it ends. A drain announces itself by GOAWAY and lets open streams finish.
+///
+/// # Errors
+/// The peer broke the protocol, or the connection broke.
+pub(crate) async fn serve(
+    io: Replay<Downstream>,
+    connection: Rc<HttpConnection>,
+    mut drain: Drain,
+) -> Result<(), h2::Error> {
+    let mut h2 = h2::server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .handshake::<_, Bytes>(io)
+        .await?;
+    let mut idle = pin!(connection.idle());
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            biased;
+            accepted = h2.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    spawn_local(serve_stream(connection.clone(), request, respond));
+                }
+                Some(Err(error)) => return Err(error),
+                None => return Ok(()),
+            },
+            () = drain.signaled(), if !ending => {
+                h2.graceful_shutdown();
+                ending = true;
+            }
+            () = &mut idle, if !ending => {
+                h2.graceful_shutdown();
+                ending = true;
+            }
+        }
+    }
+}
+
+async fn serve_stream(
+    connection: Rc<HttpConnection>,
+    request: http::Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+) {
+    let (head, body) = request_parts(request);
+    let mut handled = pin!(connection.handle(head, body));
+    let answer = poll_fn(|cx| {
+        if let Poll::Ready(answer) = handled.as_mut().poll(cx) {
+            return Poll::Ready(Some(answer));
+        }
+        // A client that gave up cancels the upstream too: dropping the future resets its stream.
+        respond.poll_reset(cx).map(|_| None)
+    });
+    let Some((head, body)) = answer.await else { return };
+    let mut body = pin!(body);
+    let end = body.is_end_stream();
+    let Ok(mut send) = respond.send_response(response(head), end) else { return };
+    if !end {
+        // The guards in the body record how it ended.
+        let _ = pump(&mut send, body.as_mut()).await;
+    }
+}
+
+fn request_parts(request: http::Request<h2::RecvStream>) -> (RequestHead, Body) {
+    let (parts, stream) = request.into_parts();
+    let uri = parts.uri.into_parts();
+    let head = RequestHead {
+        method: parts.method,
+        scheme: uri.scheme,
+        authority: uri.authority,
+        path: uri.path_and_query.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")),
+        version: http::Version::HTTP_2,
+        headers: parts.headers,
+    };
+    (head, Body::from_h2(stream))
+}
+
+fn response(head: ResponseHead) -> http::Response<()> {
+    let mut response = http::Response::new(());
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    response
+}
+
+/// Moves a body into a stream, no faster than its window opens.
+///
+/// # Errors
+/// The body broke off, or the peer reset the stream; the stream is reset then.
+pub(crate) async fn pump<B>(send: &mut SendStream<Bytes>, mut body: Pin<&mut B>) -> Result<(), BodyError>
+where
+    B: http_body::Body<Data = Bytes, Error = BodyError>,
+{
+    loop {
+        let frame = poll_fn(|cx| {
+            if let Poll::Ready(reset) = send.poll_reset(cx) {
+                return Poll::Ready(Some(Err(reset.map_or_else(BodyError::from, BodyError::Reset))));
+            }
+            body.as_mut().poll_frame(cx)
+        })
+        .await;
+        let frame = match frame {
+            None => return send.send_data(Bytes::new(), true).map_err(BodyError::from),
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                send.send_reset(reset_reason(&error));
+                return Err(error);
+            }
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                let end = body.is_end_stream();
+                send_data(send, data, end).await?;
+                if end {
+                    return Ok(());
+                }
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    return send.send_trailers(trailers).map_err(BodyError::from);
+                }
+            }
+        }
+    }
+}
+
+fn reset_reason(error: &BodyError) -> Reason {
+    match error {
+        BodyError::Reset(reason) => *reason,
+        BodyError::Closed(_) => Reason::INTERNAL_ERROR,
+        BodyError::TimedOut => Reason::CANCEL,
+    }
+}
+
+async fn send_data(send: &mut SendStream<Bytes>, mut data: Bytes, end: bool) -> Result<(), BodyError> {
+    loop {
+        send.reserve_capacity(data.len());
+        let capacity = poll_fn(|cx| {
+            if data.is_empty() || send.capacity() > 0 {
+                return Poll::Ready(Ok(send.capacity()));
+            }
+            match send.poll_capacity(cx) {
+                Poll::Ready(Some(Ok(0))) | Poll::Pending => match send.poll_reset(cx) {
+                    Poll::Ready(reset) => Poll::Ready(Err(reset.map_or_else(BodyError::from, BodyError::Reset))),
+                    Poll::Pending => Poll::Pending,
+                },
+                Poll::Ready(Some(capacity)) => Poll::Ready(capacity.map_err(BodyError::from)),
+                Poll::Ready(None) => Poll::Ready(Err(BodyError::Reset(Reason::CANCEL))),
+            }
+        })
+        .await?;
+        let chunk = data.split_to(capacity.min(data.len()));
+        let last = data.is_empty();
+        send.send_data(chunk, end && last)?;
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+/// Begins HTTP/2 with prior knowledge on a fresh upstream connection. The returned connection must be driven.
+///
+/// # Errors
+/// The connection broke before our preface was written.
+pub(crate) async fn connect(io: Upstream) -> Result<(Sender, h2::client::Connection<Upstream, Bytes>), h2::Error> {
+    h2::client::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_max_send_streams(MAX_STREAMS as usize)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .enable_push(false)
+        .handshake(io)
+        .await
+}
+
+/// The request as HTTP/2 puts it on the wire.
+///
+/// # Errors
+/// Its target does not make a URI; the text says what.
+pub(crate) fn request(mut head: RequestHead) -> Result<http::Request<()>, String> {
+    let mut parts = http::uri::Parts::default();
+    if let Some(authority) = head.authority {
+        parts.scheme = Some(head.scheme.unwrap_or(http::uri::Scheme::HTTP));
+        parts.authority = Some(authority);
+        // :authority says it (RFC 9113 section 8.3.1).
+        head.headers.remove(http::header::HOST);
+    }
+    parts.path_and_query = Some(head.path);
+    let mut request = http::Request::new(());
+    *request.uri_mut() = http::Uri::from_parts(parts).map_err(|error| error.to_string())?;
+    *request.method_mut() = head.method;
+    // Without an authority the h2 crate insists on a version that may lack one.
+    *request.version_mut() =
+        if request.uri().authority().is_some() { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
+    *request.headers_mut() = head.headers;
+    Ok(request)
+}
+
+/// Takes a response apart.
+pub(crate) fn response_parts(response: http::Response<h2::RecvStream>) -> (ResponseHead, Body) {
+    let (parts, stream) = response.into_parts();
+    (ResponseHead { status: parts.status, version: parts.version, headers: parts.headers }, Body::from_h2(stream))
+}

@@ -1,0 +1,59 @@
+//! Accepting connections, and closing a listener without losing one.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use remora_model::Direction;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
+
+use crate::connection;
+use crate::worker::{ListenerId, Worker};
+
+/// How long accepting rests when the process or system has no file or memory left.
+const REST: Duration = Duration::from_millis(100);
+
+/// Accepts connections until the drain of its direction begins, then takes in what the kernel holds already and closes.
+pub(crate) async fn accept(worker: Rc<Worker>, id: ListenerId, listener: TcpListener) {
+    let direction = worker.view().listener(id).direction;
+    // Until it is emptied, a listener that will be drained counts as a connection the drain waits for.
+    let unemptied = (direction != Direction::Outbound).then(|| worker.connections.open());
+    let mut drain = worker.drain(direction);
+    let mut drain = pin!(drain.signaled());
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, client)) => serve(&worker, id, stream, client),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "accepting connections rests");
+                    tokio::time::sleep(REST).await;
+                }
+            },
+            () = &mut drain => break,
+        }
+    }
+    let mut context = Context::from_waker(Waker::noop());
+    while let Poll::Ready(Ok((stream, client))) = listener.poll_accept(&mut context) {
+        serve(&worker, id, stream, client);
+    }
+    drop(unemptied);
+}
+
+fn serve(worker: &Rc<Worker>, id: ListenerId, stream: TcpStream, client: SocketAddr) {
+    let open = worker.connections.open();
+    let worker = worker.clone();
+    spawn_local(async move {
+        connection::serve(worker, id, stream, client).await;
+        drop(open);
+    });
+}
+
+/// The client was gone before we accepted it: no reason to rest.
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}

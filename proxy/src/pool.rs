@@ -1,0 +1,311 @@
+//! Upstream HTTP connections that wait for work, in one worker and cluster, keyed by endpoint and by what is offered to it.
+//!
+//! HTTP/1.1 connections are lent one request at a time, the last one used first. HTTP/2 connections are shared; another is
+//! opened when each carries as many streams as it may. Cold, the first request dials and the others wait for the same
+//! connection. A connection made with an earlier SVID gets no new requests.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::Error;
+use crate::http::{h1, h2};
+
+/// What is spoken towards an endpoint. Connections are shared within one kind only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Hop {
+    /// HTTP/1.1 in plaintext.
+    Http1,
+    /// HTTP/2 with prior knowledge, in plaintext.
+    Http2,
+    /// mTLS, for HTTP/1.1 requests: shared HTTP/2 to our own sidecars, HTTP/1.1 to others.
+    MeshHttp1,
+    /// mTLS, for HTTP/2 requests.
+    MeshHttp2,
+}
+
+/// A connection just made.
+#[derive(Debug)]
+pub(crate) enum Fresh {
+    /// For one request at a time.
+    Http1(h1::Sender),
+    /// Shared.
+    Http2(Rc<Shared>),
+}
+
+/// A shared HTTP/2 connection.
+pub(crate) struct Shared {
+    /// Cloned for each request.
+    pub(crate) sender: h2::Sender,
+    /// Whether the other end is our own sidecar, which understands the hop header.
+    pub(crate) ours: bool,
+    active: Cell<u32>,
+    closed: Cell<bool>,
+    last_used: Cell<Instant>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("active", &self.active).field("closed", &self.closed).finish_non_exhaustive()
+    }
+}
+
+/// A stream on a shared connection; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Stream(pub(crate) Rc<Shared>);
+
+/// A connection for one request.
+#[derive(Debug)]
+pub(crate) enum Connection {
+    /// Lent; goes back by [`Host::give_back`].
+    Http1(h1::Sender),
+    /// One stream of a shared one.
+    Http2(Stream),
+}
+
+/// Every pool of a cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    hosts: RefCell<HashMap<(SocketAddr, Hop), Rc<Host>>>,
+}
+
+/// The connections to one endpoint by one hop.
+#[derive(Debug)]
+pub(crate) struct Host {
+    idle: RefCell<Vec<(h1::Sender, Instant)>>,
+    shared: RefCell<Vec<Rc<Shared>>>,
+    dialling: RefCell<Option<Rc<Dialling>>>,
+    /// The SVID generation its connections were made with.
+    generation: Cell<u64>,
+    /// The endpoint chose HTTP/1.1, so requests must not wait for one another's connection.
+    exclusive: Cell<bool>,
+}
+
+/// A dial that several requests wait for.
+#[derive(Debug, Default)]
+pub(crate) struct Dialling {
+    /// The error all of them get, if it failed.
+    failed: RefCell<Option<Error>>,
+    done: Cell<bool>,
+    notify: Notify,
+}
+
+/// How a request comes to a connection.
+pub(crate) enum Checkout {
+    /// It has one.
+    Ready(Connection),
+    /// It must dial, and tell the others if the ticket is given.
+    Dial(Option<Ticket>),
+    /// Somebody is dialling; wait, then ask again.
+    Wait(Rc<Dialling>),
+}
+
+/// The duty to tell those who wait how the dial ended. Dropped without a word, they dial themselves.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    host: Rc<Host>,
+    dialling: Rc<Dialling>,
+}
+
+impl Pool {
+    /// The pool of an endpoint; made if there is none. A new SVID generation retires what an older one made.
+    pub(crate) fn host(&self, address: SocketAddr, hop: Hop, generation: u64) -> Rc<Host> {
+        let mut hosts = self.hosts.borrow_mut();
+        let host = hosts.entry((address, hop)).or_insert_with(|| Rc::new(Host::new(generation)));
+        if host.generation.get() != generation {
+            host.retire();
+            host.generation.set(generation);
+        }
+        host.clone()
+    }
+
+    /// Drops the pools of the addresses that `keep` refuses; requests on them finish.
+    pub(crate) fn retain(&self, keep: impl Fn(SocketAddr) -> bool) {
+        self.hosts.borrow_mut().retain(|(address, _), host| {
+            let keep = keep(*address);
+            if !keep {
+                host.retire();
+            }
+            keep
+        });
+    }
+
+    /// Closes what was idle longer than `timeout` (zero: never), retires what an older SVID made, and forgets empty pools.
+    pub(crate) fn sweep(&self, timeout: Duration, generation: u64) {
+        let now = Instant::now();
+        self.hosts.borrow_mut().retain(|(_, hop), host| {
+            if matches!(hop, Hop::MeshHttp1 | Hop::MeshHttp2) && host.generation.get() != generation {
+                host.retire();
+                host.generation.set(generation);
+            }
+            host.sweep(now, timeout);
+            !host.is_unused()
+        });
+    }
+}
+
+impl Host {
+    fn new(generation: u64) -> Self {
+        Self {
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            dialling: RefCell::default(),
+            generation: Cell::new(generation),
+            exclusive: Cell::new(false),
+        }
+    }
+
+    /// Takes a waiting connection or a stream of a shared one, or says how to get one.
+    pub(crate) fn checkout(self: &Rc<Self>, hop: Hop) -> Checkout {
+        if let Some(shared) = self.shared.borrow().iter().find(|shared| shared.has_room()) {
+            return Checkout::Ready(Connection::Http2(Stream::new(shared.clone())));
+        }
+        if let Some(sender) = self.take_idle() {
+            return Checkout::Ready(Connection::Http1(sender));
+        }
+        if hop == Hop::Http1 || self.exclusive.get() {
+            return Checkout::Dial(None);
+        }
+        let mut dialling = self.dialling.borrow_mut();
+        if let Some(dialling) = &*dialling {
+            return Checkout::Wait(dialling.clone());
+        }
+        let started = Rc::new(Dialling::default());
+        *dialling = Some(started.clone());
+        Checkout::Dial(Some(Ticket { host: self.clone(), dialling: started }))
+    }
+
+    fn take_idle(&self) -> Option<h1::Sender> {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|(sender, _)| !sender.is_closed());
+        // One whose connection task has not yet seen the end of its last exchange is passed over.
+        let ready = idle.iter().rposition(|(sender, _)| sender.is_ready())?;
+        Some(idle.remove(ready).0)
+    }
+
+    /// Takes an HTTP/1.1 connection back after its exchange ended well.
+    pub(crate) fn give_back(&self, sender: h1::Sender, generation: u64) {
+        if self.generation.get() == generation && !sender.is_closed() {
+            self.idle.borrow_mut().push((sender, Instant::now()));
+        }
+    }
+
+    /// Puts a connection just made to use.
+    pub(crate) fn add(&self, fresh: Fresh, generation: u64) -> Connection {
+        match fresh {
+            Fresh::Http1(sender) => {
+                self.exclusive.set(true);
+                Connection::Http1(sender)
+            }
+            Fresh::Http2(shared) => {
+                self.exclusive.set(false);
+                if self.generation.get() == generation {
+                    self.shared.borrow_mut().push(shared.clone());
+                }
+                Connection::Http2(Stream::new(shared))
+            }
+        }
+    }
+
+    /// Forgets a shared connection that takes no more streams.
+    pub(crate) fn discard(&self, shared: &Rc<Shared>) {
+        shared.closed.set(true);
+        self.shared.borrow_mut().retain(|other| !Rc::ptr_eq(other, shared));
+    }
+
+    fn retire(&self) {
+        self.idle.borrow_mut().clear();
+        self.exclusive.set(false);
+        // The last stream drops the last handle, and the connection says GOAWAY and closes.
+        self.shared.borrow_mut().clear();
+    }
+
+    fn sweep(&self, now: Instant, timeout: Duration) {
+        let fresh = |since: Instant| timeout.is_zero() || now.duration_since(since) < timeout;
+        self.idle.borrow_mut().retain(|(sender, since)| !sender.is_closed() && fresh(*since));
+        self.shared
+            .borrow_mut()
+            .retain(|shared| !shared.closed.get() && (shared.active.get() > 0 || fresh(shared.last_used.get())));
+    }
+
+    fn is_unused(&self) -> bool {
+        self.idle.borrow().is_empty() && self.shared.borrow().is_empty() && self.dialling.borrow().is_none()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(sender: h2::Sender, ours: bool) -> Rc<Self> {
+        Rc::new(Self {
+            sender,
+            ours,
+            active: Cell::new(0),
+            closed: Cell::new(false),
+            last_used: Cell::new(Instant::now()),
+        })
+    }
+
+    /// The driver found the connection ended.
+    pub(crate) fn mark_closed(&self) {
+        self.closed.set(true);
+    }
+
+    fn has_room(&self) -> bool {
+        let most = (self.sender.current_max_send_streams()).min(h2::MAX_STREAMS as usize);
+        !self.closed.get() && (self.active.get() as usize) < most
+    }
+}
+
+impl Stream {
+    fn new(shared: Rc<Shared>) -> Self {
+        shared.active.set(shared.active.get() + 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let active = self.0.active.get() - 1;
+        self.0.active.set(active);
+        if active == 0 {
+            self.0.last_used.set(Instant::now());
+        }
+    }
+}
+
+impl Dialling {
+    /// Waits for the end of the dial.
+    ///
+    /// # Errors
+    /// The dial failed; every waiting request gets the same answer.
+    pub(crate) async fn wait(&self) -> Result<(), Error> {
+        loop {
+            let notified = self.notify.notified();
+            if self.done.get() {
+                break;
+            }
+            notified.await;
+        }
+        self.failed.borrow().clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Ticket {
+    /// Tells those who wait why the dial failed.
+    pub(crate) fn failed(self, error: &Error) {
+        *self.dialling.failed.borrow_mut() = Some(error.clone());
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        *self.host.dialling.borrow_mut() = None;
+        self.dialling.done.set(true);
+        self.dialling.notify.notify_waiters();
+    }
+}

@@ -1,0 +1,291 @@
+//! The life of one request: from a downstream connection of either version to the response body's last frame.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http_body::{Body as _, Frame, SizeHint};
+use remora_certs::Fingerprint;
+use tokio::time::{Instant, Sleep};
+
+use crate::Error;
+use crate::address::OrigDst;
+use crate::http::body::{Body, BodyError, RequestBody};
+use crate::http::{RequestHead, ResponseHead, fields};
+use crate::route;
+use crate::telemetry::{AttemptTelemetry, ConnectionInfo, RequestTelemetry};
+use crate::upstream::{self, Response};
+use crate::worker::{ChainView, ListenerId, Worker};
+
+/// What the requests of one downstream connection have in common.
+#[derive(Debug)]
+pub(crate) struct HttpConnection {
+    worker: Rc<Worker>,
+    listener: ListenerId,
+    info: Rc<ConnectionInfo>,
+    orig_dst: OrigDst,
+    /// The chain of the newest snapshot; looked up again when that changes.
+    chain: RefCell<ChainView>,
+    trust: fields::Trust,
+    active: Cell<u32>,
+    requests: Cell<u64>,
+}
+
+impl HttpConnection {
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        listener: ListenerId,
+        info: Rc<ConnectionInfo>,
+        orig_dst: OrigDst,
+        chain: ChainView,
+        trust: fields::Trust,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            worker,
+            listener,
+            info,
+            orig_dst,
+            chain: RefCell::new(chain),
+            trust,
+            active: Cell::new(0),
+            requests: Cell::new(0),
+        })
+    }
+
+    /// Completes when no request was active for the chain's idle timeout.
+    pub(crate) async fn idle(&self) {
+        let timeout = self.chain.borrow().chain().idle_timeout;
+        if timeout.is_zero() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            let seen = self.requests.get();
+            tokio::time::sleep(timeout).await;
+            if self.active.get() == 0 && self.requests.get() == seen {
+                return;
+            }
+        }
+    }
+
+    /// Handles one request; whatever goes wrong becomes its answer.
+    pub(crate) async fn handle(self: &Rc<Self>, mut head: RequestHead, body: Body) -> (ResponseHead, ResponseBody) {
+        let active = Active::new(self.clone());
+        let grpc = head.is_grpc();
+        fields::receive(&mut head, &self.trust);
+        let mut telemetry = RequestTelemetry::start(&self.worker.telemetry, &self.info, &mut head);
+        match self.forward(&mut telemetry, head, body).await {
+            Ok((mut response, timeout)) => {
+                fields::strip_hop_by_hop(&mut response.head.headers);
+                telemetry.response(&response.head);
+                let exchange = Exchange { telemetry, attempt: Some(response.attempt), _active: active, grpc, timeout };
+                (response.head, ResponseBody::new(response.body, exchange, response.lease))
+            }
+            Err(error) => {
+                telemetry.failed(&error);
+                let (head, body) = fields::error_response(&error, grpc);
+                telemetry.response(&head);
+                let exchange = Exchange { telemetry, attempt: None, _active: active, grpc, timeout: None };
+                (head, ResponseBody::new(body, exchange, None))
+            }
+        }
+    }
+
+    /// Answers a request that cannot be handled at all.
+    pub(crate) fn refuse(self: &Rc<Self>, mut head: RequestHead, error: Error) -> (ResponseHead, ResponseBody) {
+        let active = Active::new(self.clone());
+        let mut telemetry = RequestTelemetry::start(&self.worker.telemetry, &self.info, &mut head);
+        telemetry.failed(&error);
+        let (head, body) = fields::error_response(&error, false);
+        telemetry.response(&head);
+        let exchange = Exchange { telemetry, attempt: None, _active: active, grpc: false, timeout: None };
+        (head, ResponseBody::new(body, exchange, None))
+    }
+
+    async fn forward(
+        &self,
+        telemetry: &mut RequestTelemetry,
+        mut head: RequestHead,
+        body: Body,
+    ) -> Result<(Response, Option<Timeout>), Error> {
+        let chain = self.chain();
+        let route = route::select(&chain.chain().routes, &head).ok_or_else(|| Error::NoRoute {
+            authority: head.authority.as_ref().map(ToString::to_string).unwrap_or_default(),
+            path: head.path.path().to_owned(),
+        })?;
+        let cluster = chain.view().cluster(route::pick_cluster(route, self.worker.random() as u32));
+        telemetry.routed(&route.name, cluster.traffic(self.info.direction));
+        if let Some(path) = route::rewrite(route, &head.path) {
+            head.path = path;
+        }
+        let request = upstream::Request {
+            direction: self.info.direction,
+            orig_dst: self.orig_dst,
+            body: RequestBody::new(body, telemetry.request_bytes_handle()),
+            head,
+        };
+        let exchange = upstream::send(&self.worker, cluster, request, telemetry);
+        let Some(timeout) = route.request_timeout else { return Ok((exchange.await?, None)) };
+        let deadline = Instant::now() + timeout;
+        match tokio::time::timeout_at(deadline, exchange).await {
+            Ok(response) => {
+                let cluster = cluster.name().clone();
+                Ok((response?, Some(Timeout { sleep: Box::pin(tokio::time::sleep_until(deadline)), cluster, timeout })))
+            }
+            Err(_) => Err(Error::RequestTimeout { cluster: cluster.name().clone(), timeout }),
+        }
+    }
+
+    fn chain(&self) -> ChainView {
+        let mut chain = self.chain.borrow_mut();
+        if !self.worker.is_current(&chain) {
+            *chain = self.worker.chain(self.listener, self.orig_dst);
+        }
+        chain.clone()
+    }
+}
+
+/// Counts a request as active on its connection.
+#[derive(Debug)]
+struct Active(Rc<HttpConnection>);
+
+impl Active {
+    fn new(connection: Rc<HttpConnection>) -> Self {
+        connection.active.set(connection.active.get() + 1);
+        connection.requests.set(connection.requests.get() + 1);
+        Self(connection)
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+    }
+}
+
+#[derive(Debug)]
+struct Timeout {
+    sleep: Pin<Box<Sleep>>,
+    cluster: std::sync::Arc<str>,
+    timeout: Duration,
+}
+
+/// The guards of one exchange; they end with the response body.
+#[derive(Debug)]
+struct Exchange {
+    telemetry: RequestTelemetry,
+    attempt: Option<AttemptTelemetry>,
+    _active: Active,
+    grpc: bool,
+    timeout: Option<Timeout>,
+}
+
+/// A response body on its way downstream. Carries the guards of its request, and the upstream connection it comes from,
+/// which goes back to its pool at the last frame.
+#[derive(Debug)]
+pub(crate) struct ResponseBody {
+    body: Body,
+    exchange: Option<Exchange>,
+    lease: Option<upstream::Lease>,
+}
+
+impl ResponseBody {
+    fn new(body: Body, exchange: Exchange, lease: Option<upstream::Lease>) -> Self {
+        let mut this = Self { body, exchange: Some(exchange), lease };
+        if this.body.is_end_stream() {
+            this.complete();
+        }
+        this
+    }
+
+    fn complete(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.reuse();
+        }
+        if let Some(mut exchange) = self.exchange.take() {
+            if let Some(attempt) = exchange.attempt.take() {
+                attempt.complete();
+            }
+            exchange.telemetry.complete();
+        }
+    }
+
+    /// The end of an exchange that broke off: truncation must be seen downstream, for gRPC as a status.
+    fn fail(&mut self, error: BodyError) -> Option<Result<Frame<Bytes>, BodyError>> {
+        self.lease = None;
+        self.body = Body::Empty;
+        let mut exchange = self.exchange.take()?;
+        let error_for_client = broken(&error, exchange.timeout.as_ref());
+        if let Some(mut attempt) = exchange.attempt.take() {
+            attempt.failed(&error_for_client);
+        }
+        exchange.telemetry.failed(&error_for_client);
+        if exchange.grpc && !matches!(error, BodyError::Reset(_)) {
+            return Some(Ok(Frame::trailers(fields::grpc_trailers(&error_for_client))));
+        }
+        Some(Err(error))
+    }
+}
+
+fn broken(error: &BodyError, timeout: Option<&Timeout>) -> Error {
+    match (error, timeout) {
+        (BodyError::TimedOut, Some(timeout)) => {
+            Error::RequestTimeout { cluster: timeout.cluster.clone(), timeout: timeout.timeout }
+        }
+        (BodyError::Reset(code), _) => Error::ResponseReset(*code),
+        _ => Error::ResponseTruncated(error.to_string()),
+    }
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Some(Exchange { timeout: Some(timeout), .. }) = &mut this.exchange
+            && timeout.sleep.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(this.fail(BodyError::TimedOut));
+        }
+        let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else {
+            this.complete();
+            return Poll::Ready(None);
+        };
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => return Poll::Ready(this.fail(error)),
+        };
+        if let Some(exchange) = &mut this.exchange {
+            if let Some(data) = frame.data_ref() {
+                exchange.telemetry.response_bytes(data.len());
+            } else if let Some(trailers) = frame.trailers_ref() {
+                exchange.telemetry.grpc_status(trailers);
+                if let Some(attempt) = &mut exchange.attempt {
+                    attempt.grpc_status(trailers);
+                }
+            }
+        }
+        if frame.is_trailers() || this.body.is_end_stream() {
+            this.complete();
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The peer's identity for the application, in Envoy's form, made once a connection.
+pub(crate) fn forwarded_client_cert(own: &str, peer: &str, certificate: &Fingerprint) -> HeaderValue {
+    let text = format!("By={own};Hash={certificate};URI={peer}");
+    HeaderValue::from_str(&text).expect("SPIFFE IDs and hexadecimal digits are visible ASCII")
+}

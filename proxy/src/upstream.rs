@@ -1,0 +1,435 @@
+//! The attempt loop: choose an endpoint, get a connection, send, and move on where the request provably had no effect.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http_body::Body as _;
+use model::{Direction, Protocol, UpstreamTls, capture};
+use remora_model as model;
+use tokio::task::spawn_local;
+
+use crate::address::OrigDst;
+use crate::cluster::{ClusterState, Picked};
+use crate::http::body::{Body, RequestBody};
+use crate::http::{RequestHead, ResponseHead, fields, h1, h2};
+use crate::io::Upstream;
+use crate::pool::{Checkout, Connection, Fresh, Hop, Host, Shared, Stream};
+use crate::telemetry::{AttemptTelemetry, RequestTelemetry, TlsSide, UpstreamMetrics, UpstreamProtocol};
+use crate::tls::{MeshProtocol, Offer};
+use crate::worker::Worker;
+use crate::{Error, socket, tls};
+
+/// Tries of one request or connection at most, the first included.
+const MAX_ATTEMPTS: usize = 8;
+
+/// A request on its way to a cluster.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// Where it came from.
+    pub(crate) direction: Direction,
+    /// Where its connection was aimed.
+    pub(crate) orig_dst: OrigDst,
+    /// Its head.
+    pub(crate) head: RequestHead,
+    /// Its body.
+    pub(crate) body: RequestBody,
+}
+
+/// A response that has begun.
+#[derive(Debug)]
+pub(crate) struct Response {
+    /// Its head.
+    pub(crate) head: ResponseHead,
+    /// Its body.
+    pub(crate) body: Body,
+    /// Ends with the body.
+    pub(crate) attempt: AttemptTelemetry,
+    /// Goes back to the pool at the end of the body.
+    pub(crate) lease: Option<Lease>,
+}
+
+/// What an exchange holds: its endpoint counts as active, its connection is in use.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    _picked: Picked,
+    connection: Option<(Rc<Host>, h1::Sender, u64)>,
+    _stream: Option<Stream>,
+}
+
+impl Lease {
+    /// The exchange ended well: its connection may serve another.
+    pub(crate) fn reuse(self) {
+        if let Some((host, sender, generation)) = self.connection {
+            host.give_back(sender, generation);
+        }
+    }
+}
+
+/// Counts an upstream connection as open until it is dropped.
+#[derive(Debug)]
+pub(crate) struct UpstreamConnection(Arc<UpstreamMetrics>);
+
+impl UpstreamConnection {
+    fn opened(metrics: &Arc<UpstreamMetrics>, protocol: UpstreamProtocol) -> Self {
+        metrics.connection_opened(protocol);
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for UpstreamConnection {
+    fn drop(&mut self) {
+        self.0.connection_closed();
+    }
+}
+
+/// A try that failed, and the request if it can be tried again.
+struct Failure {
+    error: Error,
+    request: Option<(RequestHead, RequestBody)>,
+}
+
+/// Sends a request to an endpoint of `cluster`, and to another where that provably had no effect.
+///
+/// # Errors
+/// No endpoint is left to try, or the last try failed.
+pub(crate) async fn send(
+    worker: &Rc<Worker>,
+    cluster: &Rc<ClusterState>,
+    request: Request,
+    telemetry: &mut RequestTelemetry,
+) -> Result<Response, Error> {
+    let Request { direction, orig_dst, mut head, mut body } = request;
+    let hop = hop(cluster, &head);
+    let mut tried = Vec::new();
+    let mut last = None;
+    for _ in 0..MAX_ATTEMPTS {
+        let Some(picked) = cluster.pick(orig_dst.socket(), &tried, || worker.random()) else { break };
+        let address = picked.address();
+        let mut attempt = telemetry.attempt(&cluster.metrics, address, &mut head.headers);
+        let checkout = match checkout(worker, cluster, address, hop, direction).await {
+            Ok(checkout) => checkout,
+            Err(error) => {
+                attempt.failed(&error);
+                picked.unreachable();
+                tried.push(address);
+                last = Some(error);
+                continue;
+            }
+        };
+        picked.reached();
+        match exchange(cluster, picked, checkout, attempt, head, body).await {
+            Ok(response) => return Ok(response),
+            Err(Failure { error, request: Some(request) }) if error.retryable() => {
+                (head, body) = request;
+                last = Some(error);
+            }
+            Err(Failure { error, .. }) => return Err(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::NoEndpoint { cluster: cluster.name().clone() }))
+}
+
+/// What to speak towards an endpoint: HTTP/1.1 as HTTP/1.1, HTTP/2 as HTTP/2, unless the cluster declares otherwise.
+fn hop(cluster: &ClusterState, head: &RequestHead) -> Hop {
+    let http2 = match cluster.config.protocol {
+        Protocol::Http => false,
+        Protocol::Http2 => true,
+        Protocol::Auto | Protocol::Tcp => head.version == http::Version::HTTP_2,
+    };
+    match (&cluster.config.tls, http2) {
+        (UpstreamTls::Off, false) => Hop::Http1,
+        (UpstreamTls::Off, true) => Hop::Http2,
+        (UpstreamTls::Mesh { .. }, false) => Hop::MeshHttp1,
+        (UpstreamTls::Mesh { .. }, true) => Hop::MeshHttp2,
+    }
+}
+
+struct Checked {
+    host: Rc<Host>,
+    connection: Connection,
+    generation: u64,
+    hop: Hop,
+}
+
+async fn checkout(
+    worker: &Rc<Worker>,
+    cluster: &Rc<ClusterState>,
+    address: SocketAddr,
+    hop: Hop,
+    direction: Direction,
+) -> Result<Checked, Error> {
+    loop {
+        let generation = worker.generation();
+        let host = cluster.pool.host(address, hop, generation);
+        let connection = match host.checkout(hop) {
+            Checkout::Ready(connection) => {
+                cluster.metrics.reused();
+                connection
+            }
+            Checkout::Wait(dialling) => {
+                dialling.wait().await?;
+                continue;
+            }
+            Checkout::Dial(ticket) => match open(worker, cluster, address, hop, direction).await {
+                Ok(fresh) => host.add(fresh, generation),
+                Err(error) => {
+                    if let Some(ticket) = ticket {
+                        ticket.failed(&error);
+                    }
+                    return Err(error);
+                }
+            },
+        };
+        return Ok(Checked { host, connection, generation, hop });
+    }
+}
+
+/// Makes an HTTP connection to an endpoint and starts its driver.
+async fn open(
+    worker: &Rc<Worker>,
+    cluster: &Rc<ClusterState>,
+    address: SocketAddr,
+    hop: Hop,
+    direction: Direction,
+) -> Result<Fresh, Error> {
+    let offer = match hop {
+        Hop::Http1 | Hop::MeshHttp1 => Offer::Http1,
+        Hop::Http2 | Hop::MeshHttp2 => Offer::Http2,
+    };
+    let (io, protocol) = dial(worker, cluster, address, offer, direction).await?;
+    let http1 = hop == Hop::Http1 || protocol == Some(MeshProtocol::IstioHttp11);
+    let closed = |message: String| Error::UpstreamClosed {
+        cluster: cluster.name().clone(),
+        endpoint: address,
+        message,
+        unprocessed: true,
+    };
+    if http1 {
+        let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http1);
+        let (sender, connection) = h1::connect(io).await.map_err(|error| closed(error.to_string()))?;
+        spawn_local(async move {
+            // Whoever waits for a response is told by hyper; an idle connection that ends is nobody's failure.
+            let _ = connection.await;
+            drop(counted);
+        });
+        return Ok(Fresh::Http1(sender));
+    }
+    let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2);
+    let (sender, connection) = h2::connect(io).await.map_err(|error| closed(error.to_string()))?;
+    let shared = Shared::new(sender, protocol == Some(MeshProtocol::RemoraH2));
+    let weak = Rc::downgrade(&shared);
+    spawn_local(async move {
+        let _ = connection.await;
+        if let Some(shared) = weak.upgrade() {
+            shared.mark_closed();
+        }
+        drop(counted);
+    });
+    Ok(Fresh::Http2(shared))
+}
+
+/// Connects to an endpoint, with mTLS where the cluster says so.
+///
+/// # Errors
+/// Refused, not reached in time, or the handshake failed.
+async fn dial(
+    worker: &Worker,
+    cluster: &ClusterState,
+    address: SocketAddr,
+    offer: Offer,
+    direction: Direction,
+) -> Result<(Upstream, Option<MeshProtocol>), Error> {
+    let timeout = cluster.config.connect_timeout;
+    let name = || cluster.name().clone();
+    let connected = tokio::time::timeout(timeout, socket::connect(address, source(direction, address))).await;
+    let stream = match connected {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(source)) => {
+            cluster.metrics.connect_failed();
+            return Err(Error::Connect { cluster: name(), endpoint: address, source: Arc::new(source) });
+        }
+        Err(_) => {
+            cluster.metrics.connect_failed();
+            return Err(Error::ConnectTimeout { cluster: name(), endpoint: address, timeout });
+        }
+    };
+    let UpstreamTls::Mesh { identities } = &cluster.config.tls else { return Ok((Upstream::Plain(stream), None)) };
+    let handshake = match worker.connector(identities, offer) {
+        Some(connector) => tls::connect(&connector, stream, cluster.server_name(address), timeout).await,
+        None => Err(tls::TlsError::no_identity()),
+    };
+    match handshake {
+        Ok((stream, info)) => {
+            worker.telemetry.tls().handshake(TlsSide::Client, info.resumed);
+            Ok((Upstream::Tls(Box::new(stream)), info.protocol))
+        }
+        Err(error) => {
+            worker.telemetry.tls().handshake_failed(TlsSide::Client, error.reason);
+            cluster.metrics.connect_failed();
+            if worker.may_log() {
+                tracing::warn!(endpoint = %address, cluster = %cluster.name(), reason = error.reason, "TLS handshake failed: {}", error.message);
+            }
+            Err(Error::UpstreamTls { cluster: name(), endpoint: address, reason: error.reason, message: error.message })
+        }
+    }
+}
+
+/// The inbound leg comes from the reserved source, which redirection lets pass to the application.
+fn source(direction: Direction, to: SocketAddr) -> Option<IpAddr> {
+    let reserved = match to {
+        SocketAddr::V4(_) => IpAddr::from(capture::INBOUND_SOURCE_V4),
+        SocketAddr::V6(_) => IpAddr::from(capture::INBOUND_SOURCE_V6),
+    };
+    (direction == Direction::Inbound).then_some(reserved)
+}
+
+/// Connects to an endpoint of `cluster` for a TCP connection, and to another where that failed.
+///
+/// # Errors
+/// No endpoint is left to try, or the last could not be reached.
+pub(crate) async fn connect_tcp(
+    worker: &Worker,
+    cluster: &ClusterState,
+    orig_dst: OrigDst,
+    direction: Direction,
+) -> Result<(Upstream, Picked, UpstreamConnection), Error> {
+    let mut tried = Vec::new();
+    let mut last = None;
+    while tried.len() < MAX_ATTEMPTS {
+        let Some(picked) = cluster.pick(orig_dst.socket(), &tried, || worker.random()) else { break };
+        match dial(worker, cluster, picked.address(), Offer::Tcp, direction).await {
+            Ok((io, _)) => {
+                picked.reached();
+                let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Tcp);
+                return Ok((io, picked, counted));
+            }
+            Err(error) => {
+                picked.unreachable();
+                tried.push(picked.address());
+                last = Some(error);
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::NoEndpoint { cluster: cluster.name().clone() }))
+}
+
+async fn exchange(
+    cluster: &ClusterState,
+    picked: Picked,
+    checked: Checked,
+    mut attempt: AttemptTelemetry,
+    head: RequestHead,
+    body: RequestBody,
+) -> Result<Response, Failure> {
+    let at = At { cluster, endpoint: picked.address() };
+    let Checked { host, connection, generation, hop } = checked;
+    let answered = match connection {
+        Connection::Http1(mut sender) => exchange_h1(&at, &mut sender, head, body).await.map(|answer| {
+            (answer, Lease { _picked: picked, connection: Some((host, sender, generation)), _stream: None })
+        }),
+        Connection::Http2(stream) => exchange_h2(&at, &host, &stream, hop, head, body)
+            .await
+            .map(|answer| (answer, Lease { _picked: picked, connection: None, _stream: Some(stream) })),
+    };
+    match answered {
+        Ok(((head, body), lease)) => {
+            attempt.response(&head);
+            Ok(Response { head, body, attempt, lease: Some(lease) })
+        }
+        Err(failure) => {
+            attempt.failed(&failure.error);
+            Err(failure)
+        }
+    }
+}
+
+/// Names the endpoint in errors.
+struct At<'a> {
+    cluster: &'a ClusterState,
+    endpoint: SocketAddr,
+}
+
+impl At<'_> {
+    fn closed(&self, message: String, unprocessed: bool) -> Error {
+        Error::UpstreamClosed { cluster: self.cluster.name().clone(), endpoint: self.endpoint, message, unprocessed }
+    }
+
+    fn http1(&self, error: &hyper::Error) -> Error {
+        if error.is_parse() {
+            let (cluster, endpoint) = (self.cluster.name().clone(), self.endpoint);
+            return Error::UpstreamProtocol { cluster, endpoint, message: error.to_string() };
+        }
+        self.closed(error.to_string(), false)
+    }
+
+    fn http2(&self, error: &::h2::Error) -> Error {
+        let (cluster, endpoint) = (self.cluster.name().clone(), self.endpoint);
+        match error.reason() {
+            Some(code) if error.is_reset() && error.is_remote() => Error::UpstreamReset { cluster, endpoint, code },
+            // Streams above a GOAWAY's last one were never processed (RFC 9113 section 6.8).
+            Some(_) if error.is_go_away() && error.is_remote() => self.closed(error.to_string(), true),
+            Some(_) => Error::UpstreamProtocol { cluster, endpoint, message: error.to_string() },
+            None => self.closed(error.to_string(), false),
+        }
+    }
+}
+
+async fn exchange_h1(
+    at: &At<'_>,
+    sender: &mut h1::Sender,
+    head: RequestHead,
+    body: RequestBody,
+) -> Result<(ResponseHead, Body), Failure> {
+    match sender.try_send_request(h1::request(head, body)).await {
+        Ok(response) => Ok(h1::response_parts(response)),
+        Err(mut error) => {
+            let Some(request) = error.take_message() else {
+                return Err(Failure { error: at.http1(error.error()), request: None });
+            };
+            // The pooled connection had ended, and nothing of the request was written.
+            let request = Some(h1::take_back(request));
+            Err(Failure { error: at.closed(error.error().to_string(), true), request })
+        }
+    }
+}
+
+async fn exchange_h2(
+    at: &At<'_>,
+    host: &Host,
+    stream: &Stream,
+    hop: Hop,
+    mut head: RequestHead,
+    body: RequestBody,
+) -> Result<(ResponseHead, Body), Failure> {
+    let shared = &stream.0;
+    let mut sender = shared.sender.clone();
+    if let Err(error) = std::future::poll_fn(|cx| sender.poll_ready(cx)).await {
+        host.discard(shared);
+        return Err(Failure { error: at.closed(error.to_string(), true), request: Some((head, body)) });
+    }
+    if shared.ours && hop == Hop::MeshHttp1 {
+        fields::mark_hop(&mut head.headers, head.version);
+    }
+    let end = body.is_end_stream();
+    // Kept only where the request can be sent again: one without a body.
+    let kept = body.is_empty().then(|| head.clone());
+    let request =
+        h2::request(head).map_err(|message| Failure { error: Error::DownstreamProtocol(message), request: None })?;
+    let failed = |error: &::h2::Error| {
+        if !error.is_reset() {
+            host.discard(shared);
+        }
+        Failure { error: at.http2(error), request: kept.clone().map(|head| (head, RequestBody::empty())) }
+    };
+    let (response, mut send) = sender.send_request(request, end).map_err(|error| failed(&error))?;
+    if !end {
+        spawn_local(async move {
+            // A response may come before the body is through; what breaks the body resets the stream.
+            let _ = h2::pump(&mut send, pin!(body)).await;
+        });
+    }
+    let response = response.await.map_err(|error| failed(&error))?;
+    Ok(h2::response_parts(response))
+}

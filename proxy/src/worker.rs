@@ -1,0 +1,317 @@
+//! One worker: a thread with a current-thread runtime, its own listeners, pools, balancers and metric shard.
+//!
+//! It is handed whole inputs (snapshot, resolved addresses, identity) through a `watch` and resolves them once, into a
+//! [`View`]; on the request path it only reads its own view.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use remora_certs::identity::Identity;
+use remora_model::{ClusterId, Direction, DownstreamTls, FilterChain, Listener, Snapshot, SpiffeId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::address::OrigDst;
+use crate::admin::{ClusterStatus, EndpointStatus};
+use crate::cluster::ClusterState;
+use crate::control::gateway::GatewayCertificates;
+use crate::drain::{Connections, Drain};
+use crate::original_dst::OwnAddresses;
+use crate::readiness::ReadyGuard;
+use crate::resolve::Resolved;
+use crate::telemetry::{Registry, Sinks, WorkerTelemetry};
+use crate::tls::{Connector, GatewayTls, MeshTls, Offer};
+use crate::{filter_chain, listener};
+
+/// How often spans and log records are handed over.
+const FLUSH: Duration = Duration::from_millis(100);
+/// How many flushes lie between two sweeps of the pools.
+const FLUSHES_A_SWEEP: u32 = 10;
+
+/// Log lines that peers may cause between two flushes.
+const LINES_A_TICK: u32 = 5;
+
+/// The index of a listener in the snapshot; the same in every snapshot of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ListenerId(pub(crate) usize);
+
+/// Everything a worker works by. Replaced whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Input {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) resolved: Arc<Resolved>,
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) gateways: GatewayCertificates,
+}
+
+/// What the control thread asks a worker.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Whether it still turns.
+    Ping(oneshot::Sender<()>),
+    /// Its endpoints, for the admin page.
+    Clusters(oneshot::Sender<Vec<ClusterStatus>>),
+}
+
+/// What a worker thread starts with.
+pub(crate) struct Start {
+    pub(crate) index: usize,
+    pub(crate) listeners: Vec<(ListenerId, TcpListener)>,
+    pub(crate) own: OwnAddresses,
+    pub(crate) input: watch::Receiver<Input>,
+    pub(crate) drain: watch::Receiver<bool>,
+    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) sinks: Sinks,
+    pub(crate) ready: ReadyGuard,
+}
+
+/// A worker's state. Lives in one thread.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) telemetry: Rc<WorkerTelemetry>,
+    pub(crate) connections: Rc<Connections>,
+    pub(crate) own: OwnAddresses,
+    view: RefCell<Rc<View>>,
+    drain: watch::Receiver<bool>,
+    random: Cell<u64>,
+    lines: Cell<u32>,
+}
+
+/// An input resolved: clusters with their live state, TLS configurations, metric handles.
+#[derive(Debug)]
+pub(crate) struct View {
+    input: Input,
+    clusters: Vec<Rc<ClusterState>>,
+    tls: Option<Rc<MeshTls>>,
+}
+
+/// A filter chain of a view.
+#[derive(Clone, Debug)]
+pub(crate) struct ChainView {
+    view: Rc<View>,
+    listener: ListenerId,
+    /// `None`: the listener's default chain.
+    index: Option<usize>,
+}
+
+impl View {
+    fn new(input: Input, previous: Option<&Self>, telemetry: &Rc<WorkerTelemetry>) -> Self {
+        let known: HashMap<&str, &Rc<ClusterState>> =
+            previous.into_iter().flat_map(|view| &view.clusters).map(|cluster| (&**cluster.name(), cluster)).collect();
+        let cluster = |config: &remora_model::Cluster| match known.get(&*config.name) {
+            Some(cluster) if cluster.config == *config => {
+                cluster.resolve(&input.resolved);
+                Rc::clone(cluster)
+            }
+            _ => Rc::new(ClusterState::new(config.clone(), telemetry, &input.resolved)),
+        };
+        let clusters = input.snapshot.clusters.iter().map(cluster).collect();
+        let tls = match (&input.identity, previous.and_then(|view| view.tls.as_ref())) {
+            (None, _) => None,
+            (Some(identity), Some(tls)) if tls.generation() == identity.generation() => Some(tls.clone()),
+            (Some(identity), _) => Some(Rc::new(MeshTls::new(identity.clone()))),
+        };
+        Self { input, clusters, tls }
+    }
+
+    /// The cluster of an id taken from this view's snapshot.
+    pub(crate) fn cluster(&self, id: ClusterId) -> &Rc<ClusterState> {
+        &self.clusters[id.0 as usize]
+    }
+
+    pub(crate) fn tls(&self) -> Option<&Rc<MeshTls>> {
+        self.tls.as_ref()
+    }
+
+    /// The TLS of a chain that terminates its own.
+    pub(crate) fn gateway_tls(&self, tls: &DownstreamTls) -> Option<&GatewayTls> {
+        let DownstreamTls::Terminate { certificate, key } = tls else { return None };
+        self.input.gateways.get(&(certificate.clone(), key.clone()))
+    }
+
+    pub(crate) fn listener(&self, id: ListenerId) -> &Listener {
+        &self.input.snapshot.listeners[id.0]
+    }
+}
+
+impl ChainView {
+    pub(crate) fn chain(&self) -> &FilterChain {
+        let listener = self.view.listener(self.listener);
+        self.index.map_or(&listener.default_chain, |index| &listener.chains[index])
+    }
+
+    pub(crate) fn view(&self) -> &Rc<View> {
+        &self.view
+    }
+}
+
+impl Worker {
+    fn new(start: &Start) -> Rc<Self> {
+        let telemetry = WorkerTelemetry::new(&start.registry, start.sinks.clone());
+        let input = start.input.borrow().clone();
+        telemetry.apply(&input.snapshot.telemetry);
+        let view = View::new(input, None, &telemetry);
+        Rc::new(Self {
+            connections: Rc::default(),
+            own: start.own.clone(),
+            view: RefCell::new(Rc::new(view)),
+            drain: start.drain.clone(),
+            random: Cell::new(seed(start.index)),
+            lines: Cell::new(0),
+            telemetry,
+        })
+    }
+
+    fn apply(&self, input: Input) {
+        self.telemetry.apply(&input.snapshot.telemetry);
+        let view = View::new(input, Some(&self.view.borrow()), &self.telemetry);
+        self.view.replace(Rc::new(view));
+    }
+
+    pub(crate) fn view(&self) -> Rc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// The chain that a connection to `orig_dst` takes now.
+    pub(crate) fn chain(&self, listener: ListenerId, orig_dst: OrigDst) -> ChainView {
+        let view = self.view();
+        let at = view.listener(listener);
+        let chosen = filter_chain::select(at, orig_dst, &view.input.snapshot, &view.input.resolved);
+        let index = at.chains.iter().position(|chain| std::ptr::eq(chain, chosen));
+        ChainView { view, listener, index }
+    }
+
+    pub(crate) fn is_current(&self, chain: &ChainView) -> bool {
+        Rc::ptr_eq(&chain.view, &self.view.borrow())
+    }
+
+    /// The generation of the SVID in use; 0 without one.
+    pub(crate) fn generation(&self) -> u64 {
+        self.view.borrow().tls.as_ref().map_or(0, |tls| tls.generation())
+    }
+
+    /// The TLS configuration towards `expected`; `None` without an identity.
+    pub(crate) fn connector(&self, expected: &[SpiffeId], offer: Offer) -> Option<Connector> {
+        self.view.borrow().tls.as_ref().map(|tls| tls.connector(expected, offer))
+    }
+
+    /// A drain as connections of `direction` see it: outbound ones serve the application until it leaves.
+    pub(crate) fn drain(&self, direction: Direction) -> Drain {
+        match direction {
+            Direction::Outbound => Drain::never(),
+            Direction::Inbound | Direction::Gateway => Drain::new(self.drain.clone()),
+        }
+    }
+
+    /// Whether one more line may be logged about what peers do: at most [`LINES_A_TICK`] each 100 ms.
+    pub(crate) fn may_log(&self) -> bool {
+        let lines = self.lines.get();
+        self.lines.set(lines.saturating_add(1));
+        lines < LINES_A_TICK
+    }
+
+    /// A number for balancing, not for secrets (xorshift64*).
+    pub(crate) fn random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    fn sweep(&self) {
+        let view = self.view();
+        let generation = self.generation();
+        for cluster in &view.clusters {
+            cluster.pool.sweep(cluster.config.idle_timeout, generation);
+        }
+    }
+
+    fn cluster_status(&self) -> Vec<ClusterStatus> {
+        let endpoint = |state: &Rc<crate::cluster::EndpointState>| EndpointStatus {
+            address: state.endpoint.address,
+            weight: state.endpoint.weight.get(),
+            active: state.active().into(),
+            healthy: !state.avoided(),
+        };
+        let status = |cluster: &Rc<ClusterState>| ClusterStatus {
+            name: cluster.name().to_string(),
+            endpoints: cluster.endpoint_states().iter().map(endpoint).collect(),
+        };
+        self.view().clusters.iter().map(status).collect()
+    }
+}
+
+/// A seed that differs between workers and runs; the state of xorshift must not be zero.
+fn seed(index: usize) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(index) | 1
+}
+
+/// Starts a worker thread; it ends when a drain has begun and no connection is left.
+///
+/// # Errors
+/// The thread or its runtime could not be made.
+pub(crate) fn spawn(start: Start) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("worker-{}", start.index)).spawn(move || {
+        LocalSet::new().block_on(&runtime, run(start));
+    })
+}
+
+async fn run(start: Start) {
+    let worker = Worker::new(&start);
+    let Start { index, listeners, mut input, drain, mut commands, ready, .. } = start;
+    for (id, socket) in listeners {
+        match tokio::net::TcpListener::from_std(socket) {
+            Ok(socket) => drop(spawn_local(listener::accept(worker.clone(), id, socket))),
+            // The guard is kept, so readiness names this worker.
+            Err(error) => {
+                tracing::error!(worker = index, %error, "cannot listen");
+                std::mem::forget(ready);
+                return;
+            }
+        }
+    }
+    drop(ready);
+    let mut drain = Drain::new(drain);
+    let mut tick = tokio::time::interval(FLUSH);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0;
+    let left = async {
+        drain.signaled().await;
+        worker.connections.none().await;
+    };
+    tokio::pin!(left);
+    loop {
+        tokio::select! {
+            changed = input.changed() => match changed {
+                Ok(()) => {
+                    let input = input.borrow_and_update().clone();
+                    worker.apply(input);
+                }
+                Err(_) => break,
+            },
+            Some(command) = commands.recv() => match command {
+                Command::Ping(reply) => drop(reply.send(())),
+                Command::Clusters(reply) => drop(reply.send(worker.cluster_status())),
+            },
+            _ = tick.tick() => {
+                worker.telemetry.flush();
+                worker.lines.set(0);
+                ticks += 1;
+                if ticks % FLUSHES_A_SWEEP == 0 {
+                    worker.sweep();
+                }
+            }
+            () = &mut left => break,
+        }
+    }
+    worker.telemetry.flush();
+}
