@@ -13,7 +13,7 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::Fingerprint;
 
@@ -39,9 +39,16 @@ pub struct FileWatcher {
     // Each watched directory with its device and inode: a directory made anew under the old name needs a new watch.
     watched: HashMap<PathBuf, (u64, u64)>,
     // Both outlive a cancelled wait: a notification taken but not acted on, and the next look without one.
-    notified: bool,
+    notified: Option<Notified>,
     next_look: Instant,
     fallback: Duration,
+}
+
+/// A notification came: look when it is quiet, or when it has not been for too long.
+#[derive(Debug)]
+struct Notified {
+    quiet: Instant,
+    latest: Instant,
 }
 
 /// What a path holds, as far as a comparison needs it.
@@ -77,7 +84,7 @@ impl FileWatcher {
             watcher,
             events,
             watched: HashMap::new(),
-            notified: false,
+            notified: None,
             next_look: Instant::now() + fallback,
             fallback,
         };
@@ -92,7 +99,7 @@ impl FileWatcher {
     pub async fn changed(&mut self) {
         loop {
             self.time_to_look().await;
-            self.notified = false;
+            self.notified = None;
             self.next_look = Instant::now() + self.fallback;
             self.follow_links();
             let now = self.look();
@@ -105,21 +112,19 @@ impl FileWatcher {
 
     /// Waits for a notification and for quiet after it, or until the next look is due.
     async fn time_to_look(&mut self) {
-        while !self.notified {
+        loop {
+            let at = self.notified.as_ref().map_or(self.next_look, |notified| notified.quiet.min(notified.latest));
             tokio::select! {
                 event = self.events.recv() => match event {
-                    Some(()) => self.notified = true,
+                    Some(()) => {
+                        let now = Instant::now();
+                        let latest = self.notified.as_ref().map_or(now + QUIET_AT_MOST, |earlier| earlier.latest);
+                        self.notified = Some(Notified { quiet: now + QUIET, latest });
+                    }
                     // No watcher: only the clock is left.
-                    None => return sleep_until(self.next_look).await,
+                    None => return sleep_until(at).await,
                 },
-                () = sleep_until(self.next_look) => return,
-            }
-        }
-        let latest = Instant::now() + QUIET_AT_MOST;
-        loop {
-            tokio::select! {
-                _ = self.events.recv() => if Instant::now() >= latest { return },
-                () = sleep(QUIET) => return,
+                () = sleep_until(at) => return,
             }
         }
     }

@@ -103,7 +103,23 @@ async fn trouble_that_persists_is_counted_once_and_ends() {
     ca.write(directory.path(), &next);
     identity.changed().await.unwrap();
     assert_eq!(identity.borrow().svid().serial(), next.serial);
-    assert_eq!((reloads.succeeded(), reloads.last_error()), (1, None));
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!((reloads.succeeded(), reloads.last_error()), (1, None), "taken once");
+}
+
+#[test]
+fn the_same_certificates_read_again_are_no_new_identity() {
+    let ca = Ca::new("example.org");
+    let first = ca.identity(CATALOG);
+    let again = Identity::new(first.svid().clone(), first.bundle().as_ref().clone());
+    let (sender, receiver) = watch::channel(Arc::new(first));
+    let reloads = Reloads::default();
+    take(again, &sender, &reloads);
+    assert!(!receiver.has_changed().unwrap());
+    assert_eq!(reloads.succeeded(), 0);
+    take(ca.identity(CATALOG), &sender, &reloads);
+    assert!(receiver.has_changed().unwrap());
+    assert_eq!(reloads.succeeded(), 1);
 }
 
 #[tokio::test(start_paused = true)]

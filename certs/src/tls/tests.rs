@@ -122,7 +122,7 @@ fn refusal(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> (Side, Ver
         Err(TlsError::AlertReceived(alert)) => alert,
         other => panic!("expected an alert, not {other:?}"),
     };
-    loop {
+    while client.wants_write() || server.wants_write() {
         if let Err(error) = deliver(&mut client, &mut server) {
             return (Side::Server, verify_error(&error).unwrap(), alert(deliver(&mut server, &mut client)));
         }
@@ -130,6 +130,7 @@ fn refusal(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> (Side, Ver
             return (Side::Client, verify_error(&error).unwrap(), alert(deliver(&mut client, &mut server)));
         }
     }
+    panic!("nobody refused");
 }
 
 fn identity_until(ca: &Ca, text: &str, not_after: SystemTime) -> Identity {
