@@ -154,6 +154,11 @@ impl From<&str> for Complaint {
     }
 }
 
+/// A message made elsewhere, without the control characters it may repeat from the input.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
 /// `text` in quotes for a message: on one line, and not longer than a line should be.
 pub(crate) fn quoted(text: &str) -> String {
     const SHOWN: usize = 80;

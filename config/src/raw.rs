@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use remora_model::telemetry::{AccessLogFilter, AccessLogFormat, OtlpProtocol, Propagation};
-use remora_model::{MtlsMode, PortRange, Protocol, TrustDomain};
+use remora_model::{InvalidPortRange, MtlsMode, PortRange, Protocol, TrustDomain};
 
 use crate::decode::{Field, Fields, Located, Place, Spanned, list, number, one_of, one_or_many, parsed, some, spanned};
 use crate::errors::{Complaint, Problems, quoted};
@@ -386,5 +386,8 @@ fn trust_domain(text: &str) -> Result<TrustDomain, Complaint> {
 }
 
 fn port_range(text: &str) -> Result<PortRange, Complaint> {
-    text.parse().map_err(|error: remora_model::InvalidPortRange| error.to_string().into())
+    text.parse().map_err(|error| match error {
+        InvalidPortRange::Port(part) => format!("{} is not a port (1 to 65535)", quoted(&part)).into(),
+        InvalidPortRange::Reversed { .. } => error.to_string().into(),
+    })
 }

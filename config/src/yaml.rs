@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 
-use crate::errors::{Problems, quoted};
+use crate::errors::{Problems, one_line, quoted};
 
 /// The largest file that is read.
 pub(crate) const MAX_BYTES: usize = 4 << 20;
@@ -77,7 +77,7 @@ pub(crate) fn read(text: &[u8], problems: &mut Problems) -> Option<Node> {
                 let line = text.lines().nth(at.line.saturating_sub(1)).unwrap_or_default();
                 // The commonest slip: [::]:8080 without quotes begins a list.
                 let hint = if line.contains("[::") { " (an address such as \"[::]:8080\" needs quotes)" } else { "" };
-                reader.fail(at, &format!("not valid YAML: {}{hint}", error.info()))
+                reader.fail(at, &format!("not valid YAML: {}{hint}", one_line(error.info())))
             }
         };
         step?;
