@@ -129,7 +129,8 @@ impl Iptables {
     /// What a failure means to the person who reads it.
     fn explain(&self, failure: program::Failure) -> Error {
         let says = |text: &str| failure.message.contains(text);
-        if says("xtables lock") && !says("lock file") {
+        // Without -w the lock is "held by another app", with it the file "can't be locked".
+        if (says("xtables lock") || says("Can't lock")) && !says("lock file") {
             return Error::Locked { what: "xtables lock", seconds: self.wait };
         }
         if says("Permission denied") || says("Operation not permitted") || says("must be root") {

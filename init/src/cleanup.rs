@@ -18,13 +18,15 @@ pub fn cleanup(options: &Options) -> Result<Vec<String>, Error> {
         Ok(false) => {}
         Err(error) => failed = failed.take().or(Some(error)),
     };
-    let mut missing = None;
+    let (mut found, mut missing) = (false, None);
     for backend in Backend::BOTH.into_iter().filter(|backend| options.backend.is_none_or(|only| only == *backend)) {
         for family in Family::BOTH {
             match Iptables::find(backend, family, options) {
-                Ok(iptables) => note(remove_unless_absent(&iptables, family), format!("{family} rules of {backend}")),
-                Err(error) if family == Family::V4 => missing = Some(error),
-                Err(_) => {}
+                Ok(iptables) => {
+                    found = true;
+                    note(remove_unless_absent(&iptables, family), format!("{family} rules of {backend}"));
+                }
+                Err(error) => missing = missing.or(Some(error)),
             }
         }
     }
@@ -37,12 +39,7 @@ pub fn cleanup(options: &Options) -> Result<Vec<String>, Error> {
             note(netlink::remove_inbound_source(), "::6 on lo".to_owned());
         }
     }
-    let backends = if options.backend.is_some() { 1 } else { 2 };
-    let none_found = missing.filter(|_| {
-        let found = |backend| Iptables::find(backend, Family::V4, options).is_ok();
-        Backend::BOTH.into_iter().filter(|backend| found(*backend)).count() == 0 && backends > 0
-    });
-    match failed.or(none_found) {
+    match failed.or(missing.filter(|_| !found)) {
         Some(error) => Err(error),
         None => Ok(removed),
     }

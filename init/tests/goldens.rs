@@ -3,6 +3,8 @@
 //! `UPDATE_GOLDENS=1 cargo test -p remora-init --test goldens` writes them anew. The namespace tests feed every file to
 //! `iptables-restore --test` of both backends.
 
+#![allow(clippy::unwrap_used)] // a test
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
