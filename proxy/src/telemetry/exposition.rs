@@ -382,3 +382,6 @@ pub(crate) fn stats(families: &[Family]) -> Vec<(String, Value)> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,10 +22,14 @@ impl IdGenerator {
 
     pub(crate) fn from_seed(seed: [u8; 32]) -> Self {
         let (words, _) = seed.as_chunks();
-        let mut state: [u64; 4] = std::array::from_fn(|i| u64::from_le_bytes(words[i]));
-        // All zero is the one state the generator never leaves.
-        state[0] |= 1;
-        Self(Cell::new(state))
+        // A weak seed spreads over all bits (splitmix64), which also keeps away from the state of zeros that is never left.
+        let mut mixed = 0_u64;
+        Self(Cell::new(std::array::from_fn(|i| {
+            mixed = mixed.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ u64::from_le_bytes(words[i]);
+            let step = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let step = (step ^ step >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            step ^ step >> 31
+        })))
     }
 
     fn next(&self) -> u64 {

@@ -7,10 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{StatusCode, Version};
+use http::StatusCode;
 use remora_model::Direction;
 
 use crate::error::ResponseFlag;
+
+mod codes;
+mod labels;
+
+pub use labels::{DownstreamProtocol, Refusal, RequestProtocol, TLS_FAILURE_REASONS, TlsSide, UpstreamProtocol};
+
+use codes::{CODES, code_slot};
 
 /// A count with a single writer.
 #[derive(Debug, Default)]
@@ -95,186 +102,6 @@ impl DurationHistogram {
         (std::array::from_fn(|i| self.buckets[i].value()), self.sum_ns.value())
     }
 }
-
-/// What a request speaks, as `remora_requests_total` tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum RequestProtocol {
-    /// HTTP/1.0 or HTTP/1.1.
-    Http1,
-    /// HTTP/2 that is not gRPC.
-    Http2,
-    /// gRPC.
-    Grpc,
-}
-
-impl RequestProtocol {
-    pub(crate) const ALL: [Self; 3] = [Self::Http1, Self::Http2, Self::Grpc];
-
-    /// The protocol of a request of this version; `grpc` wins.
-    pub fn of(version: Version, grpc: bool) -> Self {
-        match (grpc, version == Version::HTTP_2) {
-            (true, _) => Self::Grpc,
-            (false, true) => Self::Http2,
-            (false, false) => Self::Http1,
-        }
-    }
-
-    /// The label's value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http1 => "http1",
-            Self::Http2 => "http2",
-            Self::Grpc => "grpc",
-        }
-    }
-}
-
-/// What an upstream connection speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum UpstreamProtocol {
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2.
-    Http2,
-    /// Opaque bytes.
-    Tcp,
-}
-
-impl UpstreamProtocol {
-    pub(crate) const ALL: [Self; 3] = [Self::Http1, Self::Http2, Self::Tcp];
-
-    /// The label's value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http1 => "http1",
-            Self::Http2 => "http2",
-            Self::Tcp => "tcp",
-        }
-    }
-}
-
-/// What a downstream connection turned out to speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum DownstreamProtocol {
-    /// HTTP/1.0 or HTTP/1.1.
-    Http1,
-    /// HTTP/2.
-    Http2,
-    /// The application's own TLS, passed on as bytes.
-    Tls,
-    /// Opaque bytes.
-    Tcp,
-    /// It ended, or was refused, before that was known.
-    Unknown,
-}
-
-impl DownstreamProtocol {
-    pub(crate) const ALL: [Self; 5] = [Self::Http1, Self::Http2, Self::Tls, Self::Tcp, Self::Unknown];
-
-    /// The label's value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http1 => "http1",
-            Self::Http2 => "http2",
-            Self::Tls => "tls",
-            Self::Tcp => "tcp",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// Why a downstream connection was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Refusal {
-    /// Aimed at one of the proxy's own ports.
-    Loop,
-    /// The kernel could not tell where it was aimed.
-    NoOriginalDestination,
-    /// Plaintext where mTLS is required.
-    Plaintext,
-    /// The TLS handshake failed, or the peer's identity is not accepted.
-    Tls,
-    /// It carries something its filter chain has no way for.
-    NoRoute,
-    /// It broke its protocol before the first request.
-    Protocol,
-    /// It said nothing, or not enough, in time.
-    Timeout,
-    /// Too many connections, or no file descriptor left.
-    Limit,
-    /// The proxy is draining.
-    Draining,
-}
-
-impl Refusal {
-    pub(crate) const ALL: [Self; 9] = [
-        Self::Loop,
-        Self::NoOriginalDestination,
-        Self::Plaintext,
-        Self::Tls,
-        Self::NoRoute,
-        Self::Protocol,
-        Self::Timeout,
-        Self::Limit,
-        Self::Draining,
-    ];
-
-    /// The label's value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Loop => "loop",
-            Self::NoOriginalDestination => "no_original_destination",
-            Self::Plaintext => "plaintext",
-            Self::Tls => "tls",
-            Self::NoRoute => "no_route",
-            Self::Protocol => "protocol",
-            Self::Timeout => "timeout",
-            Self::Limit => "limit",
-            Self::Draining => "draining",
-        }
-    }
-}
-
-/// Which end of a TLS handshake the proxy was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum TlsSide {
-    /// Downstream: the proxy answered.
-    Server,
-    /// Upstream: the proxy began.
-    Client,
-}
-
-impl TlsSide {
-    pub(crate) const ALL: [Self; 2] = [Self::Server, Self::Client];
-
-    /// The label's value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Server => "server",
-            Self::Client => "client",
-        }
-    }
-}
-
-/// Why TLS handshakes fail, as metrics count it.
-pub const TLS_FAILURE_REASONS: [&str; 11] = [
-    "unknown_ca",
-    "expired",
-    "not_yet_valid",
-    "wrong_trust_domain",
-    "wrong_identity",
-    "no_certificate",
-    "bad_certificate",
-    "invalid_spiffe_id",
-    "protocol",
-    "timeout",
-    "closed",
-];
 
 /// TLS handshakes of one worker.
 #[derive(Debug, Default)]
@@ -394,110 +221,6 @@ pub(crate) const GRPC_STATUSES: usize = 17;
 /// Flags, and none, which is index 0.
 const FLAGS: usize = ResponseFlag::ALL.len() + 1;
 
-/// The codes that have a series of their own (the IANA HTTP status code registry); index 0 is "no response was begun".
-/// Others share their class's series, so that an upstream cannot make series at will.
-pub(crate) const CODES: [(u16, &str); 70] = [
-    (0, "0"),
-    (100, "100"),
-    (101, "101"),
-    (102, "102"),
-    (103, "103"),
-    (199, "1xx"),
-    (200, "200"),
-    (201, "201"),
-    (202, "202"),
-    (203, "203"),
-    (204, "204"),
-    (205, "205"),
-    (206, "206"),
-    (207, "207"),
-    (208, "208"),
-    (226, "226"),
-    (299, "2xx"),
-    (300, "300"),
-    (301, "301"),
-    (302, "302"),
-    (303, "303"),
-    (304, "304"),
-    (305, "305"),
-    (307, "307"),
-    (308, "308"),
-    (399, "3xx"),
-    (400, "400"),
-    (401, "401"),
-    (402, "402"),
-    (403, "403"),
-    (404, "404"),
-    (405, "405"),
-    (406, "406"),
-    (407, "407"),
-    (408, "408"),
-    (409, "409"),
-    (410, "410"),
-    (411, "411"),
-    (412, "412"),
-    (413, "413"),
-    (414, "414"),
-    (415, "415"),
-    (416, "416"),
-    (417, "417"),
-    (418, "418"),
-    (421, "421"),
-    (422, "422"),
-    (423, "423"),
-    (424, "424"),
-    (425, "425"),
-    (426, "426"),
-    (428, "428"),
-    (429, "429"),
-    (431, "431"),
-    (451, "451"),
-    (498, "4xx"),
-    (500, "500"),
-    (501, "501"),
-    (502, "502"),
-    (503, "503"),
-    (504, "504"),
-    (505, "505"),
-    (506, "506"),
-    (507, "507"),
-    (508, "508"),
-    (510, "510"),
-    (511, "511"),
-    (599, "5xx"),
-    (799, "other"),
-    (999, "other"),
-];
-
-/// The index in [`CODES`] of each status from 100 to 599.
-const CODE_INDEX: [u8; 500] = code_index();
-
-const fn code_index() -> [u8; 500] {
-    let mut table = [0; 500];
-    let mut status = 100;
-    while status < 600 {
-        let class_end = [199, 299, 399, 498, 599][status / 100 - 1];
-        let mut index = 0;
-        while index < CODES.len() {
-            let code = CODES[index].0 as usize;
-            if code == status || (code == class_end && table[status - 100] == 0) {
-                table[status - 100] = index as u8;
-            }
-            index += 1;
-        }
-        status += 1;
-    }
-    table
-}
-
-fn code_slot(status: Option<StatusCode>) -> usize {
-    match status.map(|status| usize::from(status.as_u16())) {
-        None => 0,
-        Some(code @ 100..600) => usize::from(CODE_INDEX[code - 100]),
-        Some(_) => CODES.len() - 1,
-    }
-}
-
 /// Requests and TCP connections of one direction and cluster, of one worker.
 #[derive(Debug)]
 pub struct Traffic {
@@ -563,5 +286,40 @@ impl Traffic {
                 })
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_belongs_to_the_bucket_that_its_bound_closes() {
+        let histogram = DurationHistogram::default();
+        for us in [0, 500, 501, 1_000, 300_000_000, 300_000_001] {
+            histogram.record(Duration::from_micros(us));
+        }
+        histogram.record(Duration::from_nanos(500_001));
+        let (buckets, sum) = histogram.read();
+        assert_eq!((buckets[0], buckets[1], buckets[16], buckets[17]), (2, 3, 1, 1));
+        assert_eq!(sum, (500 + 501 + 1_000 + 600_000_001) * 1_000 + 500_001);
+    }
+
+    #[test]
+    fn an_upstream_cannot_make_series_at_will() {
+        let traffic = Traffic::new(Direction::Inbound, "a".into());
+        for code in 100..1000 {
+            traffic.request(RequestProtocol::Http1, StatusCode::from_u16(code).ok(), None);
+        }
+        assert!(traffic.requests().count() < CODES.len());
+        assert_eq!(traffic.requests().map(|(_, _, _, count)| count).sum::<u64>(), 900);
+    }
+
+    #[test]
+    fn unknown_tls_reasons_count_as_protocol() {
+        let tls = TlsMetrics::default();
+        tls.handshake_failed(TlsSide::Client, "something new");
+        let protocol = TLS_FAILURE_REASONS.iter().position(|reason| *reason == "protocol").unwrap();
+        assert_eq!(tls.failures[TlsSide::Client as usize][protocol].value(), 1);
     }
 }
