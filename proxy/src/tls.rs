@@ -218,3 +218,6 @@ impl GatewayTls {
 pub fn server_name(host: &str, address: IpAddr) -> ServerName<'static> {
     ServerName::try_from(host.to_owned()).unwrap_or_else(|_| ServerName::from(address))
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,5 +116,4 @@ async fn the_system_knows_localhost() {
     let addresses = sorted(system("localhost".into()).await.unwrap());
     assert!(!addresses.is_empty() && addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
     assert_eq!(system("10.1.2.3".into()).await.unwrap(), ips(&[[10, 1, 2, 3]]));
-    assert!(system("x.invalid".into()).await.is_err());
 }

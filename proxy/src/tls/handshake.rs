@@ -39,6 +39,16 @@ pub async fn accept(
     io: Replay<TcpStream>,
     bound: Duration,
 ) -> Result<(server::TlsStream<Replay<TcpStream>>, TlsInfo), TlsError> {
+    accept_by(tls, io, bound, SystemTime::now).await
+}
+
+/// As [`accept`]; the peer is judged by the clock `now`.
+pub(super) async fn accept_by(
+    tls: &MeshTls,
+    io: Replay<TcpStream>,
+    bound: Duration,
+    now: impl Fn() -> SystemTime,
+) -> Result<(server::TlsStream<Replay<TcpStream>>, TlsInfo), TlsError> {
     let acceptor = tls.acceptor.as_ref().map_err(TlsError::clone)?;
     let own = tls.spiffe_id();
     let handshake = async {
@@ -51,7 +61,7 @@ pub async fn accept(
     let stream = bounded(bound, handshake, Some(own)).await?;
     let (_, connection) = stream.get_ref();
     let info = TlsInfo {
-        peer: judge(connection, &acceptor.verifier, own)?,
+        peer: judge(connection, &acceptor.verifier, own, now())?,
         protocol: connection.alpn_protocol().and_then(MeshProtocol::of),
         sni: connection.server_name().map(Arc::from),
         resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
@@ -79,7 +89,7 @@ pub async fn connect(
     let stream = bounded(bound, tls.connect(name, stream), Some(&state.own)).await?;
     let (_, connection) = stream.get_ref();
     let info = TlsInfo {
-        peer: judge(connection, &state.verifier, &state.own)?,
+        peer: judge(connection, &state.verifier, &state.own, SystemTime::now())?,
         protocol: connection.alpn_protocol().and_then(MeshProtocol::of),
         sni,
         resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
@@ -113,7 +123,12 @@ async fn bounded<T>(
 
 /// A resumed handshake takes the peer's chain from the ticket, unchecked: by now it may have expired, or its root may be
 /// gone from the bundle.
-fn judge(connection: &CommonState, verifier: &SpiffeVerifier, own: &SpiffeId) -> Result<Peer, TlsError> {
+fn judge(
+    connection: &CommonState,
+    verifier: &SpiffeVerifier,
+    own: &SpiffeId,
+    now: SystemTime,
+) -> Result<Peer, TlsError> {
     let chain = connection.peer_certificates().unwrap_or_default();
-    verifier.verify(chain, SystemTime::now()).map_err(|error| TlsError::refused(&error, own))
+    verifier.verify(chain, now).map_err(|error| TlsError::refused(&error, own))
 }
