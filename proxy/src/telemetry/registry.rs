@@ -108,9 +108,12 @@ pub struct Shard {
     single_thread: PhantomData<std::cell::Cell<()>>,
 }
 
+/// By index of the direction, and cluster.
+type ByDestination = BTreeMap<(usize, Arc<str>), Arc<Traffic>>;
+
 #[derive(Debug, Default)]
 pub(crate) struct ShardData {
-    pub(crate) traffic: Mutex<BTreeMap<(u8, Arc<str>), Arc<Traffic>>>,
+    pub(crate) traffic: Mutex<ByDestination>,
     pub(crate) upstream: Mutex<BTreeMap<Arc<str>, Arc<UpstreamMetrics>>>,
     pub(crate) downstream: [Arc<DownstreamMetrics>; DIRECTIONS.len()],
     pub(crate) tls: Arc<TlsMetrics>,
@@ -122,7 +125,7 @@ impl Shard {
     /// Requests and TCP connections of `direction` to `cluster`. Takes a lock: ask when a snapshot is applied, not per request.
     /// The same names give the same handle, so counts survive a swap.
     pub fn traffic(&self, direction: Direction, cluster: &str) -> Arc<Traffic> {
-        let key = (direction_index(direction) as u8, Arc::from(cluster));
+        let key = (direction_index(direction), Arc::from(cluster));
         let mut traffic = lock(&self.data.traffic);
         Arc::clone(
             traffic
