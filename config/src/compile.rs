@@ -101,6 +101,10 @@ fn service(document: &Document, env: &Environment, problems: &mut Problems) -> O
                 None
             }
         },
+        // A gateway stands beside no workload.
+        (Field::Absent, None) if document.gateways.given().is_some() => {
+            Some(Service { name: "gateway".into(), namespace: NAMESPACE.into(), version: None })
+        }
         (Field::Absent, None) => {
             problems.report(&document.place, "service is missing (the name of the workload beside the proxy)");
             None

@@ -110,10 +110,10 @@ impl Accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 self.worker.telemetry.tls().handshake_failed(TlsSide::Server, error.reason);
-                return self.refuse(Refusal::Tls, &error.message);
+                return self.refuse(Refusal::Tls, &format!("{}: {}", error.reason, error.message));
             }
         };
-        self.worker.telemetry.tls().handshake(TlsSide::Server, tls.resumed);
+        self.worker.shook_hands(TlsSide::Server, &tls);
         let peer = &tls.peer;
         let xfcc =
             request::forwarded_client_cert(mesh.spiffe_id().as_str(), peer.spiffe_id.as_str(), &peer.fingerprint);
@@ -146,7 +146,7 @@ impl Accepted {
             Ok(stream) => stream,
             Err(error) => {
                 self.worker.telemetry.tls().handshake_failed(TlsSide::Server, error.reason);
-                return self.refuse(Refusal::Tls, &error.message);
+                return self.refuse(Refusal::Tls, &format!("{}: {}", error.reason, error.message));
             }
         };
         self.worker.telemetry.tls().handshake(TlsSide::Server, false);

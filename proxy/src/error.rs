@@ -263,7 +263,9 @@ impl Error {
             | Self::UpstreamTls { .. }
             | Self::UpstreamClosed { .. }
             | Self::UpstreamReset { .. } => (StatusCode::SERVICE_UNAVAILABLE, GRPC_UNAVAILABLE),
-            Self::UpstreamProtocol { .. } | Self::ResponseReset(_) | Self::ResponseTruncated(_) => (StatusCode::BAD_GATEWAY, GRPC_UNAVAILABLE),
+            Self::UpstreamProtocol { .. } | Self::ResponseReset(_) | Self::ResponseTruncated(_) => {
+                (StatusCode::BAD_GATEWAY, GRPC_UNAVAILABLE)
+            }
             Self::RequestTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, GRPC_DEADLINE_EXCEEDED),
             Self::IdleTimeout(_) => (StatusCode::REQUEST_TIMEOUT, GRPC_UNAVAILABLE),
             Self::Loop(_) => (StatusCode::LOOP_DETECTED, GRPC_UNAVAILABLE),

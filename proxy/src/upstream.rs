@@ -101,7 +101,7 @@ pub(crate) async fn send(
     telemetry: &mut RequestTelemetry,
 ) -> Result<Response, Error> {
     let Request { direction, orig_dst, mut head, mut body } = request;
-    let hop = hop(cluster, &head);
+    let hop = hop(cluster, &head, direction);
     let mut tried = Vec::new();
     let mut last = None;
     for _ in 0..MAX_ATTEMPTS {
@@ -131,11 +131,13 @@ pub(crate) async fn send(
     Err(last.unwrap_or_else(|| Error::NoEndpoint { cluster: cluster.name().clone() }))
 }
 
-/// What to speak towards an endpoint: HTTP/1.1 as HTTP/1.1, HTTP/2 as HTTP/2, unless the cluster declares otherwise.
-fn hop(cluster: &ClusterState, head: &RequestHead) -> Hop {
+/// What to speak towards an endpoint, unless the cluster declares it: a sidecar what its client speaks; a gateway, whose
+/// clients do not know the services, HTTP/1.1, except for gRPC.
+fn hop(cluster: &ClusterState, head: &RequestHead, direction: Direction) -> Hop {
     let http2 = match cluster.config.protocol {
         Protocol::Http => false,
         Protocol::Http2 => true,
+        Protocol::Auto | Protocol::Tcp if direction == Direction::Gateway => head.is_grpc(),
         Protocol::Auto | Protocol::Tcp => head.version == http::Version::HTTP_2,
     };
     match (&cluster.config.tls, http2) {
@@ -262,7 +264,7 @@ async fn dial(
     };
     match handshake {
         Ok((stream, info)) => {
-            worker.telemetry.tls().handshake(TlsSide::Client, info.resumed);
+            worker.shook_hands(TlsSide::Client, &info);
             Ok((Upstream::Tls(Box::new(stream)), info.protocol))
         }
         Err(error) => {

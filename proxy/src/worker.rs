@@ -23,8 +23,8 @@ use crate::drain::{Connections, Drain};
 use crate::original_dst::OwnAddresses;
 use crate::readiness::ReadyGuard;
 use crate::resolve::Resolved;
-use crate::telemetry::{Registry, Sinks, WorkerTelemetry};
-use crate::tls::{Connector, GatewayTls, MeshTls, Offer};
+use crate::telemetry::{Registry, Sinks, TlsSide, WorkerTelemetry};
+use crate::tls::{Connector, GatewayTls, MeshTls, Offer, TlsInfo};
 use crate::{filter_chain, listener};
 
 /// How often spans and log records are handed over.
@@ -206,6 +206,19 @@ impl Worker {
             Direction::Outbound => Drain::never(),
             Direction::Inbound | Direction::Gateway => Drain::new(self.drain.clone()),
         }
+    }
+
+    /// A handshake of the mesh succeeded.
+    pub(crate) fn shook_hands(&self, side: TlsSide, tls: &TlsInfo) {
+        self.telemetry.tls().handshake(side, tls.resumed);
+        tracing::debug!(
+            side = side.as_str(),
+            peer = %tls.peer.spiffe_id,
+            peer_serial = tls.peer.serial,
+            serial = self.view.borrow().input.identity.as_ref().map(|identity| identity.svid().serial()),
+            resumed = tls.resumed,
+            "mTLS handshake"
+        );
     }
 
     /// Whether one more line may be logged about what peers do: at most [`LINES_A_TICK`] each 100 ms.
