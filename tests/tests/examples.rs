@@ -1,4 +1,5 @@
 //! Every configuration under `examples/` compiles: what a reader copies must work.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

@@ -52,7 +52,7 @@ impl Workers {
                 commands: receiver,
                 registry: registry.clone(),
                 sinks: sinks.clone(),
-                ready: readiness.register(&format!("worker {index}")),
+                ready: readiness.register(format!("worker {index}")),
             };
             threads.push(worker::spawn(start)?);
             commands.push(sender);

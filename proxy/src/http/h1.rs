@@ -57,8 +57,8 @@ pub(crate) async fn serve(
 
 async fn respond(connection: Rc<HttpConnection>, request: http::Request<Incoming>) -> http::Response<ResponseBody> {
     let (head, body) = match request_parts(request) {
-        Ok((head, body)) => connection.handle(head, body).await,
-        Err((head, error)) => connection.refuse(head, error),
+        (head, Ok(body)) => connection.handle(head, body).await,
+        (head, Err(error)) => connection.refuse(head, error),
     };
     let mut response = http::Response::new(body);
     *response.status_mut() = head.status;
@@ -66,7 +66,8 @@ async fn respond(connection: Rc<HttpConnection>, request: http::Request<Incoming
     response
 }
 
-fn request_parts(request: http::Request<Incoming>) -> Result<(RequestHead, Body), (RequestHead, Error)> {
+/// Takes a request apart; its body, unless it cannot be handled.
+fn request_parts(request: http::Request<Incoming>) -> (RequestHead, Result<Body, Error>) {
     let (parts, body) = request.into_parts();
     let uri = parts.uri.into_parts();
     let mut head = RequestHead {
@@ -77,12 +78,15 @@ fn request_parts(request: http::Request<Incoming>) -> Result<(RequestHead, Body)
         version: parts.version,
         headers: parts.headers,
     };
-    match host(&head.headers, head.version) {
+    let body = match host(&head.headers, head.version) {
         // An absolute-form target wins over Host (RFC 9112 section 3.2.2).
-        Ok(host) => head.authority = head.authority.take().or(host),
-        Err(reason) => return Err((head, Error::DownstreamProtocol(reason.into()))),
-    }
-    Ok((head, Body::from_h1(body)))
+        Ok(host) => {
+            head.authority = head.authority.take().or(host);
+            Ok(Body::from_h1(body))
+        }
+        Err(reason) => Err(Error::DownstreamProtocol(reason.into())),
+    };
+    (head, body)
 }
 
 /// The Host header: exactly one, and a valid authority, in HTTP/1.1 (RFC 9112 section 3.2).
