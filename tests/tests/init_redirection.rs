@@ -1,5 +1,7 @@
 //! `remora-init` in network namespaces, with real iptables of both backends, both families and real connections.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // tests, which say what they skip
+
 #[path = "init/cleanup.rs"]
 mod cleanup;
 #[path = "init/escape.rs"]
