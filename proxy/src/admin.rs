@@ -57,6 +57,8 @@ pub struct AdminState {
     pub registry: Arc<Registry>,
     /// The current snapshot.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Why the newest configuration is not in use; `None`: it is.
+    pub rejected: watch::Receiver<Option<String>>,
     /// Whether traffic may come.
     pub readiness: Readiness,
     /// The current identity; `None`: no mTLS.

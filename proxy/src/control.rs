@@ -114,10 +114,11 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
         let asked = asked.clone();
         Box::pin(async move { asked.silent().await })
     });
-    let (rejected, _) = watch::channel(None);
+    let (rejected, rejections) = watch::channel(None);
     let state = Arc::new(AdminState {
         registry: registry.clone(),
         snapshot: current,
+        rejected: rejections,
         readiness: readiness.clone(),
         identity: identity.shown(),
         loggers,

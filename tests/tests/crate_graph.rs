@@ -60,8 +60,11 @@ fn dependencies_point_one_way() {
     assert_eq!(violations(&metadata), Vec::<String>::new());
 }
 
-/// A graph whose crates have these dependencies: name, kind, path.
-fn graph(packages: &[(&str, &[(&str, Value, Value)])]) -> Value {
+/// A dependency as `cargo metadata` tells it: name, kind, path.
+type Dependency = (&'static str, Value, Value);
+
+/// A graph whose crates have these dependencies.
+fn graph(packages: &[(&str, &[Dependency])]) -> Value {
     let packages = packages.iter().map(|(name, dependencies)| {
         let dependencies =
             dependencies.iter().map(|(name, kind, path)| json!({"name": name, "kind": kind, "path": path}));

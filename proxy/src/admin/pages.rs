@@ -287,6 +287,7 @@ async fn server_info(state: &AdminState) -> Page {
         "version": env!("CARGO_PKG_VERSION"),
         "state": state_name,
         "missing": missing,
+        "configuration_rejected": *state.rejected.borrow(),
         "service": *service.name,
         "namespace": *service.namespace,
         "pid": std::process::id(),

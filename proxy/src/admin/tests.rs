@@ -78,6 +78,7 @@ fn state() -> Arc<AdminState> {
     Arc::new(AdminState {
         registry: Registry::new(),
         snapshot,
+        rejected: watch::channel(None).1,
         readiness: Readiness::new(),
         identity: Some(identity),
         loggers: Loggers::new("info", |_| Ok(())).unwrap(),
