@@ -81,8 +81,8 @@ build() {
     log=$(mktemp)
     [ -t 1 ] || say "… building"
     set +e
-    (cd "$root" && CARGO_TERM_COLOR=never CARGO_TERM_PROGRESS_WHEN=never cargo build --locked \
-        -p remora-proxy -p remora-init -p remora-certs -p remora-shop --bins 2>&1) |
+    # The whole workspace, as `make build` does: a selection would compile the dependencies once more with other features.
+    (cd "$root" && CARGO_TERM_COLOR=never CARGO_TERM_PROGRESS_WHEN=never cargo build --locked --workspace --bins 2>&1) |
         while IFS= read -r line; do
             printf '%s\n' "$line" >>"$log"
             case $line in

@@ -1,7 +1,6 @@
 //! `remora-demo`: the shop in a mesh on this machine. Every pod is a network namespace with the real `remora-init`, the
 //! real `remora-proxy` under its own user and a real application; what is printed about them was measured on them, and
 //! a claim that does not hold ends the demo with exit code 1.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is what a demo is for")]
 
 mod balance;
 mod capture;
@@ -90,7 +89,7 @@ async fn main() -> ExitCode {
 
 /// The whole demo; whatever way it ends, nothing stays behind unless that was asked for.
 async fn run(screen: &Screen, args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let mut state = state::begin()?;
+    let state = state::begin()?;
     let mut mesh = Mesh::default();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
@@ -113,7 +112,7 @@ async fn run(screen: &Screen, args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     screen.busy("taking the mesh down");
     mesh.stop();
-    state::remove_everything()?;
+    state.finish()?;
     match told {
         None => Ok(ExitCode::from(INTERRUPTED)),
         Some(Err(error)) => Err(error),

@@ -35,9 +35,9 @@ pub(crate) const STOREFRONT: Pod = Pod {
     account: Some("storefront"),
 };
 pub(crate) const CATALOG: [Pod; 3] = [
-    replica("catalog-1", 11, 2002, &["catalog", "--name", "catalog-1", "--delay", "5"]),
-    replica("catalog-2", 12, 2003, &["catalog", "--name", "catalog-2", "--delay", "5"]),
-    replica("catalog-3", 13, 2004, &["catalog", "--name", "catalog-3", "--delay", "50"]),
+    replica("catalog-1", 11, 2002, &["catalog", "--name", "catalog-1", "--delay", "30"]),
+    replica("catalog-2", 12, 2003, &["catalog", "--name", "catalog-2", "--delay", "30"]),
+    replica("catalog-3", 13, 2004, &["catalog", "--name", "catalog-3", "--delay", "300"]),
 ];
 pub(crate) const PRICING: Pod = Pod {
     name: "pricing",

@@ -80,7 +80,7 @@ impl Process {
     /// The last `count` lines that warn of something.
     pub(crate) fn last_warnings(&self, count: usize) -> Vec<String> {
         last_lines(&self.log, count, |line| {
-            line.contains("WARN") || line.contains("ERROR") || line.contains("panicked")
+            line.contains(" WARN ") || line.contains(" ERROR ") || line.contains("panicked")
         })
     }
 }

@@ -49,13 +49,11 @@ impl Screen {
         if self.terminal {
             self.clear();
             let seconds = self.started.elapsed().as_secs();
-            print!("   {}", self.paint(Paint::Dim, &format!("… {doing} ({seconds} s)")));
+            self.write(&format!("   {}", self.paint(Paint::Dim, &format!("… {doing} ({seconds} s)"))));
             self.transient.set(true);
         } else {
             self.line(&format!("   … {doing}"));
         }
-        // Nobody to show it to is no reason to stop.
-        drop(std::io::stdout().flush());
     }
 
     /// How far something is, between `busy` and its result: on a terminal only.
@@ -83,9 +81,8 @@ impl Screen {
     /// The claim that did not hold, or what made the demo impossible.
     pub(crate) fn failed(&self, error: &anyhow::Error) {
         self.clear();
-        drop(std::io::stdout().flush());
         let mark = if self.colour { self.paint(Paint::Red, "✘") } else { "✘".to_owned() };
-        eprintln!("   {mark} {error:#}");
+        drop(writeln!(std::io::stderr(), "   {mark} {error:#}"));
     }
 
     /// Rows under a heading, as wide as their widest cells; columns of numbers stand right.
@@ -114,12 +111,18 @@ impl Screen {
 
     fn line(&self, text: &str) {
         self.clear();
-        println!("{text}");
+        self.write(&format!("{text}\n"));
+    }
+
+    /// That nobody reads any more (`| head`) is no reason to stop, and even less to stop without cleaning up.
+    fn write(&self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
     }
 
     fn clear(&self) {
         if self.transient.replace(false) {
-            print!("\r\x1b[K");
+            self.write("\r\x1b[K");
         }
     }
 

@@ -22,10 +22,12 @@ const LOCK: &str = "/run/remora-demo.lock";
 /// How long processes have to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// The right to be the only demo on this machine.
+/// The right to be the only demo on this machine, and the duty to leave nothing behind: dropping it cleans up.
 pub(crate) struct State {
     /// Unlocked when the process ends, however it ends.
     _lock: File,
+    /// Nothing is to be cleaned up any more.
+    settled: bool,
 }
 
 /// A path in [`FOLDER`].
@@ -62,8 +64,9 @@ pub(crate) fn begin() -> anyhow::Result<State> {
     if let Some(route) = routes.lines().next() {
         bail!("this machine uses 10.77.0.0/24 itself ({}), which the demo needs", route.trim());
     }
+    let state = State { _lock: lock, settled: false };
     fs::create_dir_all(FOLDER).and_then(|()| fs::set_permissions(FOLDER, fs::Permissions::from_mode(0o755)))?;
-    Ok(State { _lock: lock })
+    Ok(state)
 }
 
 fn lock() -> anyhow::Result<File> {
@@ -78,8 +81,25 @@ fn lock() -> anyhow::Result<File> {
 
 impl State {
     /// The mesh stays up after this process.
-    pub(crate) fn keep(&mut self) -> anyhow::Result<()> {
-        fs::write(kept(), "").context("cannot note that the demo stays up")
+    pub(crate) fn keep(mut self) -> anyhow::Result<()> {
+        fs::write(kept(), "").context("cannot note that the demo stays up")?;
+        self.settled = true;
+        Ok(())
+    }
+
+    /// Removes everything, and says if that failed.
+    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
+        self.settled = true;
+        remove_everything()
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // Only a panic comes here unsettled; it has been reported, and this is all that can be done.
+        if !self.settled {
+            drop(remove_everything());
+        }
     }
 }
 
