@@ -189,8 +189,11 @@ impl Picked {
         }
     }
 
-    /// It could not be reached.
+    /// It could not be reached. Those who waited for the same dial all say so; it counts once.
     pub(crate) fn unreachable(&self) {
+        if self.0.avoided() {
+            return;
+        }
         let failures = self.0.failures.get();
         let back_off = (BACK_OFF * 2u32.saturating_pow(failures.min(8))).min(MAX_BACK_OFF);
         self.0.failures.set(failures.saturating_add(1));

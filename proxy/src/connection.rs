@@ -240,7 +240,7 @@ impl Accepted {
         // A client that speaks HTTP takes its own way, and the dial is dropped unused.
         let http = matches!(inspected, Inspected::Http1 | Inspected::Http2);
         match dialled.filter(|_| !http) {
-            Some((upstream, _picked, _counted)) => self.relay(io, upstream).await,
+            Some(dialled) => self.relay(io, dialled).await,
             None => Box::pin(self.inspected(io, inspected, trust)).await,
         }
     }
@@ -257,7 +257,7 @@ impl Accepted {
 
     async fn tcp(mut self, io: Replay<Downstream>) {
         match self.dial_tcp().await {
-            Ok((upstream, _picked, _counted)) => self.relay(io, upstream).await,
+            Ok(dialled) => self.relay(io, dialled).await,
             Err(error) => self.fail(&error),
         }
     }
@@ -269,11 +269,12 @@ impl Accepted {
         self.telemetry.failed(error);
     }
 
-    async fn relay(mut self, downstream: Replay<Downstream>, upstream: Replay<Upstream>) {
+    async fn relay(mut self, downstream: Replay<Downstream>, (upstream, picked, _counted): Dialled) {
         self.telemetry.protocol(DownstreamProtocol::Tcp);
         let Some(id) = self.chain.chain().tcp else { return };
         let traffic = self.chain.view().cluster(id).traffic(self.info.direction).clone();
         self.telemetry.tcp(&traffic);
+        self.telemetry.endpoint(picked.address());
         let idle = self.chain.chain().idle_timeout;
         match tcp_proxy::relay(downstream, upstream, idle, &self.telemetry).await {
             Ok(()) => {}

@@ -181,12 +181,19 @@ impl Host {
         Checkout::Dial(Some(Ticket { host: self.clone(), dialling: started }))
     }
 
+    /// The connection used last. One whose task has not yet seen the end of its last exchange is passed over.
     fn take_idle(&self) -> Option<h1::Sender> {
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|(sender, _)| !sender.is_closed());
-        // One whose connection task has not yet seen the end of its last exchange is passed over.
-        let ready = idle.iter().rposition(|(sender, _)| sender.is_ready())?;
-        Some(idle.remove(ready).0)
+        for index in (0..idle.len()).rev() {
+            let sender = &idle[index].0;
+            if sender.is_ready() {
+                return Some(idle.remove(index).0);
+            }
+            if sender.is_closed() {
+                idle.remove(index);
+            }
+        }
+        None
     }
 
     /// Takes an HTTP/1.1 connection back after its exchange ended well.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 use http_body::{Body as _, Frame, SizeHint};
 use remora_certs::Fingerprint;
 use tokio::time::{Instant, Sleep};
@@ -111,6 +111,9 @@ impl HttpConnection {
         mut head: RequestHead,
         body: Body,
     ) -> Result<(Response, Option<Timeout>), Error> {
+        if head.method == Method::CONNECT {
+            return Err(Error::DownstreamProtocol("CONNECT on a connection that carries other requests".into()));
+        }
         let chain = self.chain();
         let route = route::select(&chain.chain().routes, &head).ok_or_else(|| Error::NoRoute {
             authority: head.authority.as_ref().map(ToString::to_string).unwrap_or_default(),

@@ -301,6 +301,10 @@ pub(crate) async fn connect_tcp(
     let mut last = None;
     while tried.len() < MAX_ATTEMPTS {
         let Some(picked) = cluster.pick(orig_dst.socket(), &tried, || worker.random()) else { break };
+        cluster.metrics.attempt();
+        if last.is_some() {
+            cluster.metrics.retry();
+        }
         match dial(worker, cluster, picked.address(), Offer::Tcp, direction).await {
             Ok((io, _)) => {
                 picked.reached();

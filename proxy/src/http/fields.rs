@@ -131,3 +131,80 @@ fn percent_encode(text: &str) -> HeaderValue {
     }
     HeaderValue::from_str(&encoded).expect("only visible ASCII is left")
 }
+
+#[cfg(test)]
+mod tests {
+    use http::uri::PathAndQuery;
+
+    use super::*;
+
+    fn head(fields: &[(&'static str, &'static str)]) -> RequestHead {
+        let headers =
+            fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        RequestHead {
+            method: http::Method::GET,
+            scheme: None,
+            authority: None,
+            path: PathAndQuery::from_static("/"),
+            version: Version::HTTP_2,
+            headers: headers.collect(),
+        }
+    }
+
+    fn names(head: &RequestHead) -> Vec<&str> {
+        head.headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn the_hop_header_is_believed_from_our_own_sidecar_only() {
+        let mut theirs = head(&[("x-remora-hop", "1.1")]);
+        receive(&mut theirs, &Trust::default());
+        assert_eq!((theirs.version, names(&theirs)), (Version::HTTP_2, vec![]));
+        let mut ours = head(&[("x-remora-hop", "1.0")]);
+        receive(&mut ours, &Trust { hop: true, ..Trust::default() });
+        assert_eq!((ours.version, names(&ours)), (Version::HTTP_10, vec![]));
+    }
+
+    #[test]
+    fn a_claimed_caller_is_replaced_or_removed() {
+        let mut plaintext = head(&[("x-forwarded-client-cert", "URI=spiffe://evil/x")]);
+        receive(&mut plaintext, &Trust::default());
+        assert_eq!(names(&plaintext), Vec::<&str>::new());
+        let mut verified = head(&[("x-forwarded-client-cert", "URI=spiffe://evil/x")]);
+        let caller = HeaderValue::from_static("URI=spiffe://good/x");
+        receive(&mut verified, &Trust { forwarded_client_cert: Some(caller.clone()), ..Trust::default() });
+        assert_eq!(verified.headers.get_all(FORWARDED_CLIENT_CERT).iter().collect::<Vec<_>>(), [&caller]);
+    }
+
+    #[test]
+    fn hop_by_hop_fields_go_and_framing_stays() {
+        let mut head = head(&[
+            ("connection", "close, x-secret, content-length, host"),
+            ("x-secret", "1"),
+            ("content-length", "3"),
+            ("host", "a"),
+            ("keep-alive", "timeout=5"),
+            ("te", "gzip, trailers"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAA"),
+        ]);
+        receive(&mut head, &Trust::default());
+        let mut left = names(&head);
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "host", "te"]);
+        assert_eq!(head.headers[header::TE], "trailers");
+    }
+
+    #[test]
+    fn an_error_is_a_status_and_a_sentence_or_grpc() {
+        let error = Error::NoEndpoint { cluster: "a\u{e9}".into() };
+        let (http, body) = error_response(&error, false);
+        assert_eq!(http.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(http.headers[&REASON], "UH no healthy endpoint in cluster \"a?\"");
+        assert!(matches!(body, Body::Full(_)));
+        let (grpc, body) = error_response(&error, true);
+        assert_eq!((grpc.status, &grpc.headers[&GRPC_STATUS]), (StatusCode::OK, &HeaderValue::from_static("14")));
+        assert_eq!(grpc.headers[&GRPC_MESSAGE], "UH no healthy endpoint in cluster \"a%C3%A9\"");
+        assert!(matches!(body, Body::Empty));
+    }
+}

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
@@ -29,6 +30,9 @@ const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 /// Decoded header list (RFC 9113 section 6.5.2); Envoy's default.
 const MAX_HEADER_LIST: u32 = 60 * 1024;
 
+/// Bound of the client's preface.
+const PREFACE: Duration = Duration::from_secs(10);
+
 /// The sending half of a client connection.
 pub(crate) type Sender = h2::client::SendRequest<Bytes>;
 
@@ -41,13 +45,17 @@ pub(crate) async fn serve(
     connection: Rc<HttpConnection>,
     mut drain: Drain,
 ) -> Result<(), h2::Error> {
-    let mut h2 = h2::server::Builder::new()
+    let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_LIST)
-        .handshake::<_, Bytes>(io)
-        .await?;
+        .handshake::<_, Bytes>(io);
+    let Ok(h2) = tokio::time::timeout(PREFACE, handshake).await else {
+        tracing::debug!("no HTTP/2 preface in time");
+        return Ok(());
+    };
+    let mut h2 = h2?;
     let mut idle = pin!(connection.idle());
     let mut ending = false;
     loop {

@@ -162,7 +162,8 @@ fn splitting_anywhere_changes_nothing() {
     assert_stable(&[b"X".repeat(40), b" / HTTP/1.1".to_vec()].concat());
     assert_stable(&[b"BREW /".to_vec(), b"x".repeat(LIMIT + 9), b" HTTP/1.1\r\n".to_vec()].concat());
     // 16 KiB of records of one byte each, ended just beyond the limit.
-    let long = hello_with(&[(21, &[0; 2800])]);
+    let long = hello_with(&[(21, &[0; 2800]), (16, b"\0\x06\x05istio")]);
+    assert_eq!(classify(&long), tls(None, &[b"istio"]));
     assert!(in_records_of(1, &long).len() > LIMIT);
     assert_stable(&in_records_of(1, &long));
     assert_eq!(classify(&in_records_of(1, &long)), tls(None, &[]));

@@ -4,6 +4,7 @@ use std::task::Wake;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use super::*;
 
@@ -186,7 +187,7 @@ async fn silence_in_both_directions_ends_it_and_any_byte_prolongs_it() {
             sleep(Duration::from_secs(50)).await;
             let (from, to) = if turn % 2 == 0 { (&mut client, &mut server) } else { (&mut server, &mut client) };
             from.write_all(b"x").await.unwrap();
-            to.read_exact(&mut [0]).await.unwrap();
+            timeout(Duration::from_secs(1), to.read_exact(&mut [0])).await.expect("relayed").unwrap();
         }
         start.elapsed()
     };
