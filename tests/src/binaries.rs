@@ -17,9 +17,18 @@ const COPIES: &str = "/tmp/remora-test-bin";
 /// When it cannot be built or copied.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
-    static COPYING: Mutex<()> = Mutex::new(());
     let folder = if name == "remora-peer" { beside() } else { built().to_owned() };
-    let source = folder.join(name);
+    readable(&folder.join(name))
+}
+
+/// The path of a copy of any binary that everyone may run.
+///
+/// # Panics
+/// When it cannot be copied.
+#[must_use]
+pub fn readable(source: &Path) -> PathBuf {
+    static COPYING: Mutex<()> = Mutex::new(());
+    let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let meta = source.metadata().unwrap_or_else(|error| panic!("{}: {error}", source.display()));
     let copies = Path::new(COPIES);
     let target = copies.join(format!("{name}-{}-{}-{}", meta.ino(), meta.mtime(), meta.mtime_nsec()));
@@ -36,7 +45,7 @@ pub fn binary(name: &str) -> PathBuf {
         }
     }
     let fresh = copies.join(format!(".{name}-{}", std::process::id()));
-    std::fs::copy(&source, &fresh).unwrap();
+    std::fs::copy(source, &fresh).unwrap();
     std::fs::set_permissions(&fresh, PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::rename(&fresh, &target).unwrap();
     target

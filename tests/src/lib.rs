@@ -5,13 +5,14 @@
 //! * [`mesh`] holds a certificate authority and its pods; [`pod`] starts `remora-init`, sidecars and applications in one pod.
 //! * [`process`] guards what was started; [`sidecar`] asks a running `remora-proxy` for readiness, metrics and its admin pages.
 //! * [`client`] and [`load`] send requests: hyper, curl and h2load; [`app`] answers them (the binary `remora-peer`).
-//! * [`collector`] receives OTLP spans; [`forge`] signs certificates that a sane authority would not.
+//! * [`bench`] measures; [`collector`] receives OTLP spans; [`forge`] signs certificates that a sane authority would not.
 //!
 //! Everything needs root. Each guard undoes what it made when it is dropped, also while a test panics; what a killed run left
 //! behind is swept by the next one. The harness panics where it cannot do its work: its only callers are tests.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod app;
+pub mod bench;
 pub mod binaries;
 pub mod client;
 pub mod collector;

@@ -15,9 +15,10 @@ use crate::{PATIENCE, eventually};
 /// A running proxy; a [`Process`] and more.
 #[derive(Debug)]
 pub struct Sidecar {
-    pod: Pod,
-    file: PathBuf,
+    // First in the order of their ends, so that its logs are still there.
     process: Process,
+    file: PathBuf,
+    pod: Pod,
 }
 
 impl Deref for Sidecar {
@@ -68,6 +69,12 @@ impl Answer {
 impl Sidecar {
     pub(crate) fn new(pod: Pod, file: PathBuf, process: Process) -> Self {
         Self { pod, file, process }
+    }
+
+    /// Only the process.
+    #[must_use]
+    pub fn into_process(self) -> Process {
+        self.process
     }
 
     /// The pod it serves.

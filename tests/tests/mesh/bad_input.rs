@@ -3,6 +3,7 @@
 use std::os::unix::fs::{PermissionsExt, chown};
 
 use remora_test::binaries::binary;
+use remora_test::forge::{Forgery, forge};
 use remora_test::mesh::Mesh;
 use remora_test::pod::{PROXY, Pod};
 
@@ -54,6 +55,29 @@ fn a_key_of_another_certificate_is_named() {
     let (code, said) = refused(&pod, &pod.config(""));
     assert_eq!(code, Some(2), "{said}");
     one_line(&said, &["key.pem"]);
+}
+
+#[test]
+fn an_identity_of_another_trust_domain_is_not_taken() {
+    let pair = Pair::usual();
+    let foreign = pair.mesh.folder().join("foreign");
+    let forgery = Forgery { ids: &["spiffe://other.example/ns/test/sa/server"], ..Forgery::default() };
+    forge(pair.mesh.authority(), &foreign, &forgery);
+    for name in ["key.pem", "cert.pem"] {
+        std::fs::rename(foreign.join(name), pair.server.tls().join(name)).unwrap();
+    }
+    // While it runs, it keeps the one it has and says so.
+    pair.inbound.metric_until("remora_identity_reloads_total", &[("result", "failed")], |n| n >= 1.0);
+    let _ = pair.inbound.said("other.example");
+    assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200);
+    // It does not start with it.
+    let config = std::fs::read_to_string(pair.inbound.file()).unwrap();
+    pair.inbound.terminate();
+    let mut inbound = pair.inbound;
+    inbound.wait();
+    let (code, said) = refused(&pair.server, &config);
+    assert_eq!(code, Some(2), "{said}");
+    one_line(&said, &["cert.pem", "other.example"]);
 }
 
 #[test]

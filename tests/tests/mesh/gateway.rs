@@ -74,7 +74,7 @@ fn names_are_resolved() {
 fn a_path_without_a_route_is_404() {
     let services = services();
     let proxy = services.gateway.proxy(&format!(
-        "gateway:\n  listen: 0.0.0.0:8080\n  routes:\n    - {{path: /api, to: \"{}\"}}\n",
+        "service: gateway\ngateway:\n  listen: 0.0.0.0:8080\n  routes:\n    - {{path: /api, to: \"{}\"}}\n",
         services.b.at(8080)
     ));
     proxy.ready();
@@ -87,7 +87,7 @@ fn a_path_without_a_route_is_404() {
 fn weights_split_the_traffic() {
     let services = services();
     let proxy = services.gateway.proxy(&format!(
-        "gateway:\n  listen: 0.0.0.0:8080\n  routes:\n    - path: /\n      clusters: [{{cluster: a, weight: 90}}, {{cluster: b, weight: 10}}]\n\
+        "service: gateway\ngateway:\n  listen: 0.0.0.0:8080\n  routes:\n    - path: /\n      clusters: [{{cluster: a, weight: 90}}, {{cluster: b, weight: 10}}]\n\
          clusters:\n  a: {{endpoints: [\"{}\"]}}\n  b: {{endpoints: [\"{}\"]}}\n",
         services.a.at(8080),
         services.b.at(8080)
@@ -112,7 +112,7 @@ fn tls_is_terminated() {
     assert!(command.arg("-keyout").arg(&key).arg("-out").arg(&cert).output().unwrap().status.success());
     std::os::unix::fs::chown(&key, Some(1337), Some(1337)).unwrap();
     let proxy = services.gateway.proxy(&format!(
-        "gateway:\n  listen: 0.0.0.0:8443\n  tls: {{certificate: {}, key: {}}}\n  routes:\n    - {{path: /, to: \"{}\"}}\n",
+        "service: gateway\ngateway:\n  listen: 0.0.0.0:8443\n  tls: {{certificate: {}, key: {}}}\n  routes:\n    - {{path: /, to: \"{}\"}}\n",
         cert.display(),
         key.display(),
         services.a.at(8080)

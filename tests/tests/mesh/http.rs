@@ -64,11 +64,12 @@ fn many_client_connections_share_few_connections_between_the_sidecars() {
     pair.client.h2load(&["--h1", "-n", "2000", "-c", "50", &pair.url("/name")]).assert_clean(2_000);
     let downstream = pair.outbound.metric("remora_downstream_connections_total", &[("direction", "outbound")]);
     assert_eq!(downstream, 50.0);
-    let hops = pair.inbound.metric("remora_downstream_connections_total", &[("direction", "inbound")]);
-    assert!((1.0..=8.0).contains(&hops), "{hops} connections between the sidecars");
+    // A client that hesitates for 20 ms (on a busy machine) makes the proxy dial for a server that speaks first, too: not counted here.
+    let hops = pair.inbound.metric("remora_downstream_connections_total", &[("protocol", "http2")]);
+    assert!((1.0..=4.0).contains(&hops), "{hops} connections between the sidecars");
     let upstream = pair.outbound.metrics();
-    let opened = upstream.sum("remora_upstream_connections_total", &[("cluster", "server:8080")]);
-    assert!((1.0..=8.0).contains(&opened), "{opened} opened");
+    let opened = upstream.sum("remora_upstream_connections_total", &[("protocol", "http2")]);
+    assert!((1.0..=4.0).contains(&opened), "{opened} opened");
     let reused = upstream.sum("remora_upstream_pool_reuse_total", &[("cluster", "server:8080")]);
     assert_eq!(opened + reused, 2_000.0, "each request opened a connection or reused one");
 }
@@ -123,5 +124,6 @@ fn pods_speak_ipv6() {
         assert_eq!(seen["peer"], "::6", "the inbound leg's own source address");
         assert!(seen["headers"]["x-forwarded-client-cert"][0].as_str().unwrap().contains(&pair.client.id()));
     }
-    pair.client.h2load(&["-n", "300", "-c", "10", &url]).assert_clean(300);
+    // h2load writes an IPv6 authority without its brackets; no server need take that.
+    pair.client.h2load(&["-n", "300", "-c", "10", "-H", ":authority: server:8080", &url]).assert_clean(300);
 }

@@ -71,9 +71,9 @@ fn request_bodies_and_tcp_bytes_are_counted() {
     for (sidecar, direction) in [(&pair.outbound, "outbound"), (&pair.inbound, "inbound")] {
         let labels = [("direction", direction)];
         sidecar.metric_until("remora_tcp_connections_total", &labels, |n| n == 1.0);
-        // Named from the proxy's place: what it sent on, and what it received for the client.
-        sidecar.metric_until("remora_tcp_sent_bytes_total", &labels, |n| n == 1_000.0);
-        sidecar.metric_until("remora_tcp_received_bytes_total", &labels, |n| n == answer.len() as f64);
+        // Named from the downstream's place, as Istio does: what it was sent, and what was received from it.
+        sidecar.metric_until("remora_tcp_sent_bytes_total", &labels, |n| n == answer.len() as f64);
+        sidecar.metric_until("remora_tcp_received_bytes_total", &labels, |n| n == 1_000.0);
     }
 }
 

@@ -15,14 +15,15 @@ pub(crate) const VIRTUAL6: &str = "fd96::10";
 
 /// Two meshed pods and an application.
 pub(crate) struct Pair {
-    pub(crate) mesh: Mesh,
-    pub(crate) client: Pod,
-    pub(crate) server: Pod,
+    // In the order of their ends: what runs in a pod before the pod, so that a failed test can still show its logs.
     /// The client's sidecar.
     pub(crate) outbound: Sidecar,
     /// The server's sidecar.
     pub(crate) inbound: Sidecar,
     pub(crate) app: Process,
+    pub(crate) client: Pod,
+    pub(crate) server: Pod,
+    pub(crate) mesh: Mesh,
 }
 
 /// How a [`Pair`] differs from the usual one.
@@ -71,7 +72,7 @@ impl Pair {
         } else {
             (server.plain_sidecar(&inbound), client.plain_sidecar(&outbound))
         };
-        Self { mesh, client, server, outbound, inbound, app }
+        Self { outbound, inbound, app, client, server, mesh }
     }
 
     /// The usual one.

@@ -172,7 +172,7 @@ fn standard_variables_rule_over_the_file() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
         ("OTEL_SERVICE_NAME", "renamed"),
         ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,team=a"),
-        ("OTEL_TRACES_SAMPLER", "always_on"),
+        ("OTEL_TRACES_SAMPLER", "parentbased_always_on"),
     ];
     let outbound = client.proxy_with(&client.config(&entry(8080, &[server.at(8080)], ", mtls: false")), &environment);
     outbound.ready();
