@@ -44,9 +44,9 @@ impl Capture {
     pub(crate) async fn start(name: &str) -> anyhow::Result<Self> {
         let file = state::path(name);
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", WIRE, "tcpdump", "-i", "any", "-Q", "in", "-n", "-s", "0", "-B", "16384"]);
+        command.args(["netns", "exec", WIRE, "tcpdump", "-i", "any", "-Q", "in", "-n", "-s", "0", "-B", "65536"]);
         // Written packet by packet, and as root: by default it would become a user who cannot write here.
-        command.args(["-U", "--immediate-mode", "-Z", "root", "-w"]).arg(&file);
+        command.args(["-U", "-Z", "root", "-w"]).arg(&file);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         command.process_group(0);
         let mut tcpdump = command.spawn().context("cannot run tcpdump")?;

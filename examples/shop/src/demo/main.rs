@@ -118,6 +118,7 @@ async fn run(screen: &Screen, args: &RunArgs) -> anyhow::Result<ExitCode> {
         Some(Err(error)) => Err(error),
         Some(Ok(())) => {
             screen.good("every process ended, every namespace and file removed");
+            screen.finished();
             Ok(ExitCode::SUCCESS)
         }
     }

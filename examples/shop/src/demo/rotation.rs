@@ -61,15 +61,17 @@ async fn rotate(screen: &Screen, budget: &Budget) -> anyhow::Result<BTreeMap<&'s
     let mut issued: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
     screen.busy(&format!("{ROUNDS} new certificates for each sidecar under load"));
     for round in 1..=ROUNDS {
-        let old = served_serials().await?;
-        for pod in meshed() {
+        // From the back to the front: a caller with a new certificate makes new connections, and so meets the new ones
+        // of those it calls.
+        let mut pods: Vec<Pod> = meshed().collect();
+        pods.reverse();
+        for pod in pods {
+            let old = served_serial(pod).await?;
             mesh::issue(pod).await?;
-        }
-        for pod in meshed() {
-            let serial = sidecar::wait(pod, "has not picked up its new certificate", || async {
-                Ok(served_serial(pod).await? != old[pod.name])
+            let renewed = sidecar::wait(pod, "has not picked up its new certificate", || async {
+                Ok(served_serial(pod).await? != old)
             });
-            serial.await?;
+            renewed.await?;
             issued.entry(pod.name).or_default().insert(served_serial(pod).await?);
         }
         let deadline = tokio::time::Instant::now() + PATIENCE;

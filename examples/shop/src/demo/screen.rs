@@ -68,6 +68,12 @@ impl Screen {
         self.line(&format!("   {} {claim}", self.paint(Paint::Green, "✔")));
     }
 
+    /// The end of a demo whose claims all held.
+    pub(crate) fn finished(&self) {
+        self.line("");
+        self.line(&format!("   everything held, in {} s", self.started.elapsed().as_secs()));
+    }
+
     /// Something worth knowing.
     pub(crate) fn note(&self, text: &str) {
         self.line(&format!("   {}", self.paint(Paint::Dim, text)));

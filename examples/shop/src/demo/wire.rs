@@ -24,7 +24,6 @@ struct Leg {
 #[derive(Default)]
 struct Carried {
     packets: usize,
-    bytes: usize,
     /// Packets with the token in plain sight.
     readable: usize,
     /// Packets that begin like a TLS record.
@@ -105,7 +104,6 @@ impl Leg {
         let mut carried = Carried::default();
         for packet in captured.packets.iter().filter(|packet| self.takes(packet)) {
             carried.packets += 1;
-            carried.bytes += packet.data.len();
             carried.readable += usize::from(count(&packet.data, token.as_bytes()) > 0);
             carried.tls += usize::from(begins_a_tls_record(&packet.data));
         }
@@ -126,20 +124,18 @@ fn begins_a_tls_record(data: &[u8]) -> bool {
 fn print(screen: &Screen, on: &Captured, secret: &str, off: &Captured, open: &str) {
     let rows = legs().into_iter().map(|leg| {
         let (on, off) = (leg.carried(on, secret), leg.carried(off, open));
+        let share = |carried: &Carried| format!("{} %", 100 * carried.tls / carried.packets.max(1));
         vec![
             leg.name,
             on.packets.to_string(),
-            on.bytes.to_string(),
-            format!("{} %", 100 * on.tls / on.packets.max(1)),
+            share(&on),
             on.readable.to_string(),
             off.packets.to_string(),
-            off.bytes.to_string(),
-            format!("{} %", 100 * off.tls / off.packets.max(1)),
+            share(&off),
             off.readable.to_string(),
         ]
     });
-    let heading =
-        ["leg of an order", "packets", "bytes", "TLS", "readable", "│ mTLS off: packets", "bytes", "TLS", "readable"];
+    let heading = ["leg of an order", "mTLS on: packets", "TLS", "readable", "mTLS off: packets", "TLS", "readable"];
     screen.table(&heading, &rows.collect::<Vec<_>>());
 }
 
