@@ -54,6 +54,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: ListenerId, stream: TcpS
     let mut accepted = Accepted { worker, listener, info: Rc::new(info), orig_dst, chain, telemetry };
     accepted.telemetry.connection(&accepted.info);
     if accepted.worker.own.is_loop(orig_dst, local, at.direction) {
+        // A reset: nobody listens here, as far as the client is concerned.
+        let _ = socket::abort_on_drop(&stream);
         return accepted.refuse(Refusal::Loop, &Error::Loop(orig_dst.socket()).to_string());
     }
     // Fails for a connection that is gone already, which the first read tells.

@@ -265,6 +265,10 @@ async fn dial(
     match handshake {
         Ok((stream, info)) => {
             worker.shook_hands(TlsSide::Client, &info);
+            if matches!(info.protocol, Some(MeshProtocol::RemoraH2 | MeshProtocol::IstioH2)) {
+                // Its other end always reads, so silence means that it is gone. A socket that is closed already says so later.
+                let _ = socket::bound_unacknowledged(stream.get_ref().0);
+            }
             Ok((Upstream::Tls(Box::new(stream)), info.protocol))
         }
         Err(error) => {
