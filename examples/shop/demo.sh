@@ -114,6 +114,7 @@ if [ "${1:-}" = --down ]; then
     exec "$demo" down
 fi
 
+[ ! -e /var/lib/remora-demo/kept ] || fail "A demo is still up from \`make demo KEEP=1\`." "make demo-down"
 printf '\n%sRemora%s  a shop of three plain applications in a service mesh on this machine\n\n' "$bold" "$plain"
 install_missing
 build
