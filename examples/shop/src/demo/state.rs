@@ -90,7 +90,9 @@ impl State {
     /// Removes everything, and says if that failed.
     pub(crate) fn finish(mut self) -> anyhow::Result<()> {
         self.settled = true;
-        remove_everything()
+        remove_everything()?;
+        // Last of all: whoever finds the lock gone may begin.
+        fs::remove_file(LOCK).with_context(|| format!("cannot remove {LOCK}"))
     }
 }
 
@@ -116,6 +118,7 @@ pub(crate) fn take_down() -> anyhow::Result<bool> {
     if there {
         remove_everything()?;
     }
+    drop(fs::remove_file(LOCK));
     Ok(there)
 }
 
@@ -134,9 +137,7 @@ pub(crate) fn remove_everything() -> anyhow::Result<()> {
     }
     // Fails where somebody else has entries there, which is right.
     drop(fs::remove_dir("/etc/netns"));
-    remove_folder(Path::new(FOLDER))?;
-    drop(fs::remove_file(LOCK));
-    Ok(())
+    remove_folder(Path::new(FOLDER))
 }
 
 fn namespaces() -> impl Iterator<Item = String> {
