@@ -102,7 +102,8 @@ impl Chain {
             ],
         };
         let url = format!("http://{}/bytes/128", server.at(8080));
-        eventually("the chain answers", || (client.curl(&[&url]).code == 200).then_some(()));
+        let answer = client.curl(&[&url]);
+        assert_eq!(answer.code, 200, "{kind:?}: {answer:?}");
         Self { scenario, client, sidecars, _server: server, _app: app, _store: store, _mesh: mesh }
     }
 
