@@ -39,6 +39,23 @@ fi
 
 # --- Debian packages: installed when missing ---
 
+# apt-get, waiting up to five minutes for another apt. Of its locks it waits itself for dpkg's only.
+quiet_apt() {
+    local log told= until=$((SECONDS + 300))
+    log=$(mktemp)
+    until DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@" >"$log" 2>&1 </dev/null; do
+        if ! grep -q 'Could not get lock' "$log" || [ $SECONDS -ge $until ]; then
+            tail -20 "$log" >&2
+            rm -f "$log"
+            return 1
+        fi
+        [ "$told" ] || say "waiting for another apt to end"
+        told=yes
+        sleep 1
+    done
+    rm -f "$log"
+}
+
 install_missing() {
     local missing=() pair
     for pair in ip=iproute2 iptables=iptables ip6tables=iptables tcpdump=tcpdump setpriv=util-linux; do
@@ -55,18 +72,8 @@ install_missing() {
         printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
         chmod 755 /usr/sbin/policy-rc.d
     fi
-    # Another apt may hold the lock: it is waited for.
-    local log
-    log=$(mktemp)
     # shellcheck disable=SC2086 # names of packages, separated by spaces
-    if ! { apt-get -o DPkg::Lock::Timeout=300 update &&
-        DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $packages; } \
-        >"$log" 2>&1 </dev/null; then
-        tail -20 "$log" >&2
-        rm -f "$log"
-        fail "apt-get could not install $packages"
-    fi
-    rm -f "$log"
+    quiet_apt update && quiet_apt install -y --no-install-recommends $packages || fail "apt-get could not install $packages(above)"
     if [ "$(trap -p EXIT)" ]; then
         rm -f /usr/sbin/policy-rc.d
         trap - EXIT

@@ -110,8 +110,10 @@ async fn run(screen: &Screen, args: &RunArgs) -> anyhow::Result<ExitCode> {
         Some(Err(_)) => mesh.show_last_words(screen),
         None => screen.note("interrupted: cleaning up"),
     }
-    screen.busy("taking the mesh down");
-    mesh.stop();
+    if mesh.is_up() {
+        screen.busy("taking the mesh down");
+        mesh.stop();
+    }
     state.finish()?;
     match told {
         None => Ok(ExitCode::from(INTERRUPTED)),

@@ -148,6 +148,11 @@ impl Mesh {
         }
     }
 
+    /// Whether there is anything to take down that would take time.
+    pub(crate) fn is_up(&self) -> bool {
+        !self.processes.is_empty()
+    }
+
     /// Ends every process and forgets them.
     pub(crate) fn stop(&mut self) {
         state::end_processes();
