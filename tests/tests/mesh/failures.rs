@@ -63,6 +63,22 @@ fn a_refused_connection_is_uf() {
 }
 
 #[test]
+fn a_hesitating_client_is_told_why() {
+    use std::io::{Read, Write};
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    let _outbound = client.sidecar(&entry(8080, &[server.at(8080)], ", mtls: false"));
+    let mut stream = client.enter(|| std::net::TcpStream::connect(service(8080))).unwrap();
+    stream.set_read_timeout(Some(remora_test::PATIENCE)).unwrap();
+    // The silence is the point: meanwhile the proxy dials for a server that might speak first, and fails.
+    std::thread::sleep(std::time::Duration::from_millis(150));
+    write!(stream, "GET /name HTTP/1.1\r\nhost: server:8080\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("x-remora-reason: UF "), "{answer}");
+}
+
+#[test]
 fn a_connection_that_is_never_made_is_uf() {
     let mesh = Mesh::new();
     let (client, server) = (mesh.pod("client"), mesh.pod("server"));
