@@ -136,3 +136,15 @@ fn a_request_that_comes_byte_by_byte_is_still_http() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("server"), "{answer}");
     assert_eq!(pair.outbound.metric("remora_requests_total", &[("direction", "outbound"), ("protocol", "http1")]), 1.0);
 }
+
+#[test]
+fn a_port_may_have_a_mode_of_its_own() {
+    let mesh = Mesh::new();
+    let (server, stranger) = (mesh.pod("server"), mesh.pod("stranger"));
+    let _apps = [server.peer("http", 8080, &[]), server.peer("http", 9090, &[]), server.peer("http", 9191, &[])];
+    let _inbound = server
+        .sidecar("inbound: {mtls: strict, ports: [{port: 9090, mtls: off}, {port: 9100-9200, mtls: permissive}]}");
+    for (port, code) in [(8080, 0), (9090, 200), (9191, 200)] {
+        assert_eq!(stranger.curl(&[&format!("http://{}/", server.at(port))]).code, code, "{port}");
+    }
+}

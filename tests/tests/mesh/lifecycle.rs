@@ -81,6 +81,18 @@ fn readiness_is_said_once_and_asked_of_three_places() {
 }
 
 #[test]
+fn logs_are_json_when_asked_for() {
+    let mesh = Mesh::new();
+    let pod = mesh.pod("pod");
+    let proxy = pod.proxy_with("service: pod\n", &[("REMORA_LOG_FORMAT", "json"), ("REMORA_LOG", "debug")]);
+    proxy.ready();
+    let _ = proxy.said("ready");
+    let log = proxy.stderr();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().any(|line| line["level"] == "INFO"), "{log}");
+}
+
+#[test]
 fn a_bad_reload_keeps_the_last_good_configuration_and_says_so() {
     let pair = Pair::usual();
     let good = std::fs::read_to_string(pair.outbound.file()).unwrap();

@@ -20,5 +20,7 @@ mod metrics;
 mod mtls;
 mod refusals;
 mod rotation;
+mod routes;
 mod tcp;
+mod tproxy;
 mod tracing;

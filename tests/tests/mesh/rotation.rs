@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use remora_test::eventually;
-use remora_test::mesh::{Mesh, issue};
+use remora_test::mesh::{Mesh, issue, make_authority};
 use remora_test::pod::{PROXY, Pod};
 use remora_test::sidecar::Sidecar;
 
@@ -106,7 +106,7 @@ fn leaves_rotate_under_load_without_a_failed_request() {
                 };
             }
         });
-        for _ in 0..10 {
+        for _ in 0..6 {
             left.swap();
             right.swap();
             shows(&outbound, &left.serial());
@@ -127,7 +127,10 @@ fn leaves_rotate_under_load_without_a_failed_request() {
     assert!(all - requests <= 8.0, "{requests} of {all} good");
     assert_eq!(lost.into_inner(), 0, "of {} connections", echoed.into_inner());
     for sidecar in [&inbound, &outbound] {
-        assert_eq!(sidecar.metric("remora_tls_handshake_failures_total", &[]), 0.0);
+        // A client that hesitated makes the proxy dial twice and drop one: `closed`, which is nobody's loss.
+        let metrics = sidecar.metrics();
+        let failures = metrics.sum("remora_tls_handshake_failures_total", &[]);
+        assert_eq!(failures, metrics.sum("remora_tls_handshake_failures_total", &[("reason", "closed")]));
     }
 }
 
@@ -144,4 +147,68 @@ fn a_key_that_does_not_fit_changes_nothing() {
     assert_eq!(stranger.curl(&["http://10.96.0.10:8080/name"]).code, 200, "a new handshake with the old pair");
     pair.server.identity();
     pair.inbound.metric_until("remora_identity_reloads_total", &[("result", "applied")], |n| n > applied);
+}
+
+#[test]
+fn a_ticket_does_not_outlive_the_trust_it_was_given_for() {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    let _echo = server.peer("echo", 7000, &[]);
+    let inbound = server.sidecar("inbound: {mtls: strict}");
+    let _outbound = client.sidecar(&entry(7000, &[server.at(7000)], ""));
+    eventually("a resumed handshake", || {
+        assert_eq!(echo_once(&client).unwrap(), b"\x01pingbye from server\n");
+        let resumed = [("side", "server"), ("resumed", "true")];
+        (inbound.metric("remora_tls_handshakes_total", &resumed) >= 1.0).then_some(())
+    });
+    // From now on the server trusts another root, and so no longer its client; who has a ticket is asked again, too.
+    let other = mesh.folder().join("other-ca");
+    make_authority(&other, "example.org");
+    let text = std::fs::read_to_string(other.join("root.pem")).unwrap();
+    server.write(&server.tls().join("bundle.pem"), &text);
+    eventually("the new bundle", || {
+        let served = echo_once(&client).is_ok_and(|bytes| !bytes.is_empty());
+        (!served).then_some(())
+    });
+    for _ in 0..5 {
+        assert!(!echo_once(&client).is_ok_and(|bytes| !bytes.is_empty()), "served with an old ticket");
+    }
+    let failures =
+        inbound.metric("remora_tls_handshake_failures_total", &[("side", "server"), ("reason", "unknown_ca")]);
+    assert!(failures >= 6.0, "{failures}");
+}
+
+#[test]
+fn the_root_rotates_by_way_of_a_bundle_with_both() {
+    let pair = crate::pair::Pair::usual();
+    let other = pair.mesh.folder().join("other-ca");
+    make_authority(&other, "example.org");
+    let read = |folder: &std::path::Path| std::fs::read_to_string(folder.join("root.pem")).unwrap();
+    let (old, new) = (read(pair.mesh.authority()), read(&other));
+    let bundle = |text: &str| {
+        for (pod, sidecar) in [(&pair.client, &pair.outbound), (&pair.server, &pair.inbound)] {
+            let applied = sidecar.metric("remora_identity_reloads_total", &[("result", "applied")]);
+            pod.write(&pod.tls().join("bundle.pem"), text);
+            sidecar.metric_until("remora_identity_reloads_total", &[("result", "applied")], |n| n > applied);
+        }
+    };
+    let mut load = pair.client.start_h2load(&["--h1", "-c", "4", "-D", "600", &pair.url("/name")]);
+    bundle(&format!("{old}{new}"));
+    for (pod, sidecar) in [(&pair.server, &pair.inbound), (&pair.client, &pair.outbound)] {
+        let fresh = pair.mesh.folder().join(format!("fresh-{}", pod.name()));
+        issue(&other, &pod.id(), &fresh, &[]);
+        let applied = sidecar.metric("remora_identity_reloads_total", &[("result", "applied")]);
+        // The key first: a certificate that does not fit yet is looked at again when the other half comes.
+        for name in ["key.pem", "cert.pem"] {
+            std::fs::rename(fresh.join(name), pod.tls().join(name)).unwrap();
+        }
+        sidecar.metric_until("remora_identity_reloads_total", &[("result", "applied")], |n| n > applied);
+        assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200);
+    }
+    bundle(&new);
+    assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200);
+    assert!(load.running());
+    load.stop();
+    assert_eq!(pair.outbound.metric("remora_requests_total", &[("code", "503")]), 0.0);
+    assert_eq!(pair.inbound.metric("remora_tls_handshake_failures_total", &[("reason", "unknown_ca")]), 0.0);
 }

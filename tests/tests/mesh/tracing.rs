@@ -138,25 +138,32 @@ fn each_attempt_has_a_span() {
 }
 
 #[test]
-fn a_dead_collector_costs_the_traffic_nothing_and_is_counted() {
-    let mesh = Mesh::new();
-    let (client, server, dead) = (mesh.pod("client"), mesh.pod("server"), mesh.pod("dead"));
-    let _app = server.peer("http", 8080, &[]);
-    // Packets to it vanish: the slowest kind of dead.
-    dead.output("iptables", &["-A", "INPUT", "-p", "tcp", "-j", "DROP"]).unwrap();
-    let tracing = format!("tracing: {{endpoint: \"http://{}\", sampling: 1.0, queue: 64, timeout: 1s}}", dead.at(4317));
-    let inbound = server.sidecar(&format!("inbound: {{mtls: strict}}\n{tracing}"));
-    let outbound = client.sidecar(&format!("{}\n{tracing}", entry(8080, &[server.at(8080)], "")));
-    client.h2load(&["--h1", "-n", "2000", "-c", "10", URL]).assert_clean(2_000);
-    for sidecar in [&outbound, &inbound] {
-        // All but what still waits in the queue and in one batch under way.
-        let dropped = sidecar.metric_until("remora_spans_dropped_total", &[], |n| n >= 1_000.0);
-        assert!(dropped <= 2_000.0, "{dropped}");
-        assert_eq!(sidecar.metric("remora_spans_exported_total", &[]), 0.0);
+fn a_dead_or_slow_collector_costs_the_traffic_nothing_and_is_counted() {
+    for slow in [false, true] {
+        let mesh = Mesh::new();
+        let (client, server, store) = (mesh.pod("client"), mesh.pod("server"), mesh.pod("store"));
+        let _app = server.peer("http", 8080, &[]);
+        // Slow: the kernel takes the connection, nobody ever reads. Dead: packets vanish.
+        let _listener = if slow {
+            Some(store.enter(|| std::net::TcpListener::bind(store.at(4317))).unwrap())
+        } else {
+            store.output("iptables", &["-A", "INPUT", "-p", "tcp", "-j", "DROP"]).unwrap();
+            None
+        };
+        let endpoint = format!("http://{}", store.at(4317));
+        let tracing = format!("tracing: {{endpoint: \"{endpoint}\", sampling: 1.0, queue: 64, timeout: 1s}}");
+        let inbound = server.sidecar(&format!("inbound: {{mtls: strict}}\n{tracing}"));
+        let mut outbound = client.sidecar(&format!("{}\n{tracing}", entry(8080, &[server.at(8080)], "")));
+        client.h2load(&["--h1", "-n", "2000", "-c", "10", URL]).assert_clean(2_000);
+        for sidecar in [&outbound, &inbound] {
+            // All but what still waits in the queue and in one batch under way.
+            let dropped = sidecar.metric_until("remora_spans_dropped_total", &[], |n| n >= 1_000.0);
+            assert!(dropped <= 2_000.0, "{dropped}");
+            assert_eq!(sidecar.metric("remora_spans_exported_total", &[]), 0.0);
+        }
+        outbound.terminate();
+        assert_eq!(outbound.wait().code(), Some(0), "it does not hang at the end either");
     }
-    outbound.terminate();
-    let mut outbound = outbound;
-    assert_eq!(outbound.wait().code(), Some(0), "it does not hang at the end either");
 }
 
 #[test]

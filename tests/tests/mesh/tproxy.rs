@@ -1,0 +1,49 @@
+//! Inbound by TPROXY: the proxy is root with one capability, and its own traffic is known by its group.
+
+use remora_test::binaries::binary;
+use remora_test::eventually;
+use remora_test::mesh::Mesh;
+use remora_test::netns::{run, tool};
+use remora_test::sidecar::ask;
+
+use crate::pair::{VIRTUAL, VIRTUAL6, entry};
+
+#[test]
+fn inbound_arrives_by_tproxy_in_both_families() {
+    let mesh = Mesh::new();
+    let (client, server, stranger) = (mesh.pod("client"), mesh.pod("server"), mesh.pod("stranger"));
+    let _app = server.peer("http", 8080, &[]);
+    server.identity();
+    run(std::process::Command::new("chown").args(["-R", "0:0"]).arg(server.tls())).unwrap();
+    server.redirect_with(&["--inbound-mode", "tproxy"]);
+    let file = server.folder().join("remora.yaml");
+    server.write(&file, &server.config("inbound: {mtls: strict, interception: tproxy}"));
+    let mut command = server.command(tool("setpriv"));
+    command.args(["--regid", "1337", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all,+net_admin", "--"]);
+    let inbound = server.process("proxy", command.arg(binary("remora-proxy")).arg("--config").arg(&file));
+    eventually("readiness", || {
+        ask(&server, ([127, 0, 0, 1], 15_021).into(), "GET", "/healthz/ready").filter(|answer| answer.code == 200)
+    });
+    let outbound = client.sidecar(&entry(8080, &[server.at(8080)], ""));
+    for (url, endpoint) in
+        [(format!("http://{VIRTUAL}:8080/"), server.at(8080)), (format!("http://[{VIRTUAL6}]:8080/"), server.at6(8080))]
+    {
+        outbound.configure(&client.config(&entry(8080, &[endpoint], "")));
+        eventually("the endpoint", || outbound.admin("/clusters").body.contains(&endpoint.to_string()).then_some(()));
+        for flag in ["--http1.1", "--http2-prior-knowledge"] {
+            let answer = client.curl(&["-g", &url, flag]);
+            assert_eq!(answer.code, 200, "{answer:?}\n{}", inbound.stderr());
+            let caller = answer.json()["headers"]["x-forwarded-client-cert"].to_string();
+            assert!(caller.contains(&client.id()), "{caller}");
+        }
+        client.h2load(&["-n", "200", "-c", "10", "-H", ":authority: server:8080", &url]).assert_clean(200);
+    }
+    for to in [server.at(8080), server.at6(8080)] {
+        assert_eq!(stranger.curl(&["-g", &format!("http://{to}/")]).code, 0, "plaintext in strict mode");
+    }
+    // The application's own way out is redirected as ever; what the proxy itself sends is not.
+    let metrics = ask(&server, ([127, 0, 0, 1], 15_020).into(), "GET", "/metrics").unwrap();
+    let metrics = remora_test::metrics::Metrics::parse(&metrics.body);
+    assert_eq!(metrics.sum("remora_downstream_connections_total", &[("direction", "outbound")]), 0.0);
+    assert_eq!(metrics.sum("remora_connections_refused_total", &[("reason", "plaintext")]), 2.0);
+}
