@@ -61,10 +61,13 @@ fn sum(page: &str, name: &str, labels: &[(&str, &str)]) -> u64 {
     values.sum::<f64>() as u64
 }
 
-/// Replaces the configuration of a running sidecar by another, and waits until it is in use.
+/// Replaces the configuration of a running sidecar by another, if it is another, and waits until it is in use.
 pub(crate) async fn reconfigure(pod: Pod, config: &str) -> anyhow::Result<()> {
     const RELOADS: &str = "remora_config_reloads_total";
     let file = config_path(pod);
+    if std::fs::read_to_string(&file)? == config {
+        return Ok(());
+    }
     let counted = async |result| metric(pod, RELOADS, &[("result", result)]).await;
     let (applied, failed) = (counted("applied").await?, counted("failed").await?);
     let beside = file.with_extension("new");
