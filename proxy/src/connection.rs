@@ -1,6 +1,8 @@
 //! The life of one downstream connection: where it was aimed, what it carries, who the peer is, and where it goes.
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -24,13 +26,14 @@ use crate::{Error, original_dst, socket, tcp_proxy, upstream};
 
 /// The client silence after which the upstream is given the chance to speak first.
 const FIRST_SPEAKER: Duration = Duration::from_millis(20);
+/// How long a silent client whose upstream cannot be reached may still turn out to speak HTTP.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Bound of a handshake with a client.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// A connection that was accepted and found its filter chain.
 struct Accepted {
     worker: Rc<Worker>,
-    listener: ListenerId,
     info: Rc<ConnectionInfo>,
     orig_dst: OrigDst,
     chain: ChainView,
@@ -51,7 +54,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: ListenerId, stream: TcpS
     let client = ClientAddr::new(client);
     let info = ConnectionInfo { direction: at.direction, client, orig_dst, peer: None, sni: None, https: false };
     let chain = worker.chain(listener, orig_dst);
-    let mut accepted = Accepted { worker, listener, info: Rc::new(info), orig_dst, chain, telemetry };
+    let mut accepted = Accepted { worker, info: Rc::new(info), orig_dst, chain, telemetry };
     accepted.telemetry.connection(&accepted.info);
     if accepted.worker.own.is_loop(orig_dst, local, at.direction) {
         // A reset: nobody listens here, as far as the client is concerned.
@@ -79,14 +82,14 @@ impl Accepted {
     }
 
     /// The client's connection broke before it was known what it carries.
-    fn broken(&mut self, error: &std::io::Error) {
+    fn broken(&mut self, error: &io::Error) {
         tracing::debug!(client = %self.info.client, %error, "connection broke before its first request");
         self.telemetry.failed(&Error::DownstreamClosed);
     }
 
     /// Tells mesh TLS from what the mode lets pass besides.
     async fn mesh(mut self, mut io: Replay<TcpStream>, mode: MtlsMode) {
-        let first_byte = (mode == MtlsMode::Permissive).then_some(FIRST_SPEAKER);
+        let first_byte = Some(if mode == MtlsMode::Permissive { FIRST_SPEAKER } else { HANDSHAKE });
         let inspected = match inspect::inspect(&mut io, self.limits(first_byte)).await {
             Ok(inspected) => inspected,
             Err(error) => return self.broken(&error),
@@ -94,12 +97,16 @@ impl Accepted {
         match (inspected, mode) {
             (Inspected::Tls(hello), _) if mode == MtlsMode::Strict || hello.is_mesh() => self.accept_mesh(io).await,
             (Inspected::Eof, _) => {}
+            (Inspected::Silent, MtlsMode::Strict) => self.refuse(Refusal::Timeout, "nothing was said"),
             (_, MtlsMode::Strict) => {
                 self.refuse(Refusal::Plaintext, "plaintext to a workload that accepts mTLS only");
             }
             (inspected, _) => {
                 let io = Replay { prefix: io.prefix, stream: Downstream::Plain(io.stream) };
-                self.inspected(io, inspected, Trust::default()).await;
+                match self.chain.chain().protocol {
+                    Protocol::Tcp => self.tcp(io).await,
+                    _ => self.inspected(io, inspected, Trust::default()).await,
+                }
             }
         }
     }
@@ -125,15 +132,12 @@ impl Accepted {
         self.telemetry.connection(&self.info);
         let hop = tls.protocol == Some(MeshProtocol::RemoraH2);
         let trust = Trust { hop, forwarded_client_cert: Some(xfcc), application: false };
-        let mut io = Replay::new(Downstream::Tls(Box::new(stream)));
+        let io = Replay::new(Downstream::Tls(Box::new(stream)));
         match tls.protocol {
             Some(MeshProtocol::RemoraH2 | MeshProtocol::IstioH2) => self.http2(io, trust).await,
             Some(MeshProtocol::IstioHttp11) => self.http1(io, trust).await,
-            Some(MeshProtocol::Istio) => self.tcp(io).await,
-            None => match inspect::inspect(&mut io, self.limits(Some(FIRST_SPEAKER))).await {
-                Ok(inspected) => self.inspected(io, inspected, trust).await,
-                Err(error) => self.broken(&error),
-            },
+            // HTTP inside is found all the same: a peer must not name another caller by calling its requests bytes.
+            Some(MeshProtocol::Istio) | None => self.detect(io, trust).await,
         }
     }
 
@@ -169,9 +173,25 @@ impl Accepted {
             Protocol::Http | Protocol::Http2 => None,
             Protocol::Auto => Some(FIRST_SPEAKER),
         };
-        match inspect::inspect(&mut io, self.limits(first_byte)).await {
+        let limits = self.limits(first_byte);
+        let inspected = tokio::select! {
+            inspected = inspect::inspect(&mut io, limits) => inspected,
+            () = self.unwanted() => return,
+        };
+        match inspected {
             Ok(inspected) => self.inspected(io, inspected, trust).await,
             Err(error) => self.broken(&error),
+        }
+    }
+
+    /// Completes when a connection that has said nothing yet need not be waited for: its idle timeout passed, or the
+    /// proxy drains.
+    async fn unwanted(&self) {
+        let mut drain = self.worker.drain(self.info.direction);
+        let idle = self.chain.chain().idle_timeout;
+        tokio::select! {
+            () = drain.signaled() => {}
+            () = tokio::time::sleep(idle), if !idle.is_zero() => {}
         }
     }
 
@@ -181,8 +201,12 @@ impl Accepted {
 
     async fn inspected(self, io: Replay<Downstream>, inspected: Inspected, trust: Trust) {
         match inspected {
-            // An upgrade turns the connection into one of bytes; it has no place on a shared hop.
-            Inspected::Http1 if inspect::begins_upgrade(&io.prefix) => self.tcp(io).await,
+            // A tunnel through a forward proxy: the application's own business, and bytes to us.
+            Inspected::Http1
+                if trust.application && io.prefix.starts_with(b"CONNECT ") && self.chain.chain().tcp.is_some() =>
+            {
+                self.tcp(io).await
+            }
             Inspected::Http1 => self.http1(io, trust).await,
             Inspected::Http2 => self.http2(io, trust).await,
             Inspected::Tls(_) | Inspected::Tcp => self.tcp(io).await,
@@ -194,7 +218,7 @@ impl Accepted {
     async fn http1(mut self, io: Replay<Downstream>, trust: Trust) {
         self.telemetry.protocol(DownstreamProtocol::Http1);
         let drain = self.worker.drain(self.info.direction);
-        let connection = HttpConnection::new(self.worker, self.listener, self.info, self.orig_dst, self.chain, trust);
+        let connection = HttpConnection::new(self.worker, self.info, self.orig_dst, self.chain, trust);
         if let Err(error) = h1::serve(io, connection, drain).await {
             tracing::debug!(%error, "HTTP/1 connection ended");
         }
@@ -203,7 +227,7 @@ impl Accepted {
     async fn http2(mut self, io: Replay<Downstream>, trust: Trust) {
         self.telemetry.protocol(DownstreamProtocol::Http2);
         let drain = self.worker.drain(self.info.direction);
-        let connection = HttpConnection::new(self.worker, self.listener, self.info, self.orig_dst, self.chain, trust);
+        let connection = HttpConnection::new(self.worker, self.info, self.orig_dst, self.chain, trust);
         if let Err(error) = h2::serve(io, connection, drain).await {
             tracing::debug!(%error, "HTTP/2 connection ended");
         }
@@ -211,40 +235,67 @@ impl Accepted {
 
     /// The client is silent: dial, and let whoever speaks first decide.
     async fn first_speaker(mut self, mut io: Replay<Downstream>, trust: Trust) {
-        let limits = self.limits(None);
-        let mut dialled: Option<Dialled> = None;
-        let inspected = loop {
-            let spoken = match &mut dialled {
-                None => tokio::select! {
-                    biased;
-                    inspected = inspect::inspect(&mut io, limits) => Some(inspected),
-                    upstream = self.dial_tcp() => match upstream {
-                        Ok(upstream) => {
-                            dialled = Some(upstream);
-                            None
-                        }
-                        Err(error) => return self.fail(&error),
-                    },
-                },
-                Some((upstream, ..)) => tokio::select! {
-                    biased;
-                    inspected = inspect::inspect(&mut io, limits) => Some(inspected),
-                    // Its first bytes stay in the prefix for the relay.
-                    _ = upstream.stream.read_buf(&mut upstream.prefix) => Some(Ok(Inspected::Tcp)),
-                },
-            };
-            match spoken {
-                None => {}
-                Some(Ok(inspected)) => break inspected,
-                Some(Err(error)) => return self.broken(&error),
+        let mut dialled = None;
+        let spoken = tokio::select! {
+            spoken = self.who_speaks(&mut io, &mut dialled) => spoken,
+            () = self.unwanted() => return,
+        };
+        let inspected = match spoken {
+            Ok(Ok(inspected)) => inspected,
+            Ok(Err(error)) => return self.broken(&error),
+            Err(error) => return self.fail(&error),
+        };
+        match (inspected, io.stream) {
+            // A sidecar whose hello was late.
+            (Inspected::Tls(hello), Downstream::Plain(stream)) if hello.is_mesh() && self.terminates() => {
+                drop(dialled);
+                Box::pin(self.accept_mesh(Replay { prefix: io.prefix, stream })).await;
+            }
+            (inspected, stream) => {
+                let io = Replay { prefix: io.prefix, stream };
+                // A client that speaks HTTP takes its own way, and the dial is dropped unused.
+                let http = matches!(inspected, Inspected::Http1 | Inspected::Http2);
+                match dialled.filter(|_| !http) {
+                    Some(dialled) => self.relay(io, dialled).await,
+                    None => Box::pin(self.inspected(io, inspected, trust)).await,
+                }
+            }
+        }
+    }
+
+    /// Dials, and says what the client speaks; a server that speaks before it makes it TCP.
+    async fn who_speaks(
+        &self,
+        io: &mut Replay<Downstream>,
+        dialled: &mut Option<Dialled>,
+    ) -> Result<io::Result<Inspected>, Error> {
+        let mut inspected = pin!(inspect::inspect(io, self.limits(None)));
+        let upstream = tokio::select! {
+            biased;
+            inspected = &mut inspected => return Ok(inspected),
+            upstream = self.dial_tcp() => upstream,
+        };
+        let upstream = match upstream {
+            Ok(upstream) => &mut dialled.insert(upstream).0,
+            // Who speaks HTTP after all is told why; for all others the connection ends.
+            Err(error) => {
+                return match tokio::time::timeout(LAST_WORD, inspected).await {
+                    Ok(Ok(http @ (Inspected::Http1 | Inspected::Http2))) => Ok(Ok(http)),
+                    _ => Err(error),
+                };
             }
         };
-        // A client that speaks HTTP takes its own way, and the dial is dropped unused.
-        let http = matches!(inspected, Inspected::Http1 | Inspected::Http2);
-        match dialled.filter(|_| !http) {
-            Some(dialled) => self.relay(io, dialled).await,
-            None => Box::pin(self.inspected(io, inspected, trust)).await,
+        tokio::select! {
+            biased;
+            inspected = inspected => Ok(inspected),
+            // Its first bytes stay in the prefix for the relay.
+            _ = upstream.stream.read_buf(&mut upstream.prefix) => Ok(Ok(Inspected::Tcp)),
         }
+    }
+
+    /// Whether the chain terminates the mesh's TLS.
+    fn terminates(&self) -> bool {
+        matches!(self.chain.chain().tls, DownstreamTls::Mesh(MtlsMode::Strict | MtlsMode::Permissive))
     }
 
     async fn dial_tcp(&self) -> Result<Dialled, Error> {
@@ -271,18 +322,21 @@ impl Accepted {
         self.telemetry.failed(error);
     }
 
-    async fn relay(mut self, downstream: Replay<Downstream>, (upstream, picked, _counted): Dialled) {
-        self.telemetry.protocol(DownstreamProtocol::Tcp);
+    async fn relay(self, downstream: Replay<Downstream>, (upstream, picked, _counted): Dialled) {
         let Some(id) = self.chain.chain().tcp else { return };
         let traffic = self.chain.view().cluster(id).traffic(self.info.direction).clone();
-        self.telemetry.tcp(&traffic);
-        self.telemetry.endpoint(picked.address());
         let idle = self.chain.chain().idle_timeout;
-        match tcp_proxy::relay(downstream, upstream, idle, &self.telemetry).await {
+        let Self { mut telemetry, chain, .. } = self;
+        // A connection may live for days; its snapshot need not.
+        drop(chain);
+        telemetry.protocol(DownstreamProtocol::Tcp);
+        telemetry.tcp(&traffic);
+        telemetry.endpoint(picked.address());
+        match tcp_proxy::relay(downstream, upstream, idle, &telemetry).await {
             Ok(()) => {}
-            Err(RelayError::Idle(bound)) => self.telemetry.failed(&Error::IdleTimeout(bound)),
-            Err(RelayError::Downstream(_)) => self.telemetry.failed(&Error::DownstreamClosed),
-            Err(RelayError::Upstream(error)) => self.telemetry.failed(&Error::ResponseTruncated(error.to_string())),
+            Err(RelayError::Idle(bound)) => telemetry.failed(&Error::IdleTimeout(bound)),
+            Err(RelayError::Downstream(_)) => telemetry.failed(&Error::DownstreamClosed),
+            Err(RelayError::Upstream(error)) => telemetry.failed(&Error::ResponseTruncated(error.to_string())),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! drain.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -80,9 +80,22 @@ pub fn run(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     LocalSet::new().block_on(&runtime, serve(config, loggers))
 }
 
+/// Reads the configuration, having begun to watch it and the files it names: no change falls between.
+fn watch(config: &Path) -> Result<(Arc<Snapshot>, FileWatcher), Failure> {
+    let mut watched = vec![config.to_owned()];
+    loop {
+        let watcher = FileWatcher::new(watched.clone());
+        let snapshot = remora_config::load(config)?;
+        let named = gateway::watched(config, &snapshot);
+        if named == watched {
+            return Ok((Arc::new(snapshot), watcher));
+        }
+        watched = named;
+    }
+}
+
 async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
-    let snapshot = Arc::new(remora_config::load(&config)?);
-    let watcher = FileWatcher::new(gateway::watched(&config, &snapshot));
+    let (snapshot, watcher) = watch(&config)?;
     let gateways = gateway::load(&snapshot)?;
     let mut bound = Bound::bind(&snapshot)?;
     let identity = IdentityInput::start(snapshot.identity.as_ref())?;
@@ -95,6 +108,7 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     let readiness = Readiness::new();
     let (sinks, sources) = telemetry::channels(&registry);
     let (snapshots, current) = watch::channel(snapshot.clone());
+    let newest = current.clone();
     let (exported, export) = watch::channel(false);
     let access_log = telemetry::access_log::start(sources.access_log)?;
     let spans = spawn_local(telemetry::export::run(sources.spans, current.clone(), ended(export)));
@@ -133,7 +147,7 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
 
     let reload = Reload { config, watcher, identity, resolver, snapshots, inputs, registry, rejected };
     let reload = spawn_local(reload.follow());
-    drained(&drain, &readiness, &workers, &snapshot).await?;
+    drained(&drain, &readiness, &workers, &newest).await?;
     reload.abort();
     let _ = exported.send(true);
     // Bounded: a dead collector or a stopped reader of the log must not keep the process.
@@ -179,7 +193,7 @@ async fn drained(
     drain: &watch::Sender<bool>,
     readiness: &Readiness,
     workers: &Workers,
-    snapshot: &Snapshot,
+    newest: &watch::Receiver<Arc<Snapshot>>,
 ) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -188,11 +202,12 @@ async fn drained(
         _ = interrupt.recv() => {}
     }
     readiness.draining();
-    tracing::info!(timeout = ?snapshot.drain_timeout, "draining");
+    let drain_timeout = newest.borrow().drain_timeout;
+    tracing::info!(timeout = ?drain_timeout, "draining");
     let _ = drain.send(true);
     tokio::select! {
         () = workers.ended() => tracing::info!("drained"),
-        () = tokio::time::sleep(snapshot.drain_timeout) => tracing::warn!("connections are left at the end of the drain"),
+        () = tokio::time::sleep(drain_timeout) => tracing::warn!("connections are left at the end of the drain"),
         _ = terminate.recv() => tracing::warn!("second signal: ending now"),
         _ = interrupt.recv() => tracing::warn!("second signal: ending now"),
     }

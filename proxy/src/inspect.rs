@@ -21,7 +21,6 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
 pub use self::client_hello::ClientHello;
-pub use self::http1::begins_upgrade;
 use crate::io::Replay;
 
 /// The bytes after which a verdict must be there.

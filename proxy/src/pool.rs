@@ -28,6 +28,8 @@ pub(crate) enum Hop {
     MeshHttp1,
     /// mTLS, for HTTP/2 requests.
     MeshHttp2,
+    /// mTLS, for an HTTP/1.1 request that asks to leave HTTP.
+    MeshUpgrade,
 }
 
 /// A connection just made.
@@ -140,12 +142,13 @@ impl Pool {
     pub(crate) fn sweep(&self, timeout: Duration, generation: u64) {
         let now = Instant::now();
         self.hosts.borrow_mut().retain(|(_, hop), host| {
-            if matches!(hop, Hop::MeshHttp1 | Hop::MeshHttp2) && host.generation.get() != generation {
+            if !matches!(hop, Hop::Http1 | Hop::Http2) && host.generation.get() != generation {
                 host.retire();
                 host.generation.set(generation);
             }
             host.sweep(now, timeout);
-            !host.is_unused()
+            // What an exchange has on loan comes back to it.
+            !host.is_unused() || Rc::strong_count(host) > 1
         });
     }
 }
@@ -269,7 +272,7 @@ impl Shared {
 }
 
 impl Stream {
-    fn new(shared: Rc<Shared>) -> Self {
+    pub(crate) fn new(shared: Rc<Shared>) -> Self {
         shared.active.set(shared.active.get() + 1);
         Self(shared)
     }

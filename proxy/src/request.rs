@@ -9,7 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method};
 use http_body::{Body as _, Frame, SizeHint};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use remora_certs::Fingerprint;
+use remora_model::{DownstreamTls, MtlsMode};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, Sleep};
 
 use crate::Error;
@@ -18,14 +22,13 @@ use crate::http::body::{Body, BodyError, RequestBody};
 use crate::http::{RequestHead, ResponseHead, fields};
 use crate::route;
 use crate::telemetry::{AttemptTelemetry, ConnectionInfo, RequestTelemetry};
-use crate::upstream::{self, Response};
-use crate::worker::{ChainView, ListenerId, Worker};
+use crate::upstream::{self, Bound, Response};
+use crate::worker::{ChainView, Worker};
 
 /// What the requests of one downstream connection have in common.
 #[derive(Debug)]
 pub(crate) struct HttpConnection {
     worker: Rc<Worker>,
-    listener: ListenerId,
     info: Rc<ConnectionInfo>,
     orig_dst: OrigDst,
     /// The chain of the newest snapshot; looked up again when that changes.
@@ -38,7 +41,6 @@ pub(crate) struct HttpConnection {
 impl HttpConnection {
     pub(crate) fn new(
         worker: Rc<Worker>,
-        listener: ListenerId,
         info: Rc<ConnectionInfo>,
         orig_dst: OrigDst,
         chain: ChainView,
@@ -46,7 +48,6 @@ impl HttpConnection {
     ) -> Rc<Self> {
         Rc::new(Self {
             worker,
-            listener,
             info,
             orig_dst,
             chain: RefCell::new(chain),
@@ -71,24 +72,36 @@ impl HttpConnection {
         }
     }
 
+    /// Whether a request is under way.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.get() > 0
+    }
+
     /// Handles one request; whatever goes wrong becomes its answer.
     pub(crate) async fn handle(self: &Rc<Self>, mut head: RequestHead, body: Body) -> (ResponseHead, ResponseBody) {
         let active = Active::new(self.clone());
-        let grpc = head.is_grpc();
         fields::receive(&mut head, &self.trust);
+        let grpc = head.is_grpc();
+        // Only HTTP/2 can carry a status after a body that broke off; HTTP/1 must show the break.
+        let trailers = grpc && head.version == http::Version::HTTP_2;
         let mut telemetry = RequestTelemetry::start(&self.worker.telemetry, &self.info, &mut head);
         match self.forward(&mut telemetry, head, body).await {
             Ok((mut response, timeout)) => {
-                fields::strip_hop_by_hop(&mut response.head.headers);
+                if response.upgrade.is_none() {
+                    fields::strip_hop_by_hop(&mut response.head.headers);
+                }
                 telemetry.response(&response.head);
-                let exchange = Exchange { telemetry, attempt: Some(response.attempt), _active: active, grpc, timeout };
-                (response.head, ResponseBody::new(response.body, exchange, response.lease))
+                let exchange =
+                    Exchange { telemetry, attempt: Some(response.attempt), _active: active, trailers, timeout };
+                let mut body = ResponseBody::new(response.body, exchange, response.lease);
+                body.upgrade = response.upgrade;
+                (response.head, body)
             }
             Err(error) => {
                 telemetry.failed(&error);
                 let (head, body) = fields::error_response(&error, grpc);
                 telemetry.response(&head);
-                let exchange = Exchange { telemetry, attempt: None, _active: active, grpc, timeout: None };
+                let exchange = Exchange { telemetry, attempt: None, _active: active, trailers, timeout: None };
                 (head, ResponseBody::new(body, exchange, None))
             }
         }
@@ -101,8 +114,20 @@ impl HttpConnection {
         telemetry.failed(&error);
         let (head, body) = fields::error_response(&error, false);
         telemetry.response(&head);
-        let exchange = Exchange { telemetry, attempt: None, _active: active, grpc: false, timeout: None };
+        let exchange = Exchange { telemetry, attempt: None, _active: active, trailers: false, timeout: None };
         (head, ResponseBody::new(body, exchange, None))
+    }
+
+    /// Relays the bytes of a connection that left HTTP, once both sides have answered.
+    pub(crate) fn tunnel(&self, downstream: OnUpgrade, upstream: OnUpgrade) {
+        let open = self.worker.connections.open();
+        spawn_local(async move {
+            let (Ok(downstream), Ok(upstream)) = (downstream.await, upstream.await) else { return };
+            let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
+            // An end or a reset of either side is the tunnel's.
+            let _ = tokio::io::copy_bidirectional(&mut downstream, &mut upstream).await;
+            drop(open);
+        });
     }
 
     async fn forward(
@@ -115,6 +140,9 @@ impl HttpConnection {
             return Err(Error::DownstreamProtocol("CONNECT on a connection that carries other requests".into()));
         }
         let chain = self.chain();
+        if chain.chain().tls == DownstreamTls::Mesh(MtlsMode::Strict) && self.info.peer.is_none() {
+            return Err(Error::DownstreamProtocol("plaintext to a workload that by now accepts mTLS only".into()));
+        }
         let route = route::select(&chain.chain().routes, &head).ok_or_else(|| Error::NoRoute {
             authority: head.authority.as_ref().map(ToString::to_string).unwrap_or_default(),
             path: head.path.path().to_owned(),
@@ -130,22 +158,20 @@ impl HttpConnection {
             body: RequestBody::new(body, telemetry.request_bytes_handle()),
             head,
         };
-        let exchange = upstream::send(&self.worker, cluster, request, telemetry);
-        let Some(timeout) = route.request_timeout else { return Ok((exchange.await?, None)) };
-        let deadline = Instant::now() + timeout;
-        match tokio::time::timeout_at(deadline, exchange).await {
-            Ok(response) => {
-                let cluster = cluster.name().clone();
-                Ok((response?, Some(Timeout { sleep: Box::pin(tokio::time::sleep_until(deadline)), cluster, timeout })))
-            }
-            Err(_) => Err(Error::RequestTimeout { cluster: cluster.name().clone(), timeout }),
-        }
+        let timeout = route.request_timeout.map(|timeout| Bound { deadline: Instant::now() + timeout, timeout });
+        let response = upstream::send(&self.worker, cluster, request, timeout, telemetry).await?;
+        let timeout = timeout.map(|Bound { deadline, timeout }| Timeout {
+            sleep: Box::pin(tokio::time::sleep_until(deadline)),
+            cluster: cluster.name().clone(),
+            timeout,
+        });
+        Ok((response, timeout))
     }
 
     fn chain(&self) -> ChainView {
         let mut chain = self.chain.borrow_mut();
         if !self.worker.is_current(&chain) {
-            *chain = self.worker.chain(self.listener, self.orig_dst);
+            *chain = self.worker.chain_again(&chain, self.orig_dst);
         }
         chain.clone()
     }
@@ -182,7 +208,7 @@ struct Exchange {
     telemetry: RequestTelemetry,
     attempt: Option<AttemptTelemetry>,
     _active: Active,
-    grpc: bool,
+    trailers: bool,
     timeout: Option<Timeout>,
 }
 
@@ -193,15 +219,21 @@ pub(crate) struct ResponseBody {
     body: Body,
     exchange: Option<Exchange>,
     lease: Option<upstream::Lease>,
+    upgrade: Option<OnUpgrade>,
 }
 
 impl ResponseBody {
     fn new(body: Body, exchange: Exchange, lease: Option<upstream::Lease>) -> Self {
-        let mut this = Self { body, exchange: Some(exchange), lease };
+        let mut this = Self { body, exchange: Some(exchange), lease, upgrade: None };
         if this.body.is_end_stream() {
             this.complete();
         }
         this
+    }
+
+    /// The upstream's side of a connection that leaves HTTP; `None` where it does not.
+    pub(crate) fn take_upgrade(&mut self) -> Option<OnUpgrade> {
+        self.upgrade.take()
     }
 
     fn complete(&mut self) {
@@ -226,7 +258,7 @@ impl ResponseBody {
             attempt.failed(&error_for_client);
         }
         exchange.telemetry.failed(&error_for_client);
-        if exchange.grpc && !matches!(error, BodyError::Reset(_)) {
+        if exchange.trailers && !matches!(error, BodyError::Reset(_)) {
             return Some(Ok(Frame::trailers(fields::grpc_trailers(&error_for_client))));
         }
         Some(Err(error))

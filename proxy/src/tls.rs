@@ -73,6 +73,8 @@ pub enum Offer {
     Http1,
     /// HTTP/2 requests.
     Http2,
+    /// One HTTP/1.1 request that asks to leave HTTP: a connection of its own.
+    Upgrade,
     /// Bytes.
     Tcp,
 }
@@ -82,6 +84,7 @@ impl Offer {
         match self {
             Self::Http1 => &[REMORA_H2, ISTIO_HTTP11],
             Self::Http2 => &[REMORA_H2, ISTIO_H2],
+            Self::Upgrade => &[ISTIO_HTTP11],
             Self::Tcp => &[ISTIO],
         }
     }

@@ -4,11 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::StatusCode;
 use http_body::Body as _;
+use hyper::upgrade::OnUpgrade;
 use model::{Direction, Protocol, UpstreamTls, capture};
 use remora_model as model;
-use tokio::task::spawn_local;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::Instant;
 
 use crate::address::OrigDst;
 use crate::cluster::{ClusterState, Picked};
@@ -48,6 +52,8 @@ pub(crate) struct Response {
     pub(crate) attempt: AttemptTelemetry,
     /// Goes back to the pool at the end of the body.
     pub(crate) lease: Option<Lease>,
+    /// The connection, where it leaves HTTP.
+    pub(crate) upgrade: Option<OnUpgrade>,
 }
 
 /// What an exchange holds: its endpoint counts as active, its connection is in use.
@@ -56,11 +62,26 @@ pub(crate) struct Lease {
     _picked: Picked,
     connection: Option<(Rc<Host>, h1::Sender, u64)>,
     _stream: Option<Stream>,
+    upload: Option<Upload>,
+}
+
+/// The pumping of a request body. Dropped before the response is complete it ends, and the stream is reset: a client that
+/// gave up, or ran out of time, leaves nothing behind.
+#[derive(Debug)]
+struct Upload(AbortHandle);
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Lease {
-    /// The exchange ended well: its connection may serve another.
-    pub(crate) fn reuse(self) {
+    /// The exchange ended well: its connection may serve another, and an upload may go on beyond its answer.
+    pub(crate) fn reuse(mut self) {
+        if let Some(upload) = self.upload.take() {
+            std::mem::forget(upload);
+        }
         if let Some((host, sender, generation)) = self.connection {
             host.give_back(sender, generation);
         }
@@ -87,7 +108,27 @@ impl Drop for UpstreamConnection {
 /// A try that failed, and the request if it can be tried again.
 struct Failure {
     error: Error,
-    request: Option<(RequestHead, RequestBody)>,
+    request: Option<Box<(RequestHead, RequestBody)>>,
+}
+
+/// The time an exchange may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound {
+    /// When it is over.
+    pub(crate) deadline: Instant,
+    /// As configured, for the error.
+    pub(crate) timeout: Duration,
+}
+
+/// Waits no longer than `bound`.
+async fn within<T>(
+    bound: Option<Bound>,
+    cluster: &ClusterState,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let Some(Bound { deadline, timeout }) = bound else { return work.await };
+    let late = || Error::RequestTimeout { cluster: cluster.name().clone(), timeout };
+    tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| Err(Failure { error: late(), request: None }))
 }
 
 /// Sends a request to an endpoint of `cluster`, and to another where that provably had no effect.
@@ -98,6 +139,7 @@ pub(crate) async fn send(
     worker: &Rc<Worker>,
     cluster: &Rc<ClusterState>,
     request: Request,
+    bound: Option<Bound>,
     telemetry: &mut RequestTelemetry,
 ) -> Result<Response, Error> {
     let Request { direction, orig_dst, mut head, mut body } = request;
@@ -108,9 +150,15 @@ pub(crate) async fn send(
         let Some(picked) = cluster.pick(orig_dst.socket(), &tried, || worker.random()) else { break };
         let address = picked.address();
         let mut attempt = telemetry.attempt(&cluster.metrics, address, &mut head.headers);
-        let checkout = match checkout(worker, cluster, address, hop, direction).await {
+        let checkout = checkout(worker, cluster, address, hop, direction);
+        let checkout = async { checkout.await.map_err(|error| Failure { error, request: None }) };
+        let checkout = match within(bound, cluster, checkout).await {
             Ok(checkout) => checkout,
-            Err(error) => {
+            Err(Failure { error: error @ Error::RequestTimeout { .. }, .. }) => {
+                attempt.failed(&error);
+                return Err(error);
+            }
+            Err(Failure { error, .. }) => {
                 attempt.failed(&error);
                 picked.unreachable();
                 tried.push(address);
@@ -119,10 +167,10 @@ pub(crate) async fn send(
             }
         };
         picked.reached();
-        match exchange(cluster, picked, checkout, attempt, head, body).await {
+        match exchange(cluster, picked, checkout, attempt, bound, head, body).await {
             Ok(response) => return Ok(response),
             Err(Failure { error, request: Some(request) }) if error.retryable() => {
-                (head, body) = request;
+                (head, body) = *request;
                 last = Some(error);
             }
             Err(Failure { error, .. }) => return Err(error),
@@ -137,12 +185,14 @@ fn hop(cluster: &ClusterState, head: &RequestHead, direction: Direction) -> Hop 
     let http2 = match cluster.config.protocol {
         Protocol::Http => false,
         Protocol::Http2 => true,
+        _ if head.upgrade.is_some() => false,
         Protocol::Auto | Protocol::Tcp if direction == Direction::Gateway => head.is_grpc(),
         Protocol::Auto | Protocol::Tcp => head.version == http::Version::HTTP_2,
     };
     match (&cluster.config.tls, http2) {
         (UpstreamTls::Off, false) => Hop::Http1,
         (UpstreamTls::Off, true) => Hop::Http2,
+        (UpstreamTls::Mesh { .. }, false) if head.upgrade.is_some() => Hop::MeshUpgrade,
         (UpstreamTls::Mesh { .. }, false) => Hop::MeshHttp1,
         (UpstreamTls::Mesh { .. }, true) => Hop::MeshHttp2,
     }
@@ -163,7 +213,9 @@ async fn checkout(
     direction: Direction,
 ) -> Result<Checked, Error> {
     loop {
-        let generation = worker.generation();
+        // Plaintext has nothing to do with the SVID in use.
+        let plaintext = matches!(hop, Hop::Http1 | Hop::Http2);
+        let generation = if plaintext { 0 } else { worker.generation() };
         let host = cluster.pool.host(address, hop, generation);
         let connection = match host.checkout(hop) {
             Checkout::Ready(connection) => {
@@ -199,6 +251,7 @@ async fn open(
     let offer = match hop {
         Hop::Http1 | Hop::MeshHttp1 => Offer::Http1,
         Hop::Http2 | Hop::MeshHttp2 => Offer::Http2,
+        Hop::MeshUpgrade => Offer::Upgrade,
     };
     let (io, protocol) = dial(worker, cluster, address, offer, direction).await?;
     let http1 = hop == Hop::Http1 || protocol == Some(MeshProtocol::IstioHttp11);
@@ -213,14 +266,15 @@ async fn open(
         let (sender, connection) = h1::connect(io).await.map_err(|error| closed(error.to_string()))?;
         spawn_local(async move {
             // Whoever waits for a response is told by hyper; an idle connection that ends is nobody's failure.
-            let _ = connection.await;
+            let _ = connection.with_upgrades().await;
             drop(counted);
         });
         return Ok(Fresh::Http1(sender));
     }
+    let ours = protocol == Some(MeshProtocol::RemoraH2);
     let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2);
-    let (sender, connection) = h2::connect(io).await.map_err(|error| closed(error.to_string()))?;
-    let shared = Shared::new(sender, protocol == Some(MeshProtocol::RemoraH2));
+    let (sender, connection) = h2::connect(io, ours).await.map_err(|error| closed(error.to_string()))?;
+    let shared = Shared::new(sender, ours);
     let weak = Rc::downgrade(&shared);
     spawn_local(async move {
         let _ = connection.await;
@@ -330,29 +384,47 @@ async fn exchange(
     picked: Picked,
     checked: Checked,
     mut attempt: AttemptTelemetry,
+    bound: Option<Bound>,
     head: RequestHead,
     body: RequestBody,
 ) -> Result<Response, Failure> {
     let at = At { cluster, endpoint: picked.address() };
     let Checked { host, connection, generation, hop } = checked;
+    let mut lease = Lease { _picked: picked, connection: None, _stream: None, upload: None };
     let answered = match connection {
-        Connection::Http1(mut sender) => exchange_h1(&at, &mut sender, head, body).await.map(|answer| {
-            (answer, Lease { _picked: picked, connection: Some((host, sender, generation)), _stream: None })
-        }),
-        Connection::Http2(stream) => exchange_h2(&at, &host, &stream, hop, head, body)
-            .await
-            .map(|answer| (answer, Lease { _picked: picked, connection: None, _stream: Some(stream) })),
+        Connection::Http1(mut sender) => {
+            let answered = within(bound, cluster, exchange_h1(&at, &mut sender, head, body)).await;
+            lease.connection = Some((host, sender, generation));
+            answered
+        }
+        Connection::Http2(stream) => {
+            let answering = exchange_h2(&at, &host, &stream, hop, (head, body), &mut lease.upload);
+            let answered = within(bound, cluster, answering).await;
+            lease._stream = Some(stream);
+            answered
+        }
     };
     match answered {
-        Ok(((head, body), lease)) => {
+        Ok(Answer { head, body, upgrade }) => {
             attempt.response(&head);
-            Ok(Response { head, body, attempt, lease: Some(lease) })
+            if upgrade.is_some() {
+                // It leaves HTTP, and the pool.
+                lease.connection = None;
+            }
+            Ok(Response { head, body, attempt, lease: Some(lease), upgrade })
         }
         Err(failure) => {
             attempt.failed(&failure.error);
             Err(failure)
         }
     }
+}
+
+/// What an exchange answered.
+struct Answer {
+    head: ResponseHead,
+    body: Body,
+    upgrade: Option<OnUpgrade>,
 }
 
 /// Names the endpoint in errors.
@@ -366,10 +438,14 @@ impl At<'_> {
         Error::UpstreamClosed { cluster: self.cluster.name().clone(), endpoint: self.endpoint, message, unprocessed }
     }
 
+    fn broke(&self, message: &str) -> Error {
+        let (cluster, endpoint) = (self.cluster.name().clone(), self.endpoint);
+        Error::UpstreamProtocol { cluster, endpoint, message: message.to_owned() }
+    }
+
     fn http1(&self, error: &hyper::Error) -> Error {
         if error.is_parse() {
-            let (cluster, endpoint) = (self.cluster.name().clone(), self.endpoint);
-            return Error::UpstreamProtocol { cluster, endpoint, message: error.to_string() };
+            return self.broke(&error.to_string());
         }
         self.closed(error.to_string(), false)
     }
@@ -380,7 +456,7 @@ impl At<'_> {
             Some(code) if error.is_reset() && error.is_remote() => Error::UpstreamReset { cluster, endpoint, code },
             // Streams above a GOAWAY's last one were never processed (RFC 9113 section 6.8).
             Some(_) if error.is_go_away() && error.is_remote() => self.closed(error.to_string(), true),
-            Some(_) => Error::UpstreamProtocol { cluster, endpoint, message: error.to_string() },
+            Some(_) => self.broke(&error.to_string()),
             None => self.closed(error.to_string(), false),
         }
     }
@@ -391,15 +467,27 @@ async fn exchange_h1(
     sender: &mut h1::Sender,
     head: RequestHead,
     body: RequestBody,
-) -> Result<(ResponseHead, Body), Failure> {
+) -> Result<Answer, Failure> {
+    let asked = head.upgrade.is_some();
     match sender.try_send_request(h1::request(head, body)).await {
-        Ok(response) => Ok(h1::response_parts(response)),
+        Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            if !asked {
+                return Err(Failure { error: at.broke("101 to a request that asked for nothing"), request: None });
+            }
+            let upgrade = Some(hyper::upgrade::on(&mut response));
+            let (head, body) = h1::response_parts(response);
+            Ok(Answer { head, body, upgrade })
+        }
+        Ok(response) => {
+            let (head, body) = h1::response_parts(response);
+            Ok(Answer { head, body, upgrade: None })
+        }
         Err(mut error) => {
             let Some(request) = error.take_message() else {
                 return Err(Failure { error: at.http1(error.error()), request: None });
             };
             // The pooled connection had ended, and nothing of the request was written.
-            let request = Some(h1::take_back(request));
+            let request = Some(Box::new(h1::take_back(request)));
             Err(Failure { error: at.closed(error.error().to_string(), true), request })
         }
     }
@@ -410,14 +498,14 @@ async fn exchange_h2(
     host: &Host,
     stream: &Stream,
     hop: Hop,
-    mut head: RequestHead,
-    body: RequestBody,
-) -> Result<(ResponseHead, Body), Failure> {
+    (mut head, body): (RequestHead, RequestBody),
+    upload: &mut Option<Upload>,
+) -> Result<Answer, Failure> {
     let shared = &stream.0;
     let mut sender = shared.sender.clone();
     if let Err(error) = std::future::poll_fn(|cx| sender.poll_ready(cx)).await {
         host.discard(shared);
-        return Err(Failure { error: at.closed(error.to_string(), true), request: Some((head, body)) });
+        return Err(Failure { error: at.closed(error.to_string(), true), request: Some(Box::new((head, body))) });
     }
     if shared.ours && hop == Hop::MeshHttp1 {
         fields::mark_hop(&mut head.headers, head.version);
@@ -431,15 +519,20 @@ async fn exchange_h2(
         if !error.is_reset() {
             host.discard(shared);
         }
-        Failure { error: at.http2(error), request: kept.clone().map(|head| (head, RequestBody::empty())) }
+        Failure { error: at.http2(error), request: kept.clone().map(|head| Box::new((head, RequestBody::empty()))) }
     };
     let (response, mut send) = sender.send_request(request, end).map_err(|error| failed(&error))?;
     if !end {
-        spawn_local(async move {
-            // A response may come before the body is through; what breaks the body resets the stream.
+        // Counts for as long as the stream is open: an upload may outlive its answer.
+        let open = Stream::new(shared.clone());
+        let pumping = spawn_local(async move {
+            // What breaks the body resets the stream.
             let _ = h2::pump(&mut send, pin!(body)).await;
+            drop(open);
         });
+        *upload = Some(Upload(pumping.abort_handle()));
     }
     let response = response.await.map_err(|error| failed(&error))?;
-    Ok(h2::response_parts(response))
+    let (head, body) = h2::response_parts(response);
+    Ok(Answer { head, body, upgrade: None })
 }

@@ -169,8 +169,11 @@ impl Worker {
 
     fn apply(&self, input: Input) {
         self.telemetry.apply(&input.snapshot.telemetry);
-        let view = View::new(input, Some(&self.view.borrow()), &self.telemetry);
-        self.view.replace(Rc::new(view));
+        let view = Rc::new(View::new(input, Some(&self.view.borrow()), &self.telemetry));
+        let old = self.view.replace(view.clone());
+        // Connections that outlive their snapshot keep its clusters; those that were replaced wait for no more work.
+        let replaced = |cluster: &&Rc<ClusterState>| !view.clusters.iter().any(|new| Rc::ptr_eq(new, cluster));
+        old.clusters.iter().filter(replaced).for_each(|cluster| cluster.pool.retain(|_| false));
     }
 
     pub(crate) fn view(&self) -> Rc<View> {
@@ -184,6 +187,17 @@ impl Worker {
         let chosen = filter_chain::select(at, orig_dst, &view.input.snapshot, &view.input.resolved);
         let index = at.chains.iter().position(|chain| std::ptr::eq(chain, chosen));
         ChainView { view, listener, index }
+    }
+
+    /// The chain of a connection that is under way, in the newest snapshot: the one of the same name. A name that has come
+    /// to resolve to something else meanwhile must not turn the connection's next request into plaintext elsewhere.
+    pub(crate) fn chain_again(&self, old: &ChainView, orig_dst: OrigDst) -> ChainView {
+        let view = self.view();
+        let mut chains = view.listener(old.listener).chains.iter();
+        match old.index.and_then(|_| chains.position(|chain| chain.name == old.chain().name)) {
+            Some(index) => ChainView { view, listener: old.listener, index: Some(index) },
+            None => self.chain(old.listener, orig_dst),
+        }
     }
 
     pub(crate) fn is_current(&self, chain: &ChainView) -> bool {

@@ -27,7 +27,8 @@ pub(super) fn listener(document: &Document, mesh: &Mesh, clusters: &mut Clusters
         detect_timeout: DETECT_TIMEOUT,
         tls: if mode == MtlsMode::Off { DownstreamTls::Off } else { DownstreamTls::Mesh(mode) },
         idle_timeout: idle,
-        routes: table(protocol, cluster, timeouts.request),
+        // Also for a port declared as TCP: another sidecar may have found HTTP, and says so by ALPN.
+        routes: table(Protocol::Auto, cluster, timeouts.request),
         tcp: tcp(protocol, cluster),
     };
     let mut chains = Vec::new();

@@ -10,6 +10,7 @@ use remora_model::Snapshot;
 use remora_model::identity::IdentityFiles;
 use tokio::sync::watch;
 
+use super::FIRST_NAMES;
 use super::gateway::{self, GatewayCertificates};
 use crate::resolve::{self, Resolver};
 use crate::telemetry::Registry;
@@ -74,7 +75,7 @@ impl Reload {
         let mut failures = tokio::time::interval(std::time::Duration::from_secs(1));
         loop {
             tokio::select! {
-                () = self.watcher.changed() => self.reload(),
+                () = self.watcher.changed() => self.reload().await,
                 () = self.identity.changed() => self.rotate(),
                 Ok(()) = resolved.changed() => {
                     let resolved = resolved.borrow_and_update().clone();
@@ -101,9 +102,9 @@ impl Reload {
         self.identity.failures_seen = failed;
     }
 
-    fn reload(&mut self) {
+    async fn reload(&mut self) {
         match self.read() {
-            Ok((snapshot, gateways)) => self.apply(Arc::new(snapshot), gateways),
+            Ok((snapshot, gateways)) => self.apply(Arc::new(snapshot), gateways).await,
             Err(reason) => {
                 self.registry.config_reload(false);
                 for line in reason.lines() {
@@ -123,7 +124,7 @@ impl Reload {
         Ok((new, gateways))
     }
 
-    fn apply(&mut self, snapshot: Arc<Snapshot>, gateways: GatewayCertificates) {
+    async fn apply(&mut self, snapshot: Arc<Snapshot>, gateways: GatewayCertificates) {
         self.registry.config_reload(true);
         self.rejected.send_replace(None);
         let watched = gateway::watched(&self.config, &snapshot);
@@ -131,6 +132,7 @@ impl Reload {
             self.watcher = FileWatcher::new(watched);
         }
         self.resolver.set_names(resolve::names_of(&snapshot));
+        self.resolver.first_answers(FIRST_NAMES).await;
         self.snapshots.send_replace(snapshot.clone());
         let (identity, resolved) = (self.identity.current(), self.resolver.watch().borrow().clone());
         self.inputs.send_replace(Input { snapshot, resolved, identity, gateways });

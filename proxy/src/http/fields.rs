@@ -14,6 +14,9 @@ const HOP: HeaderName = HeaderName::from_static("x-remora-hop");
 /// The response flag and the sentence of an error the proxy made.
 const REASON: HeaderName = HeaderName::from_static("x-remora-reason");
 
+/// Characters of an error's sentence at most.
+const MAX_SENTENCE: usize = 500;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -38,13 +41,14 @@ pub(crate) fn receive(head: &mut RequestHead, trust: &Trust) {
     {
         head.version = if version == "1.0" { Version::HTTP_10 } else { Version::HTTP_11 };
     }
+    // First, so that `connection: x-forwarded-client-cert` cannot hide who calls.
+    strip_hop_by_hop(&mut head.headers);
     if !trust.application {
         match &trust.forwarded_client_cert {
             Some(value) => drop(head.headers.insert(FORWARDED_CLIENT_CERT, value.clone())),
             None => drop(head.headers.remove(FORWARDED_CLIENT_CERT)),
         }
     }
-    strip_hop_by_hop(&mut head.headers);
     head.headers.remove(HTTP2_SETTINGS);
 }
 
@@ -89,7 +93,7 @@ pub(crate) fn mark_hop(headers: &mut HeaderMap, version: Version) {
 /// The answer to an error the proxy made: HTTP status and sentence, or for gRPC a trailers-only response.
 pub(crate) fn error_response(error: &Error, grpc: bool) -> (ResponseHead, Body) {
     let response = error.response();
-    let sentence = format!("{} {error}", error.response_flag().as_str());
+    let sentence = sentence(error);
     let mut headers = HeaderMap::with_capacity(4);
     headers.insert(REASON, visible(&sentence));
     let (status, body) = if grpc {
@@ -108,8 +112,17 @@ pub(crate) fn error_response(error: &Error, grpc: bool) -> (ResponseHead, Body) 
 pub(crate) fn grpc_trailers(error: &Error) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);
     trailers.insert(GRPC_STATUS, HeaderValue::from(u16::from(error.response().grpc_status)));
-    trailers.insert(GRPC_MESSAGE, percent_encode(&format!("{} {error}", error.response_flag().as_str())));
+    trailers.insert(GRPC_MESSAGE, percent_encode(&sentence(error)));
     trailers
+}
+
+/// The flag and what went wrong, no longer than a header should be: it may quote a long path.
+fn sentence(error: &Error) -> String {
+    let mut sentence = format!("{} {error}", error.response_flag().as_str());
+    if let Some((end, _)) = sentence.char_indices().nth(MAX_SENTENCE) {
+        sentence.truncate(end);
+    }
+    sentence
 }
 
 /// The sentence as a header value; it may quote what a client or server sent.
@@ -148,6 +161,7 @@ mod tests {
             path: PathAndQuery::from_static("/"),
             version: Version::HTTP_2,
             headers: headers.collect(),
+            upgrade: None,
         }
     }
 

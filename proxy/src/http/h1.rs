@@ -3,8 +3,9 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -19,6 +20,8 @@ use crate::request::{HttpConnection, ResponseBody};
 
 /// Bytes a connection may hold of one direction; also the bound of a head (Envoy: 60 KiB).
 const MAX_BUFFER: usize = 64 * 1024;
+/// How long a connection that is to end waits for the rest of a head.
+const LAST_HEAD: Duration = Duration::from_secs(2);
 /// Header fields of one message; Envoy's default.
 const MAX_HEADERS: usize = 100;
 
@@ -44,6 +47,7 @@ pub(crate) async fn serve(
             .max_buf_size(MAX_BUFFER)
             .max_headers(MAX_HEADERS)
             .serve_connection(TokioIo::new(io), service)
+            .with_upgrades()
     );
     tokio::select! {
         biased;
@@ -52,18 +56,43 @@ pub(crate) async fn serve(
         () = connection.idle() => {}
     }
     h1.as_mut().graceful_shutdown();
-    h1.await
+    loop {
+        tokio::select! {
+            ended = h1.as_mut() => return ended,
+            // A head of which only a part has come never becomes a request.
+            () = tokio::time::sleep(LAST_HEAD) => if !connection.is_active() {
+                return Ok(());
+            },
+        }
+    }
 }
 
-async fn respond(connection: Rc<HttpConnection>, request: http::Request<Incoming>) -> http::Response<ResponseBody> {
-    let (head, body) = match request_parts(request) {
+async fn respond(connection: Rc<HttpConnection>, mut request: http::Request<Incoming>) -> http::Response<ResponseBody> {
+    let upgrade = requested_upgrade(&request).map(|protocol| (protocol, hyper::upgrade::on(&mut request)));
+    let (mut head, body) = request_parts(request);
+    let (protocol, downstream) = upgrade.unzip();
+    head.upgrade = protocol;
+    let (head, mut body) = match (head, body) {
         (head, Ok(body)) => connection.handle(head, body).await,
         (head, Err(error)) => connection.refuse(head, error),
     };
+    if let (Some(downstream), Some(upstream)) = (downstream, body.take_upgrade()) {
+        connection.tunnel(downstream, upstream);
+    }
     let mut response = http::Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response
+}
+
+/// What a request asks to upgrade to. HTTP/2 is declined by ignoring it, as RFC 9110 section 7.8 allows.
+fn requested_upgrade(request: &http::Request<Incoming>) -> Option<HeaderValue> {
+    let protocol = request.headers().get(header::UPGRADE)?;
+    let connection = request.headers().get_all(header::CONNECTION).iter();
+    let named = connection.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let meant = named.map(str::trim).any(|name| name.eq_ignore_ascii_case("upgrade"));
+    let http2 = protocol.as_bytes().eq_ignore_ascii_case(b"h2c");
+    (meant && !http2 && request.version() == http::Version::HTTP_11).then(|| protocol.clone())
 }
 
 /// Takes a request apart; its body, unless it cannot be handled.
@@ -77,6 +106,7 @@ fn request_parts(request: http::Request<Incoming>) -> (RequestHead, Result<Body,
         path: uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")),
         version: parts.version,
         headers: parts.headers,
+        upgrade: None,
     };
     let body = match host(&head.headers, head.version) {
         // An absolute-form target wins over Host (RFC 9112 section 3.2.2).
@@ -90,7 +120,7 @@ fn request_parts(request: http::Request<Incoming>) -> (RequestHead, Result<Body,
 }
 
 /// The Host header: exactly one, and a valid authority, in HTTP/1.1 (RFC 9112 section 3.2).
-fn host(headers: &HeaderMap, version: http::Version) -> Result<Option<Authority>, &'static str> {
+pub(crate) fn host(headers: &HeaderMap, version: http::Version) -> Result<Option<Authority>, &'static str> {
     let mut values = headers.get_all(header::HOST).iter();
     match (values.next(), values.next()) {
         (Some(_), Some(_)) => Err("more than one Host header"),
@@ -109,8 +139,12 @@ pub(crate) fn request(head: RequestHead, body: RequestBody) -> http::Request<Req
         if head.version == http::Version::HTTP_10 { http::Version::HTTP_10 } else { http::Version::HTTP_11 };
     *request.headers_mut() = head.headers;
     if let Some(authority) = head.authority {
-        let host = http::HeaderValue::from_str(authority.as_str()).expect("an authority is a valid header value");
+        let host = HeaderValue::from_str(authority.as_str()).expect("an authority is a valid header value");
         request.headers_mut().insert(header::HOST, host);
+    }
+    if let Some(protocol) = head.upgrade {
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        request.headers_mut().insert(header::UPGRADE, protocol);
     }
     *request.uri_mut() = head.path.into();
     request
@@ -141,6 +175,7 @@ pub(crate) fn take_back(request: http::Request<RequestBody>) -> (RequestHead, Re
     let (parts, body) = request.into_parts();
     let authority = parts.headers.get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let version = parts.version;
-    (RequestHead { method: parts.method, scheme: None, authority, path, version, headers: parts.headers }, body)
+    let upgrade = parts.headers.get(header::UPGRADE).cloned();
+    let (method, version, headers) = (parts.method, parts.version, parts.headers);
+    (RequestHead { method, scheme: None, authority, path, version, headers, upgrade }, body)
 }

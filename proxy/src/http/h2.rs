@@ -17,6 +17,7 @@ use tokio::task::spawn_local;
 
 use super::body::{Body, BodyError};
 use super::head::{RequestHead, ResponseHead};
+use crate::Error;
 use crate::drain::Drain;
 use crate::io::{Downstream, Replay, Upstream};
 use crate::request::HttpConnection;
@@ -30,6 +31,8 @@ const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 /// Decoded header list (RFC 9113 section 6.5.2); Envoy's default.
 const MAX_HEADER_LIST: u32 = 60 * 1024;
 
+/// Streams opened on a connection before its peer has said how many it takes.
+const STREAMS_BEFORE_SETTINGS: usize = 10;
 /// Bound of the client's preface.
 const PREFACE: Duration = Duration::from_secs(10);
 
@@ -86,7 +89,12 @@ async fn serve_stream(
     mut respond: h2::server::SendResponse<Bytes>,
 ) {
     let (head, body) = request_parts(request);
-    let mut handled = pin!(connection.handle(head, body));
+    let mut handled = pin!(async {
+        match body {
+            Ok(body) => connection.handle(head, body).await,
+            Err(error) => connection.refuse(head, error),
+        }
+    });
     let answer = poll_fn(|cx| {
         if let Poll::Ready(answer) = handled.as_mut().poll(cx) {
             return Poll::Ready(Some(answer));
@@ -104,18 +112,29 @@ async fn serve_stream(
     }
 }
 
-fn request_parts(request: http::Request<h2::RecvStream>) -> (RequestHead, Body) {
+/// Takes a request apart; its body, unless it cannot be handled.
+fn request_parts(request: http::Request<h2::RecvStream>) -> (RequestHead, Result<Body, Error>) {
     let (parts, stream) = request.into_parts();
     let uri = parts.uri.into_parts();
-    let head = RequestHead {
+    let mut head = RequestHead {
         method: parts.method,
         scheme: uri.scheme,
         authority: uri.authority,
         path: uri.path_and_query.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")),
         version: http::Version::HTTP_2,
         headers: parts.headers,
+        upgrade: None,
     };
-    (head, Body::from_h2(stream))
+    // Without :authority, Host says it (RFC 9113 section 8.3.1); beside it, Host says nothing.
+    let body = match super::h1::host(&head.headers, head.version) {
+        Ok(host) => {
+            head.authority = head.authority.take().or(host);
+            head.headers.remove(http::header::HOST);
+            Ok(Body::from_h2(stream))
+        }
+        Err(reason) => Err(Error::DownstreamProtocol(reason.into())),
+    };
+    (head, body)
 }
 
 fn response(head: ResponseHead) -> http::Response<()> {
@@ -200,15 +219,19 @@ async fn send_data(send: &mut SendStream<Bytes>, mut data: Bytes, end: bool) -> 
     }
 }
 
-/// Begins HTTP/2 with prior knowledge on a fresh upstream connection. The returned connection must be driven.
+/// Begins HTTP/2 with prior knowledge on a fresh upstream connection; `ours` where the peer is known to take
+/// [`MAX_STREAMS`]. The returned connection must be driven.
 ///
 /// # Errors
 /// The connection broke before our preface was written.
-pub(crate) async fn connect(io: Upstream) -> Result<(Sender, h2::client::Connection<Upstream, Bytes>), h2::Error> {
+pub(crate) async fn connect(
+    io: Upstream,
+    ours: bool,
+) -> Result<(Sender, h2::client::Connection<Upstream, Bytes>), h2::Error> {
     h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .initial_max_send_streams(MAX_STREAMS as usize)
+        .initial_max_send_streams(if ours { MAX_STREAMS as usize } else { STREAMS_BEFORE_SETTINGS })
         .max_header_list_size(MAX_HEADER_LIST)
         .enable_push(false)
         .handshake(io)

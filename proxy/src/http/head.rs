@@ -1,7 +1,7 @@
 //! Request and response heads, the same for every HTTP version.
 
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 /// The head of a request.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct RequestHead {
     pub version: Version,
     /// The header fields, without pseudo-headers.
     pub headers: HeaderMap,
+    /// The protocol an HTTP/1.1 request asks to change to (RFC 9110 section 7.8).
+    pub upgrade: Option<HeaderValue>,
 }
 
 /// The head of a response.
@@ -32,10 +34,11 @@ pub struct ResponseHead {
 }
 
 impl RequestHead {
-    /// Whether this is gRPC (its `content-type` begins with `application/grpc`), so that errors must be trailers.
+    /// Whether this is gRPC, so that errors must be trailers: its `content-type` is `application/grpc`, perhaps with a
+    /// suffix such as `+proto`. gRPC-Web, which is HTTP/1, is another type.
     pub fn is_grpc(&self) -> bool {
-        self.headers
-            .get(http::header::CONTENT_TYPE)
-            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+        let kind = self.headers.get(http::header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
     }
 }

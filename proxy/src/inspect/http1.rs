@@ -65,21 +65,3 @@ fn request_line(line: &[u8]) -> Option<bool> {
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
-
-/// Whether `head`, the first bytes of an HTTP/1 connection, asks to leave HTTP: CONNECT, or an upgrade to anything but
-/// HTTP/2 (which is refused by ignoring it). Sees only what has arrived; a request's head comes in one piece as a rule.
-pub fn begins_upgrade(head: &[u8]) -> bool {
-    let head = after_empty_lines(head).unwrap_or_default();
-    if head.starts_with(b"CONNECT ") {
-        return true;
-    }
-    let lines = head.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).skip(1).take_while(|line| !line.is_empty());
-    lines.filter_map(upgrade_value).any(|value| !value.eq_ignore_ascii_case(b"h2c"))
-}
-
-fn upgrade_value(line: &[u8]) -> Option<&[u8]> {
-    const NAME: &[u8] = b"upgrade:";
-    let (name, value) = line.split_at_checked(NAME.len())?;
-    let value = value.trim_ascii();
-    (name.eq_ignore_ascii_case(NAME) && !value.is_empty()).then_some(value)
-}

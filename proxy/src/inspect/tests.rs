@@ -297,23 +297,3 @@ async fn a_cancelled_inspection_loses_nothing() {
     assert_eq!(inspect(&mut io, LIMITS).await.unwrap(), Inspected::Http1);
     assert_eq!(&io.prefix[..], b"OPTIONS * HTTP/1.1\r\n");
 }
-
-#[test]
-fn upgrades_are_seen_in_the_head() {
-    for head in [
-        "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nupgrade: websocket\r\n\r\n",
-        "GET / HTTP/1.1\r\nUPGRADE:foo/2\r\n",
-        "\r\nCONNECT a:443 HTTP/1.1\r\n",
-    ] {
-        assert!(begins_upgrade(head.as_bytes()), "{head:?}");
-    }
-    for head in [
-        "GET / HTTP/1.1\r\nHost: a\r\n\r\nUpgrade: websocket\r\n",
-        "GET / HTTP/1.1\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n",
-        "GET /upgrade: HTTP/1.1\r\nX-Upgrade: a\r\nUpgrade:\r\n\r\n",
-        "Upgrade: x\r\n",
-        "",
-    ] {
-        assert!(!begins_upgrade(head.as_bytes()), "{head:?}");
-    }
-}

@@ -11,6 +11,7 @@ fn head(method: &str, authority: &str, path: &str) -> RequestHead {
         path: path.parse().unwrap(),
         version: Version::HTTP_11,
         headers: HeaderMap::new(),
+        upgrade: None,
     }
 }
 

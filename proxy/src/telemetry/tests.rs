@@ -111,6 +111,7 @@ pub(super) fn head(headers: &[(&'static str, &str)]) -> RequestHead {
             .iter()
             .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
             .collect(),
+        upgrade: None,
     }
 }
 
