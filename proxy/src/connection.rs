@@ -270,10 +270,17 @@ impl Accepted {
         dialled: &mut Option<Dialled>,
     ) -> Result<io::Result<Inspected>, Error> {
         let mut inspected = pin!(inspect::inspect(io, self.limits(None)));
+        let mut dial = pin!(self.dial_tcp());
         let upstream = tokio::select! {
             biased;
-            inspected = &mut inspected => return Ok(inspected),
-            upstream = self.dial_tcp() => upstream,
+            inspected = &mut inspected => {
+                if matches!(inspected, Ok(Inspected::Tcp)) {
+                    // The dial under way is the one it needs.
+                    *dialled = Some(dial.await?);
+                }
+                return Ok(inspected);
+            }
+            upstream = &mut dial => upstream,
         };
         let upstream = match upstream {
             Ok(upstream) => &mut dialled.insert(upstream).0,
