@@ -1,0 +1,176 @@
+//! Connecting to an endpoint: TCP, mTLS where the cluster says so, and the driver of an HTTP connection.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use model::{Direction, UpstreamTls, capture};
+use remora_model as model;
+use tokio::task::spawn_local;
+
+use super::MAX_ATTEMPTS;
+use crate::address::OrigDst;
+use crate::cluster::{ClusterState, Picked};
+use crate::http::{h1, h2};
+use crate::io::Upstream;
+use crate::pool::{Fresh, Hop, Shared};
+use crate::telemetry::{TlsSide, UpstreamMetrics, UpstreamProtocol};
+use crate::tls::{MeshProtocol, Offer};
+use crate::worker::Worker;
+use crate::{Error, socket, tls};
+
+/// Counts an upstream connection as open until it is dropped.
+#[derive(Debug)]
+pub(crate) struct UpstreamConnection(Arc<UpstreamMetrics>);
+
+impl UpstreamConnection {
+    fn opened(metrics: &Arc<UpstreamMetrics>, protocol: UpstreamProtocol) -> Self {
+        metrics.connection_opened(protocol);
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for UpstreamConnection {
+    fn drop(&mut self) {
+        self.0.connection_closed();
+    }
+}
+
+/// Makes an HTTP connection to an endpoint and starts its driver.
+pub(super) async fn open(
+    worker: &Rc<Worker>,
+    cluster: &Rc<ClusterState>,
+    address: SocketAddr,
+    hop: Hop,
+    direction: Direction,
+) -> Result<Fresh, Error> {
+    let offer = match hop {
+        Hop::Http1 | Hop::MeshHttp1 => Offer::Http1,
+        Hop::Http2 | Hop::MeshHttp2 => Offer::Http2,
+        Hop::MeshUpgrade => Offer::Upgrade,
+    };
+    let (io, protocol) = dial(worker, cluster, address, offer, direction).await?;
+    let http1 = hop == Hop::Http1 || protocol == Some(MeshProtocol::IstioHttp11);
+    let closed = |message: String| Error::UpstreamClosed {
+        cluster: cluster.name().clone(),
+        endpoint: address,
+        message,
+        unprocessed: true,
+    };
+    if http1 {
+        let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http1);
+        let (sender, connection) = h1::connect(io).await.map_err(|error| closed(error.to_string()))?;
+        spawn_local(async move {
+            // Whoever waits for a response is told by hyper; an idle connection that ends is nobody's failure.
+            let _ = connection.with_upgrades().await;
+            drop(counted);
+        });
+        return Ok(Fresh::Http1(sender));
+    }
+    let ours = protocol == Some(MeshProtocol::RemoraH2);
+    let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2);
+    let (sender, connection) = h2::connect(io, ours).await.map_err(|error| closed(error.to_string()))?;
+    let shared = Shared::new(sender, ours);
+    let weak = Rc::downgrade(&shared);
+    spawn_local(async move {
+        let _ = connection.await;
+        if let Some(shared) = weak.upgrade() {
+            shared.mark_closed();
+        }
+        drop(counted);
+    });
+    Ok(Fresh::Http2(shared))
+}
+
+/// Connects to an endpoint, with mTLS where the cluster says so.
+///
+/// # Errors
+/// Refused, not reached in time, or the handshake failed.
+async fn dial(
+    worker: &Worker,
+    cluster: &ClusterState,
+    address: SocketAddr,
+    offer: Offer,
+    direction: Direction,
+) -> Result<(Upstream, Option<MeshProtocol>), Error> {
+    let timeout = cluster.config.connect_timeout;
+    let name = || cluster.name().clone();
+    let connected = tokio::time::timeout(timeout, socket::connect(address, source(direction, address))).await;
+    let stream = match connected {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(source)) => {
+            cluster.metrics.connect_failed();
+            return Err(Error::Connect { cluster: name(), endpoint: address, source: Arc::new(source) });
+        }
+        Err(_) => {
+            cluster.metrics.connect_failed();
+            return Err(Error::ConnectTimeout { cluster: name(), endpoint: address, timeout });
+        }
+    };
+    let UpstreamTls::Mesh { identities } = &cluster.config.tls else { return Ok((Upstream::Plain(stream), None)) };
+    let handshake = match worker.connector(identities, offer) {
+        Some(connector) => tls::connect(&connector, stream, cluster.server_name(address), timeout).await,
+        None => Err(tls::TlsError::no_identity()),
+    };
+    match handshake {
+        Ok((stream, info)) => {
+            worker.shook_hands(TlsSide::Client, &info);
+            if matches!(info.protocol, Some(MeshProtocol::RemoraH2 | MeshProtocol::IstioH2)) {
+                // Its other end always reads, so silence means that it is gone. A socket that is closed already says so later.
+                let _ = socket::bound_unacknowledged(stream.get_ref().0);
+            }
+            Ok((Upstream::Tls(Box::new(stream)), info.protocol))
+        }
+        Err(error) => {
+            worker.telemetry.tls().handshake_failed(TlsSide::Client, error.reason);
+            cluster.metrics.connect_failed();
+            if worker.may_log() {
+                tracing::warn!(endpoint = %address, cluster = %cluster.name(), reason = error.reason, "TLS handshake failed: {}", error.message);
+            }
+            Err(Error::UpstreamTls { cluster: name(), endpoint: address, reason: error.reason, message: error.message })
+        }
+    }
+}
+
+/// The inbound leg comes from the reserved source, which redirection lets pass to the application.
+fn source(direction: Direction, to: SocketAddr) -> Option<IpAddr> {
+    let reserved = match to {
+        SocketAddr::V4(_) => IpAddr::from(capture::INBOUND_SOURCE_V4),
+        SocketAddr::V6(_) => IpAddr::from(capture::INBOUND_SOURCE_V6),
+    };
+    (direction == Direction::Inbound).then_some(reserved)
+}
+
+/// Connects to an endpoint of `cluster` for a TCP connection, and to another where that failed.
+///
+/// # Errors
+/// No endpoint is left to try, or the last could not be reached.
+pub(crate) async fn connect_tcp(
+    worker: &Worker,
+    cluster: &ClusterState,
+    orig_dst: OrigDst,
+    direction: Direction,
+) -> Result<(Upstream, Picked, UpstreamConnection), Error> {
+    let mut tried = Vec::new();
+    let mut last = None;
+    while tried.len() < MAX_ATTEMPTS {
+        let Some(picked) = cluster.pick(orig_dst.socket(), &tried, || worker.random()) else { break };
+        cluster.metrics.attempt();
+        if last.is_some() {
+            cluster.metrics.retry();
+        }
+        match dial(worker, cluster, picked.address(), Offer::Tcp, direction).await {
+            Ok((io, _)) => {
+                picked.reached();
+                let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Tcp);
+                return Ok((io, picked, counted));
+            }
+            Err(error) => {
+                picked.unreachable();
+                tried.push(picked.address());
+                last = Some(error);
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::NoEndpoint { cluster: cluster.name().clone() }))
+}

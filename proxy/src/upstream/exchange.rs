@@ -1,0 +1,208 @@
+//! One exchange on a connection: the request out, the head of the answer in.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+
+use http::StatusCode;
+use http_body::Body as _;
+use hyper::upgrade::OnUpgrade;
+use tokio::task::{AbortHandle, spawn_local};
+
+use super::{Bound, Checked, Failure, Response, within};
+use crate::Error;
+use crate::cluster::{ClusterState, Picked};
+use crate::http::body::{Body, RequestBody};
+use crate::http::{RequestHead, ResponseHead, fields, h1, h2};
+use crate::pool::{Connection, Hop, Host, Stream};
+use crate::telemetry::AttemptTelemetry;
+
+/// What an exchange holds: its endpoint counts as active, its connection is in use.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    _picked: Picked,
+    connection: Option<(Rc<Host>, h1::Sender, u64)>,
+    _stream: Option<Stream>,
+    upload: Option<Upload>,
+}
+
+/// The pumping of a request body. Dropped before the response is complete it ends, and the stream is reset: a client that
+/// gave up, or ran out of time, leaves nothing behind.
+#[derive(Debug)]
+struct Upload(AbortHandle);
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Lease {
+    /// The exchange ended well: its connection may serve another, and an upload may go on beyond its answer.
+    pub(crate) fn reuse(mut self) {
+        if let Some(upload) = self.upload.take() {
+            std::mem::forget(upload);
+        }
+        if let Some((host, sender, generation)) = self.connection {
+            host.give_back(sender, generation);
+        }
+    }
+}
+
+pub(super) async fn exchange(
+    cluster: &ClusterState,
+    picked: Picked,
+    checked: Checked,
+    mut attempt: AttemptTelemetry,
+    bound: Option<Bound>,
+    head: RequestHead,
+    body: RequestBody,
+) -> Result<Response, Failure> {
+    let at = At { cluster, endpoint: picked.address() };
+    let Checked { host, connection, generation, hop } = checked;
+    let mut lease = Lease { _picked: picked, connection: None, _stream: None, upload: None };
+    let answered = match connection {
+        Connection::Http1(mut sender) => {
+            let answered = within(bound, cluster, exchange_h1(&at, &mut sender, head, body)).await;
+            lease.connection = Some((host, sender, generation));
+            answered
+        }
+        Connection::Http2(stream) => {
+            let answering = exchange_h2(&at, &host, &stream, hop, (head, body), &mut lease.upload);
+            let answered = within(bound, cluster, answering).await;
+            lease._stream = Some(stream);
+            answered
+        }
+    };
+    match answered {
+        Ok(Answer { head, body, upgrade }) => {
+            attempt.response(&head);
+            if upgrade.is_some() {
+                // It leaves HTTP, and the pool.
+                lease.connection = None;
+            }
+            Ok(Response { head, body, attempt, lease: Some(lease), upgrade })
+        }
+        Err(failure) => {
+            attempt.failed(&failure.error);
+            Err(failure)
+        }
+    }
+}
+
+/// What an exchange answered.
+struct Answer {
+    head: ResponseHead,
+    body: Body,
+    upgrade: Option<OnUpgrade>,
+}
+
+/// Names the endpoint in errors.
+struct At<'a> {
+    cluster: &'a ClusterState,
+    endpoint: SocketAddr,
+}
+
+impl At<'_> {
+    fn closed(&self, message: String, unprocessed: bool) -> Error {
+        Error::UpstreamClosed { cluster: self.cluster.name().clone(), endpoint: self.endpoint, message, unprocessed }
+    }
+
+    fn broke(&self, message: &str) -> Error {
+        let (cluster, endpoint) = (self.cluster.name().clone(), self.endpoint);
+        Error::UpstreamProtocol { cluster, endpoint, message: message.to_owned() }
+    }
+
+    fn http1(&self, error: &hyper::Error) -> Error {
+        if error.is_parse() {
+            return self.broke(&error.to_string());
+        }
+        self.closed(error.to_string(), false)
+    }
+
+    fn http2(&self, error: &::h2::Error) -> Error {
+        let (cluster, endpoint) = (self.cluster.name().clone(), self.endpoint);
+        match error.reason() {
+            Some(code) if error.is_reset() && error.is_remote() => Error::UpstreamReset { cluster, endpoint, code },
+            // Streams above a GOAWAY's last one were never processed (RFC 9113 section 6.8).
+            Some(_) if error.is_go_away() && error.is_remote() => self.closed(error.to_string(), true),
+            Some(_) => self.broke(&error.to_string()),
+            None => self.closed(error.to_string(), false),
+        }
+    }
+}
+
+async fn exchange_h1(
+    at: &At<'_>,
+    sender: &mut h1::Sender,
+    head: RequestHead,
+    body: RequestBody,
+) -> Result<Answer, Failure> {
+    let asked = head.upgrade.is_some();
+    match sender.try_send_request(h1::request(head, body)).await {
+        Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            if !asked {
+                return Err(Failure { error: at.broke("101 to a request that asked for nothing"), request: None });
+            }
+            let upgrade = Some(hyper::upgrade::on(&mut response));
+            let (head, body) = h1::response_parts(response);
+            Ok(Answer { head, body, upgrade })
+        }
+        Ok(response) => {
+            let (head, body) = h1::response_parts(response);
+            Ok(Answer { head, body, upgrade: None })
+        }
+        Err(mut error) => {
+            let Some(request) = error.take_message() else {
+                return Err(Failure { error: at.http1(error.error()), request: None });
+            };
+            // The pooled connection had ended, and nothing of the request was written.
+            let request = Some(Box::new(h1::take_back(request)));
+            Err(Failure { error: at.closed(error.error().to_string(), true), request })
+        }
+    }
+}
+
+async fn exchange_h2(
+    at: &At<'_>,
+    host: &Host,
+    stream: &Stream,
+    hop: Hop,
+    (mut head, body): (RequestHead, RequestBody),
+    upload: &mut Option<Upload>,
+) -> Result<Answer, Failure> {
+    let shared = &stream.0;
+    let mut sender = shared.sender.clone();
+    if let Err(error) = std::future::poll_fn(|cx| sender.poll_ready(cx)).await {
+        host.discard(shared);
+        return Err(Failure { error: at.closed(error.to_string(), true), request: Some(Box::new((head, body))) });
+    }
+    if shared.ours && hop == Hop::MeshHttp1 {
+        fields::mark_hop(&mut head.headers, head.version);
+    }
+    let end = body.is_end_stream();
+    // Kept only where the request can be sent again: one without a body.
+    let kept = body.is_empty().then(|| head.clone());
+    let request =
+        h2::request(head).map_err(|message| Failure { error: Error::DownstreamProtocol(message), request: None })?;
+    let failed = |error: &::h2::Error| {
+        if !error.is_reset() {
+            host.discard(shared);
+        }
+        Failure { error: at.http2(error), request: kept.clone().map(|head| Box::new((head, RequestBody::empty()))) }
+    };
+    let (response, mut send) = sender.send_request(request, end).map_err(|error| failed(&error))?;
+    if !end {
+        // Counts for as long as the stream is open: an upload may outlive its answer.
+        let open = Stream::new(shared.clone());
+        let pumping = spawn_local(async move {
+            // What breaks the body resets the stream.
+            let _ = h2::pump(&mut send, pin!(body)).await;
+            drop(open);
+        });
+        *upload = Some(Upload(pumping.abort_handle()));
+    }
+    let response = response.await.map_err(|error| failed(&error))?;
+    let (head, body) = h2::response_parts(response);
+    Ok(Answer { head, body, upgrade: None })
+}
