@@ -19,7 +19,7 @@ use crate::io::{Downstream, Replay, Upstream};
 use crate::request::{self, HttpConnection};
 use crate::tcp_proxy::RelayError;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, DownstreamProtocol, Refusal, TlsSide};
-use crate::tls::{self, MeshProtocol};
+use crate::tls::{self, MeshProtocol, TlsError};
 use crate::upstream::UpstreamConnection;
 use crate::worker::{ChainView, ListenerId, Worker};
 use crate::{Error, original_dst, socket, tcp_proxy, upstream};
@@ -81,6 +81,16 @@ impl Accepted {
         }
     }
 
+    fn refuse_tls(&mut self, error: &TlsError) {
+        self.worker.telemetry.tls().handshake_failed(TlsSide::Server, error.reason);
+        if error.reason == "closed" {
+            // Nobody was refused: the client thought better of it.
+            self.telemetry.refused(Refusal::Tls);
+            return;
+        }
+        self.refuse(Refusal::Tls, &format!("{}: {}", error.reason, error.message));
+    }
+
     /// The client's connection broke before it was known what it carries.
     fn broken(&mut self, error: &io::Error) {
         tracing::debug!(client = %self.info.client, %error, "connection broke before its first request");
@@ -118,8 +128,7 @@ impl Accepted {
         let (stream, tls) = match tls::accept(&mesh, io, HANDSHAKE).await {
             Ok(accepted) => accepted,
             Err(error) => {
-                self.worker.telemetry.tls().handshake_failed(TlsSide::Server, error.reason);
-                return self.refuse(Refusal::Tls, &format!("{}: {}", error.reason, error.message));
+                return self.refuse_tls(&error);
             }
         };
         self.worker.shook_hands(TlsSide::Server, &tls);
@@ -151,8 +160,7 @@ impl Accepted {
         let stream = match tls::accept_gateway(&acceptor, io, HANDSHAKE).await {
             Ok(stream) => stream,
             Err(error) => {
-                self.worker.telemetry.tls().handshake_failed(TlsSide::Server, error.reason);
-                return self.refuse(Refusal::Tls, &format!("{}: {}", error.reason, error.message));
+                return self.refuse_tls(&error);
             }
         };
         self.worker.telemetry.tls().handshake(TlsSide::Server, false);
