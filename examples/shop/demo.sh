@@ -82,11 +82,10 @@ install_missing() {
 
 # --- Build ---
 
-# On a terminal one line that moves, elsewhere a line at the beginning and one at the end.
+# On a terminal one line that moves, elsewhere a line a minute.
 build() {
-    local started=$SECONDS count=0 line log code
+    local started=$SECONDS next=$SECONDS count=0 line log code
     log=$(mktemp)
-    [ -t 1 ] || say "… building"
     set +e
     # The whole workspace, as `make build` does: a selection would compile the dependencies once more with other features.
     (cd "$root" && CARGO_TERM_COLOR=never CARGO_TERM_PROGRESS_WHEN=never cargo build --locked --workspace --bins 2>&1) |
@@ -95,8 +94,13 @@ build() {
             case $line in
                 *Compiling*)
                     count=$((count + 1))
-                    [ -t 1 ] && printf '\r\e[K   %s… building: %d crates, %s (%d s; some minutes the first time)%s' \
-                        "$dim" "$count" "$(awk '{print $2}' <<<"$line")" $((SECONDS - started)) "$plain"
+                    if [ -t 1 ]; then
+                        printf '\r\e[K   %s… building: %d crates, %s (%d s; some minutes the first time)%s' \
+                            "$dim" "$count" "$(awk '{print $2}' <<<"$line")" $((SECONDS - started)) "$plain"
+                    elif [ $SECONDS -ge $next ]; then
+                        say "… building: $count crates ($((SECONDS - started)) s)"
+                        next=$((SECONDS + 60))
+                    fi
                     ;;
             esac
         done
