@@ -72,16 +72,18 @@ pub(crate) fn span_data(record: SpanRecord, scope: &InstrumentationScope) -> Spa
     }
 }
 
+/// The path template of the request's route. The route that takes every path has none.
+fn template(record: &SpanRecord) -> Option<&str> {
+    record.route.as_deref().filter(|route| *route != "/")
+}
+
 /// `Service/Method` of gRPC, else method and route: never the path, which anyone can vary.
 fn name(record: &SpanRecord, grpc: Option<(&str, &str)>) -> String {
     if let Some((service, method)) = grpc {
         return format!("{service}/{method}");
     }
     let method = known_method(&record.request.method).unwrap_or("HTTP");
-    match &record.route {
-        Some(route) => format!("{method} {route}"),
-        None => method.to_owned(),
-    }
+    template(record).map_or_else(|| method.to_owned(), |route| format!("{method} {route}"))
 }
 
 /// `/package.Service/Method` as its two parts.
@@ -116,7 +118,8 @@ fn attributes(record: &SpanRecord, grpc: Option<(&str, &str)>) -> Vec<KeyValue> 
         put("network.peer.port", i64::from(peer.port()).into());
     }
     if record.role == SpanRole::Server
-        && let Some(route) = &record.route
+        && grpc.is_none()
+        && let Some(route) = template(record)
     {
         put("http.route", text(route));
     }

@@ -232,7 +232,7 @@ fn outbound_each_attempt_is_a_client_span_that_the_upstream_continues() {
     assert_eq!((ids(first), ids(second)), (first_written.clone(), second_written.clone()));
     assert_ne!(first_written, second_written);
     for span in [first, second] {
-        assert_eq!((&span.span_kind, span.name.as_ref()), (&SpanKind::Client, "GET /"));
+        assert_eq!((&span.span_kind, span.name.as_ref()), (&SpanKind::Client, "GET"));
         assert_eq!((span.parent_span_id.to_string(), span.parent_span_is_remote), ("00f067aa0ba902b7".into(), true));
         assert_eq!(attribute(span, "url.full").unwrap(), "http://catalog:50051/items/7");
         assert_eq!(attribute(span, "remora.upstream.cluster").unwrap(), "catalog:50051");
