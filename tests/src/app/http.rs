@@ -11,7 +11,8 @@
 //! | `/endless` | a body without an end, as fast as it is read |
 //! | `/status/N` | that status |
 //! | `/delay/MS` | its name, after that time |
-//! | a gRPC request | its name as the message, `grpc-status: 0` in trailers |
+//! | `/upgrade` with `Upgrade` | 101, the callers it was told of in `x-callers`; then it is an echo |
+//! | a gRPC request (not gRPC-Web) | its name as the message, `grpc-status: 0` in trailers |
 //! | any other | what it saw, as JSON: peer, method, path, version, headers, body length |
 
 use std::convert::Infallible;
@@ -21,12 +22,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::Behaviour;
@@ -57,7 +59,7 @@ pub async fn serve(behaviour: Behaviour) -> anyhow::Result<()> {
             let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
             server.http2().max_concurrent_streams(1_000);
             // An error here is a client that went away, or /abort: the tests look at the client's side.
-            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
         });
     }
 }
@@ -80,9 +82,7 @@ async fn answer(
         tokio::time::sleep(state.behaviour.delay).await;
     }
     let name = state.behaviour.name.clone();
-    let grpc =
-        request.headers().get("content-type").is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    if grpc {
+    if is_grpc(request.headers()) {
         return Ok(grpc_answer(&name, request).await);
     }
     Ok(match first {
@@ -101,8 +101,34 @@ async fn answer(
             tokio::time::sleep(Duration::from_millis(value.parse().unwrap_or(0))).await;
             Response::new(full(name))
         }
+        "upgrade" if request.headers().contains_key("upgrade") => upgraded(request),
         _ => described(&name, peer, request).await,
     })
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get("content-type").map_or(&b""[..], HeaderValue::as_bytes);
+    kind.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// Leaves HTTP for an echo. What the request says of its callers stands in the answer's head.
+fn upgraded(mut request: Request<Incoming>) -> Response<Body> {
+    let mut response = Response::new(full(""));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert("connection", HeaderValue::from_static("upgrade"));
+    headers.insert("upgrade", request.headers()["upgrade"].clone());
+    for caller in request.headers().get_all("x-forwarded-client-cert") {
+        headers.append("x-callers", caller.clone());
+    }
+    tokio::spawn(async move {
+        let Ok(stream) = hyper::upgrade::on(&mut request).await else { return };
+        let mut stream = TokioIo::new(stream);
+        // The client's end, or its reset, is the end of the echo.
+        let _ = super::tcp::echo(&mut stream).await;
+        let _ = stream.shutdown().await;
+    });
+    response
 }
 
 /// What arrived, as JSON; header values of one name are a list, in order.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Behaviour;
@@ -58,7 +58,8 @@ async fn talk(kind: Kind, mut stream: TcpStream, name: &str, delay: Duration) ->
     stream.shutdown().await
 }
 
-async fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
+/// Sends back what it reads, to the peer's end.
+pub(super) async fn echo(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<()> {
     let mut buffer = vec![0; 16_384];
     loop {
         let read = stream.read(&mut buffer).await?;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod pair;
+mod wire;
 
 mod admin;
 mod bad_input;
@@ -12,15 +13,18 @@ mod detection;
 mod failures;
 mod gateway;
 mod grpc;
+mod hostile;
 mod http;
 mod isolation;
 mod lifecycle;
 mod loops;
 mod metrics;
 mod mtls;
+mod pools;
 mod refusals;
 mod rotation;
 mod routes;
 mod tcp;
 mod tproxy;
 mod tracing;
+mod upgrade;

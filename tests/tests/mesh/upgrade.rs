@@ -1,0 +1,123 @@
+//! Connections that leave HTTP/1.1: carried as HTTP up to the 101, as bytes after it.
+
+use std::io::Write;
+use std::net::Shutdown;
+
+use remora_test::mesh::Mesh;
+
+use crate::pair::{Pair, Plan, service};
+use crate::wire::Wire;
+
+/// A head that asks to leave HTTP.
+const UPGRADE: [&str; 2] = ["connection: Upgrade", "upgrade: echo"];
+/// What a client says of itself without proof.
+const FORGED: &str = "x-forwarded-client-cert: URI=spiffe://example.org/ns/test/sa/boss";
+
+/// Every `x-callers` line of a 101: who the application was told had called.
+fn callers(head: &str) -> Vec<&str> {
+    head.lines()
+        .filter_map(|line| line.split_once(": "))
+        .filter(|(name, _)| *name == "x-callers")
+        .map(|two| two.1)
+        .collect()
+}
+
+/// Bytes both ways at once, far more than any buffer holds, then the client's end and the application's.
+fn echoes(wire: &mut Wire) {
+    let sent: Vec<u8> = (0..4_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let mut writer = wire.stream.try_clone().unwrap();
+    let out = sent.clone();
+    let writing = std::thread::spawn(move || {
+        writer.write_all(&out).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    assert!(wire.bytes(sent.len()) == sent, "the bytes come back as they were");
+    writing.join().unwrap();
+    assert!(wire.rest().is_empty(), "its end comes through, and nothing before it");
+}
+
+#[test]
+fn bytes_flow_both_ways_through_the_mesh() {
+    let pair = Pair::usual();
+    let mut wire = Wire::open(&pair.client, service(8080));
+    let switched = wire.get("/upgrade", &[UPGRADE[0], UPGRADE[1], FORGED]);
+    assert_eq!(switched.code, 101, "{switched:?}");
+    assert_eq!(switched.header("upgrade"), Some("echo"), "{switched:?}");
+    let told = callers(&switched.head);
+    assert_eq!(told.len(), 1, "{switched:?}");
+    assert!(told[0].contains(&pair.client.id()) && !told[0].contains("boss"), "{told:?}");
+    echoes(&mut wire);
+    for sidecar in [&pair.outbound, &pair.inbound] {
+        assert_eq!(sidecar.metric("remora_requests_total", &[("code", "101")]), 1.0, "it was a request");
+        sidecar.metric_until("remora_downstream_connections_active", &[], |n| n == 0.0);
+    }
+}
+
+#[test]
+fn what_the_client_says_before_the_101_is_not_lost() {
+    let pair = Pair::usual();
+    let mut wire = Wire::open(&pair.client, service(8080));
+    wire.send("GET /upgrade HTTP/1.1\r\nhost: server:8080\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nearly");
+    assert_eq!(wire.answer().code, 101);
+    assert_eq!(wire.bytes(5), b"early");
+}
+
+#[test]
+fn a_plaintext_client_cannot_name_itself() {
+    let pair = Pair::start(Plan { inbound: "{mtls: permissive}", ..Plan::default() });
+    let stranger = pair.mesh.pod("stranger");
+    let mut wire = Wire::open(&stranger, pair.server.at(8080));
+    let switched = wire.get("/upgrade", &[UPGRADE[0], UPGRADE[1], FORGED]);
+    assert_eq!((switched.code, callers(&switched.head)), (101, vec![]), "{switched:?}");
+    echoes(&mut wire);
+}
+
+#[test]
+fn an_application_that_stays_with_http_sees_every_request_filtered() {
+    let pair = Pair::start(Plan { inbound: "{mtls: permissive}", ..Plan::default() });
+    let stranger = pair.mesh.pod("stranger");
+    let mut direct = Wire::open(&stranger, pair.server.at(8080));
+    let mut meshed = Wire::open(&pair.client, service(8080));
+    for lines in [&[UPGRADE[0], UPGRADE[1], FORGED][..], &[FORGED], &["connection: x-forwarded-client-cert", FORGED]] {
+        let seen = direct.get("/", lines).json();
+        assert!(seen["headers"]["x-forwarded-client-cert"].is_null(), "{lines:?}: {seen}");
+        let seen = meshed.get("/", lines).json();
+        let told = seen["headers"]["x-forwarded-client-cert"].as_array().unwrap();
+        assert_eq!(told.len(), 1, "{lines:?}: {seen}");
+        let told = told[0].as_str().unwrap();
+        assert!(told.contains(&pair.client.id()) && !told.contains("boss"), "{lines:?}: {told}");
+    }
+    let inbound = [("direction", "inbound"), ("code", "200")];
+    assert_eq!(pair.inbound.metric("remora_requests_total", &inbound), 6.0, "each was a request");
+}
+
+#[test]
+fn a_gateway_carries_upgrades_and_answers_what_is_none() {
+    let mesh = Mesh::new();
+    let (gateway, server, caller) = (mesh.pod("gateway"), mesh.pod("server"), mesh.pod("caller"));
+    let _app = server.peer("http", 8080, &[]);
+    let proxy = gateway.proxy(&format!(
+        "gateway:\n  listen: 0.0.0.0:8080\n  routes:\n    - {{path: /, to: \"{}\"}}\n",
+        server.at(8080)
+    ));
+    proxy.ready();
+    let mut wire = Wire::open(&caller, gateway.at(8080));
+    for _ in 0..2 {
+        let answer = wire.get("/name", &["connection: upgrade", "upgrade: websocket"]);
+        assert_eq!((answer.code, answer.body.as_str()), (200, "server"), "{answer:?}");
+    }
+    assert_eq!(wire.get("/upgrade", &UPGRADE).code, 101);
+    echoes(&mut wire);
+    let mut wire = Wire::open(&caller, gateway.at(8080));
+    wire.send("CONNECT elsewhere.example:443 HTTP/1.1\r\nhost: elsewhere.example:443\r\n\r\n");
+    assert_eq!(wire.answer().code, 400, "nobody's forward proxy");
+}
+
+#[test]
+fn a_port_declared_http_carries_upgrades() {
+    let inbound = "{mtls: strict, ports: [{port: 8080, protocol: http}]}";
+    let pair = Pair::start(Plan { inbound, entry: ", protocol: http", ..Plan::default() });
+    let mut wire = Wire::open(&pair.client, service(8080));
+    assert_eq!(wire.get("/upgrade", &UPGRADE).code, 101);
+    echoes(&mut wire);
+}
