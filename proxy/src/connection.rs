@@ -100,7 +100,12 @@ impl Accepted {
     /// Tells mesh TLS from what the mode lets pass besides.
     async fn mesh(mut self, mut io: Replay<TcpStream>, mode: MtlsMode) {
         let first_byte = Some(if mode == MtlsMode::Permissive { FIRST_SPEAKER } else { HANDSHAKE });
-        let inspected = match inspect::inspect(&mut io, self.limits(first_byte)).await {
+        let limits = self.limits(first_byte);
+        let inspected = tokio::select! {
+            inspected = inspect::inspect(&mut io, limits) => inspected,
+            () = self.unwanted() => return,
+        };
+        let inspected = match inspected {
             Ok(inspected) => inspected,
             Err(error) => return self.broken(&error),
         };
@@ -113,10 +118,7 @@ impl Accepted {
             }
             (inspected, _) => {
                 let io = Replay { prefix: io.prefix, stream: Downstream::Plain(io.stream) };
-                match self.chain.chain().protocol {
-                    Protocol::Tcp => self.tcp(io).await,
-                    _ => self.inspected(io, inspected, Trust::default()).await,
-                }
+                self.inspected(io, inspected, Trust::default()).await;
             }
         }
     }
@@ -208,7 +210,7 @@ impl Accepted {
     }
 
     async fn inspected(self, io: Replay<Downstream>, inspected: Inspected, trust: Trust) {
-        match inspected {
+        match self.as_declared(inspected) {
             // A tunnel through a forward proxy: the application's own business, and bytes to us.
             Inspected::Http1
                 if trust.application && io.prefix.starts_with(b"CONNECT ") && self.chain.chain().tcp.is_some() =>
@@ -220,6 +222,14 @@ impl Accepted {
             Inspected::Tls(_) | Inspected::Tcp => self.tcp(io).await,
             Inspected::Silent => self.first_speaker(io, trust).await,
             Inspected::Eof => {}
+        }
+    }
+
+    /// What looks like HTTP on a port declared as TCP is bytes.
+    fn as_declared(&self, inspected: Inspected) -> Inspected {
+        match (self.chain.chain().protocol, inspected) {
+            (Protocol::Tcp, Inspected::Http1 | Inspected::Http2) => Inspected::Tcp,
+            (_, inspected) => inspected,
         }
     }
 
@@ -282,6 +292,7 @@ impl Accepted {
         let upstream = tokio::select! {
             biased;
             inspected = &mut inspected => {
+                let inspected = inspected.map(|inspected| self.as_declared(inspected));
                 if matches!(inspected, Ok(Inspected::Tcp)) {
                     // The dial under way is the one it needs.
                     *dialled = Some(dial.await?);
@@ -294,7 +305,8 @@ impl Accepted {
             Ok(upstream) => &mut dialled.insert(upstream).0,
             // Who speaks HTTP after all is told why; for all others the connection ends.
             Err(error) => {
-                return match tokio::time::timeout(LAST_WORD, inspected).await {
+                let last = tokio::time::timeout(LAST_WORD, inspected).await;
+                return match last.map(|inspected| inspected.map(|inspected| self.as_declared(inspected))) {
                     Ok(Ok(http @ (Inspected::Http1 | Inspected::Http2))) => Ok(Ok(http)),
                     _ => Err(error),
                 };
@@ -302,7 +314,7 @@ impl Accepted {
         };
         tokio::select! {
             biased;
-            inspected = inspected => Ok(inspected),
+            inspected = inspected => Ok(inspected.map(|inspected| self.as_declared(inspected))),
             // Its first bytes stay in the prefix for the relay.
             _ = upstream.stream.read_buf(&mut upstream.prefix) => Ok(Ok(Inspected::Tcp)),
         }

@@ -272,7 +272,7 @@ impl Shared {
 }
 
 impl Stream {
-    pub(crate) fn new(shared: Rc<Shared>) -> Self {
+    fn new(shared: Rc<Shared>) -> Self {
         shared.active.set(shared.active.get() + 1);
         Self(shared)
     }

@@ -22,7 +22,7 @@ use crate::telemetry::AttemptTelemetry;
 pub(crate) struct Lease {
     _picked: Picked,
     connection: Option<(Rc<Host>, h1::Sender, u64)>,
-    _stream: Option<Stream>,
+    _stream: Option<Rc<Stream>>,
     upload: Option<Upload>,
 }
 
@@ -68,6 +68,7 @@ pub(super) async fn exchange(
             answered
         }
         Connection::Http2(stream) => {
+            let stream = Rc::new(stream);
             let answering = exchange_h2(&at, &host, &stream, hop, (head, body), &mut lease.upload);
             let answered = within(bound, cluster, answering).await;
             lease._stream = Some(stream);
@@ -166,7 +167,7 @@ async fn exchange_h1(
 async fn exchange_h2(
     at: &At<'_>,
     host: &Host,
-    stream: &Stream,
+    stream: &Rc<Stream>,
     hop: Hop,
     (mut head, body): (RequestHead, RequestBody),
     upload: &mut Option<Upload>,
@@ -194,7 +195,7 @@ async fn exchange_h2(
     let (response, mut send) = sender.send_request(request, end).map_err(|error| failed(&error))?;
     if !end {
         // Counts for as long as the stream is open: an upload may outlive its answer.
-        let open = Stream::new(shared.clone());
+        let open = stream.clone();
         let pumping = spawn_local(async move {
             // What breaks the body resets the stream.
             let _ = h2::pump(&mut send, pin!(body)).await;
