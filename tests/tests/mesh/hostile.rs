@@ -144,7 +144,16 @@ fn hesitating(pod: &Pod, to: SocketAddr) -> SocketAddr {
 
 #[test]
 fn a_late_client_hello_is_still_the_meshs() {
-    let pair = Pair::start(Plan { inbound: "{mtls: permissive}", ..Plan::default() });
+    late_client_hello("{mtls: permissive}");
+}
+
+#[test]
+fn a_late_client_hello_is_the_meshs_on_a_port_declared_tcp_too() {
+    late_client_hello("{mtls: permissive, ports: [{port: 8080, protocol: tcp}]}");
+}
+
+fn late_client_hello(inbound: &'static str) {
+    let pair = Pair::start(Plan { inbound, ..Plan::default() });
     let other = pair.mesh.pod("other");
     other.identity();
     let to = hesitating(&other, pair.server.at(8080)).to_string();
