@@ -78,7 +78,7 @@ impl Store {
         match self {
             Self::Running { .. } => "Jaeger that was running",
             Self::Built { .. } => "Jaeger in a pod of its own",
-            Self::Memory => "collector in memory (make jaeger builds a real one)",
+            Self::Memory => "collector in memory",
         }
     }
 

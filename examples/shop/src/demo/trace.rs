@@ -60,7 +60,7 @@ pub(crate) async fn show(screen: &Screen, mesh: &Mesh) -> anyhow::Result<Option<
     let link = store.link(&id);
     match &link {
         Some(link) => screen.plain(&format!("  {link}")),
-        None => screen.note(&format!("trace {id}")),
+        None => screen.note(&format!("trace {id}; `make jaeger` builds a real Jaeger for the next one")),
     }
     Ok(link)
 }
