@@ -1,4 +1,4 @@
-# make demo    runs two commands' worth of mesh on this machine and shows what it does
+# make demo    runs a mesh on this machine and shows what it does
 # make test    builds and runs every test
 # make help    lists the rest
 
@@ -12,7 +12,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-demo:  ## Runs a mesh of five pods on this machine and shows what it does; KEEP=1 leaves it up
+demo:  ## Runs a mesh of six pods on this machine and shows what it does; KEEP=1 leaves it up
 	@./examples/shop/demo.sh
 
 demo-down:  ## Takes down what `make demo KEEP=1` left up

@@ -82,11 +82,27 @@ pub(super) async fn open(
     Ok(Fresh::Http2(shared))
 }
 
-/// Connects to an endpoint, with mTLS where the cluster says so.
+/// Connects to an endpoint, with mTLS where the cluster says so. What is no TLS at all is tried once more: a permissive peer
+/// whose application speaks first takes a hello that is later than its patience for a plaintext client's silence.
 ///
 /// # Errors
 /// Refused, not reached in time, or the handshake failed.
 async fn dial(
+    worker: &Worker,
+    cluster: &ClusterState,
+    address: SocketAddr,
+    offer: Offer,
+    direction: Direction,
+) -> Result<(Upstream, Option<MeshProtocol>), Error> {
+    match dial_once(worker, cluster, address, offer, direction).await {
+        Err(Error::UpstreamTls { reason: "protocol", .. }) => {
+            dial_once(worker, cluster, address, offer, direction).await
+        }
+        dialled => dialled,
+    }
+}
+
+async fn dial_once(
     worker: &Worker,
     cluster: &ClusterState,
     address: SocketAddr,
