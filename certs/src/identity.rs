@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use remora_model::TrustDomain;
 use remora_model::identity::IdentityFiles;
 
 use crate::{Error, Fingerprint, Svid, TrustBundle, pem};
@@ -52,18 +53,18 @@ impl Identity {
     }
 }
 
-/// Reads the three files. The SVID must be valid now.
+/// Reads the three files of an identity in `trust_domain`. The SVID must be valid now.
 ///
 /// # Errors
 /// Says which file and what: missing, not readable, not PEM, unusable key, key and certificate not a pair, not an SVID
 /// of the trust domain, expired or not yet valid.
-pub fn load(files: &IdentityFiles) -> Result<Identity, Error> {
+pub fn load(trust_domain: &TrustDomain, files: &IdentityFiles) -> Result<Identity, Error> {
     let (certificate, key) = (pem::read(&files.certificate)?, pem::read(&files.key)?);
     let bundle = pem::read(&files.trust_bundle)?;
-    let svid = Svid::parse(&files.trust_domain, (&files.certificate, &certificate), (&files.key, &key))?;
+    let svid = Svid::parse(trust_domain, (&files.certificate, &certificate), (&files.key, &key))?;
     svid.check_time(SystemTime::now())
         .map_err(|source| Error::Certificate { path: files.certificate.clone(), source })?;
-    let bundle = TrustBundle::parse(files.trust_domain.clone(), &files.trust_bundle, &bundle)?;
+    let bundle = TrustBundle::parse(trust_domain.clone(), &files.trust_bundle, &bundle)?;
     Ok(Identity::new(svid, bundle))
 }
 

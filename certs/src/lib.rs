@@ -16,6 +16,7 @@ pub mod fingerprint;
 pub mod identity;
 mod leaf;
 mod pem;
+pub mod proto;
 pub mod show;
 pub mod source;
 pub mod svid;

@@ -1,10 +1,11 @@
 //! Where an identity comes from, and how a newer one reaches whoever uses it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use remora_model::identity::IdentityFiles;
+use remora_model::TrustDomain;
+use remora_model::identity::{IdentityConfig, IdentityFiles, IdentitySource};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -20,22 +21,34 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Something that keeps an identity fresh.
 pub trait CertificateSource: Send + Sync {
-    /// The identity now and every later one. The channel closes when the source is dropped.
-    fn identity(&self) -> watch::Receiver<Arc<Identity>>;
+    /// The identity now and every later one; [`None`] until there is a first. The channel closes when the source is
+    /// dropped.
+    fn identity(&self) -> watch::Receiver<Option<Arc<Identity>>>;
 
-    /// How keeping it fresh went so far.
-    fn reloads(&self) -> Arc<Reloads>;
+    /// How keeping it fresh goes.
+    fn status(&self) -> Arc<SourceStatus>;
+}
+
+/// The source that `config` names, at work. Returns at once: the first identity comes when it comes, and until then
+/// [`SourceStatus::last_error`] says what is missing. Call it inside a tokio runtime, which then drives it.
+pub fn start(config: &IdentityConfig) -> Box<dyn CertificateSource> {
+    match &config.source {
+        IdentitySource::Files(files) => Box::new(FileSource::start(config.trust_domain.clone(), files.clone())),
+        IdentitySource::Ca(_) | IdentitySource::WorkloadApi(_) => unreachable!("not configurable yet"),
+    }
 }
 
 /// Counts of a source's attempts to replace its identity.
 #[derive(Debug, Default)]
-pub struct Reloads {
+pub struct SourceStatus {
     succeeded: AtomicU64,
     failed: AtomicU64,
     last_error: Mutex<Option<String>>,
+    next_renewal: Mutex<Option<SystemTime>>,
+    clock_skew_ms: AtomicI64,
 }
 
-impl Reloads {
+impl SourceStatus {
     /// Newer identities taken into use.
     pub fn succeeded(&self) -> u64 {
         self.succeeded.load(Ordering::Relaxed)
@@ -49,6 +62,16 @@ impl Reloads {
     /// Why the latest change is not in use; [`None`] when it is.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// When the identity will be renewed; [`None`] where that is not ours to say, as with files.
+    pub fn next_renewal(&self) -> Option<SystemTime> {
+        *self.next_renewal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far the issuer's clock is ahead of ours, in milliseconds, as far as that is known; negative: behind.
+    pub fn clock_skew_ms(&self) -> i64 {
+        self.clock_skew_ms.load(Ordering::Relaxed)
     }
 
     fn record_success(&self) {
@@ -66,36 +89,35 @@ impl Reloads {
 /// good identity stays.
 #[derive(Debug)]
 pub struct FileSource {
-    identity: watch::Receiver<Arc<Identity>>,
-    reloads: Arc<Reloads>,
+    identity: watch::Receiver<Option<Arc<Identity>>>,
+    status: Arc<SourceStatus>,
     task: JoinHandle<()>,
 }
 
 impl FileSource {
-    /// Reads the files and begins to watch them. Call it inside a tokio runtime, which then drives it.
-    ///
-    /// # Errors
-    /// The files cannot be used now; as [`load`].
-    pub fn start(files: IdentityFiles) -> Result<Self, Error> {
+    /// Begins to watch the files and reads them. Call it inside a tokio runtime, which then drives it.
+    pub fn start(trust_domain: TrustDomain, files: IdentityFiles) -> Self {
         let paths = [&files.certificate, &files.key, &files.trust_bundle].map(Clone::clone);
-        Self::watching(files, FileWatcher::new(paths))
+        Self::watching(trust_domain, files, FileWatcher::new(paths))
     }
 
-    fn watching(files: IdentityFiles, watcher: FileWatcher) -> Result<Self, Error> {
-        let (sender, identity) = watch::channel(Arc::new(load(&files)?));
-        let reloads = Arc::new(Reloads::default());
-        let task = tokio::spawn(follow(files, watcher, sender, Arc::clone(&reloads)));
-        Ok(Self { identity, reloads, task })
+    fn watching(trust_domain: TrustDomain, files: IdentityFiles, watcher: FileWatcher) -> Self {
+        let status = Arc::new(SourceStatus::default());
+        let first = load(&trust_domain, &files);
+        status.set_error(first.as_ref().err().map(ToString::to_string));
+        let (sender, identity) = watch::channel(first.ok().map(Arc::new));
+        let task = tokio::spawn(follow(trust_domain, files, watcher, sender, Arc::clone(&status)));
+        Self { identity, status, task }
     }
 }
 
 impl CertificateSource for FileSource {
-    fn identity(&self) -> watch::Receiver<Arc<Identity>> {
+    fn identity(&self) -> watch::Receiver<Option<Arc<Identity>>> {
         self.identity.clone()
     }
 
-    fn reloads(&self) -> Arc<Reloads> {
-        Arc::clone(&self.reloads)
+    fn status(&self) -> Arc<SourceStatus> {
+        Arc::clone(&self.status)
     }
 }
 
@@ -113,12 +135,13 @@ struct Trouble {
 }
 
 async fn follow(
+    trust_domain: TrustDomain,
     files: IdentityFiles,
     mut watcher: FileWatcher,
-    sender: watch::Sender<Arc<Identity>>,
-    reloads: Arc<Reloads>,
+    sender: watch::Sender<Option<Arc<Identity>>>,
+    status: Arc<SourceStatus>,
 ) {
-    let mut trouble: Option<Trouble> = None;
+    let mut trouble = sender.borrow().is_none().then(Trouble::begin);
     loop {
         match &trouble {
             None => watcher.changed().await,
@@ -127,13 +150,13 @@ async fn follow(
                 () = sleep(trouble.wait) => {}
             },
         }
-        match load(&files) {
+        match load(&trust_domain, &files) {
             Ok(identity) => {
                 trouble = None;
-                reloads.set_error(None);
-                take(identity, &sender, &reloads);
+                status.set_error(None);
+                take(identity, &sender, &status);
             }
-            Err(error) => trouble.get_or_insert_with(Trouble::begin).again(&error, &reloads),
+            Err(error) => trouble.get_or_insert_with(Trouble::begin).again(&error, &status),
         }
     }
 }
@@ -144,31 +167,31 @@ impl Trouble {
     }
 
     /// Once the writer had time to finish, says what is wrong; each thing once.
-    fn again(&mut self, error: &Error, reloads: &Reloads) {
+    fn again(&mut self, error: &Error, status: &SourceStatus) {
         self.wait = (self.wait * 2).min(RETRY.1);
         let message = error.to_string();
         if self.since.elapsed() < PATIENCE || self.reported.as_ref() == Some(&message) {
             return;
         }
         tracing::warn!(%error, "the changed identity files cannot be used; the last good identity stays");
-        reloads.failed.fetch_add(1, Ordering::Relaxed);
-        reloads.set_error(Some(message.clone()));
+        status.failed.fetch_add(1, Ordering::Relaxed);
+        status.set_error(Some(message.clone()));
         self.reported = Some(message);
     }
 }
 
-fn take(identity: Identity, sender: &watch::Sender<Arc<Identity>>, reloads: &Reloads) {
-    if identity.same_certificates(&sender.borrow()) {
+fn take(identity: Identity, sender: &watch::Sender<Option<Arc<Identity>>>, status: &SourceStatus) {
+    if sender.borrow().as_ref().is_some_and(|current| identity.same_certificates(current)) {
         return;
     }
-    reloads.record_success();
+    status.record_success();
     tracing::info!(
         spiffe_id = %identity.svid().spiffe_id(),
         serial = identity.svid().serial(),
         generation = identity.generation(),
         "identity replaced"
     );
-    sender.send_replace(Arc::new(identity));
+    sender.send_replace(Some(Arc::new(identity)));
 }
 
 #[cfg(test)]

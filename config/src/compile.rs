@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use remora_model::capture::{ADMIN_PORT, METRICS_PORT, READINESS_PORT};
-use remora_model::identity::IdentityFiles;
+use remora_model::identity::{IdentityConfig, IdentityFiles, IdentitySource};
 use remora_model::snapshot::{Admin, Service};
 use remora_model::{Snapshot, TrustDomain};
 
@@ -27,6 +27,8 @@ mod outbound;
 mod routes;
 mod telemetry;
 
+/// How long start-up waits for an identity unless configured.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a drain waits unless configured.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bound of a connect to a meshed or named destination, all of them near.
@@ -113,13 +115,19 @@ fn service(document: &Document, env: &Environment, problems: &mut Problems) -> O
     }
 }
 
-fn identity(document: &Document) -> Option<IdentityFiles> {
+fn identity(document: &Document) -> Option<IdentityConfig> {
     let mtls = document.mtls.given()?;
-    Some(IdentityFiles {
+    Some(IdentityConfig {
         trust_domain: mtls.trust_domain.given()?.clone(),
-        certificate: mtls.certificate.given()?.clone(),
-        key: mtls.key.given()?.clone(),
-        trust_bundle: mtls.trust_bundle.given()?.clone(),
+        source: IdentitySource::Files(IdentityFiles {
+            certificate: mtls.certificate.given()?.clone(),
+            key: mtls.key.given()?.clone(),
+            trust_bundle: mtls.trust_bundle.given()?.clone(),
+        }),
+        federated: Vec::new(),
+        crls: Vec::new(),
+        max_connection_age: None,
+        startup_timeout: STARTUP_TIMEOUT,
     })
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
@@ -20,11 +21,86 @@ pub enum MtlsMode {
     Off,
 }
 
+/// Who a workload is and whom it trusts: where its SVID comes from, and what peers are judged by besides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IdentityConfig {
+    /// The trust domain the SVID must belong to.
+    pub trust_domain: TrustDomain,
+    /// Where SVID and trust bundle come from.
+    pub source: IdentitySource,
+    /// Trust domains besides our own, each with roots that vouch for it alone.
+    pub federated: Vec<FederatedBundle>,
+    /// Files with PEM or DER revocation lists; watched.
+    pub crls: Vec<PathBuf>,
+    /// How old a mesh connection may become before it is drained; [`None`]: any age.
+    pub max_connection_age: Option<Duration>,
+    /// How long start-up waits for the first identity before it gives up.
+    pub startup_timeout: Duration,
+}
+
+/// Where an SVID and its trust bundle come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentitySource {
+    /// Three files, watched.
+    Files(IdentityFiles),
+    /// A certificate authority, asked with a key made here.
+    Ca(CaClient),
+    /// A SPIFFE Workload API, such as SPIRE's agent serves.
+    WorkloadApi(WorkloadApi),
+}
+
+/// A certificate authority that speaks Istio's `CreateCertificate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CaClient {
+    /// `HOST:PORT`.
+    pub address: Arc<str>,
+    /// The name its certificate must have; the address's host unless configured.
+    pub server_name: Arc<str>,
+    /// PEM roots that vouch for the authority's own certificate; read again for each connection.
+    pub roots: PathBuf,
+    /// The bearer token that proves who asks; read again for each request.
+    pub token: PathBuf,
+    /// What kind of key is made.
+    pub key: KeyKind,
+    /// The life asked for.
+    pub ttl: Duration,
+}
+
+/// A kind of private key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyKind {
+    /// ECDSA on P-256.
+    #[default]
+    P256,
+    /// Ed25519.
+    Ed25519,
+    /// RSA with 2048 bits.
+    Rsa2048,
+}
+
+/// A SPIFFE Workload API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WorkloadApi {
+    /// Its unix socket.
+    pub socket: PathBuf,
+    /// Which of several SVIDs to use; the first where [`None`].
+    pub spiffe_id: Option<SpiffeId>,
+}
+
+/// The roots of another trust domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FederatedBundle {
+    /// The domain they vouch for.
+    pub trust_domain: TrustDomain,
+    /// PEM roots; watched.
+    pub roots: PathBuf,
+}
+
 /// The files an identity is read from; all are watched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct IdentityFiles {
-    /// The trust domain the SVID must belong to.
-    pub trust_domain: TrustDomain,
     /// PEM chain, leaf first.
     pub certificate: PathBuf,
     /// PEM private key (PKCS#8).

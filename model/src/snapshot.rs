@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::cluster::{Cluster, ClusterId};
-use crate::identity::IdentityFiles;
+use crate::identity::IdentityConfig;
 use crate::listener::{Listener, ResolvedHostId};
 use crate::telemetry::Telemetry;
 
@@ -17,7 +17,7 @@ pub struct Snapshot {
     /// The workload beside the proxy.
     pub service: Service,
     /// Where the workload's SVID comes from; `None`: no mTLS in either direction.
-    pub identity: Option<IdentityFiles>,
+    pub identity: Option<IdentityConfig>,
     /// Every listening address. Addresses and original-destination modes are fixed at start-up; a reload that changes them is refused.
     pub listeners: Vec<Listener>,
     /// Every cluster; referred to by [`ClusterId`].

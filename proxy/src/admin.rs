@@ -62,7 +62,7 @@ pub struct AdminState {
     /// Whether traffic may come.
     pub readiness: Readiness,
     /// The current identity; `None`: no mTLS.
-    pub identity: Option<watch::Receiver<Arc<Identity>>>,
+    pub identity: Option<watch::Receiver<Option<Arc<Identity>>>>,
     /// The log levels.
     pub loggers: Loggers,
     /// Asks for the clusters' endpoints.

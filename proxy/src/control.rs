@@ -98,7 +98,7 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     let (snapshot, watcher) = watch(&config)?;
     let gateways = gateway::load(&snapshot)?;
     let mut bound = Bound::bind(&snapshot)?;
-    let identity = IdentityInput::start(snapshot.identity.as_ref())?;
+    let identity = IdentityInput::start(snapshot.identity.as_ref());
     seed();
 
     let registry = Registry::new();

@@ -82,7 +82,6 @@ impl Ca {
 
     pub(crate) fn files(&self, directory: &Path) -> IdentityFiles {
         IdentityFiles {
-            trust_domain: self.trust_domain.clone(),
             certificate: directory.join("cert.pem"),
             key: directory.join("key.pem"),
             trust_bundle: directory.join("bundle.pem"),

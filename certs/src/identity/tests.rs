@@ -9,9 +9,9 @@ fn refusal(spoil: impl FnOnce(&Ca, &Path)) -> String {
     let (ca, directory) = (Ca::new("example.org"), TestDir::new());
     ca.write(directory.path(), &ca.issue(CATALOG));
     let files = ca.files(directory.path());
-    assert_eq!(load(&files).unwrap().svid().spiffe_id(), &id(CATALOG));
+    assert_eq!(load(&ca.trust_domain, &files).unwrap().svid().spiffe_id(), &id(CATALOG));
     spoil(&ca, directory.path());
-    let message = load(&files).unwrap_err().to_string();
+    let message = load(&ca.trust_domain, &files).unwrap_err().to_string();
     message.replace(directory.path().to_str().unwrap(), "DIR")
 }
 
@@ -78,11 +78,11 @@ fn no_error_quotes_the_key() {
         issued.key_pem.replace(&secret[8..16], "AAAAAAAA"),
     ] {
         std::fs::write(&files.key, &spoilt).unwrap();
-        let error = load(&files).unwrap_err();
+        let error = load(&ca.trust_domain, &files).unwrap_err();
         assert!(!format!("{error} {error:?}").contains(&secret[20..40]), "{error:?}");
     }
     std::fs::write(&files.key, &issued.key_pem).unwrap();
-    assert!(!format!("{:?}", load(&files).unwrap()).contains(&secret[20..40]));
+    assert!(!format!("{:?}", load(&ca.trust_domain, &files).unwrap()).contains(&secret[20..40]));
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn keys_of_every_encoding() {
     let Ok(sec1) = sec1 else { return eprintln!("skipped: no openssl to convert a key") };
     assert!(String::from_utf8_lossy(&sec1.stdout).contains("BEGIN EC PRIVATE KEY"));
     std::fs::write(&files.key, sec1.stdout).unwrap();
-    assert_eq!(load(&files).unwrap().svid().spiffe_id(), &id(PRICING));
+    assert_eq!(load(&ca.trust_domain, &files).unwrap().svid().spiffe_id(), &id(PRICING));
 }
 
 #[test]

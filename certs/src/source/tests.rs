@@ -12,11 +12,12 @@ const BOUND: Duration = Duration::from_secs(60);
 fn source(ca: &Ca, directory: &Path) -> FileSource {
     let files = ca.files(directory);
     let paths = [&files.certificate, &files.key, &files.trust_bundle].map(Clone::clone);
-    FileSource::watching(files, FileWatcher::with_fallback(paths, NEVER)).unwrap()
+    FileSource::watching(ca.trust_domain.clone(), files, FileWatcher::with_fallback(paths, NEVER))
 }
 
-async fn until_serial(identity: &mut watch::Receiver<Arc<Identity>>, serial: &str) {
-    let wanted = identity.wait_for(|identity| identity.svid().serial() == serial);
+async fn until_serial(identity: &mut watch::Receiver<Option<Arc<Identity>>>, serial: &str) {
+    let wanted =
+        identity.wait_for(|identity| identity.as_ref().is_some_and(|identity| identity.svid().serial() == serial));
     tokio::time::timeout(BOUND, wanted).await.expect("the new identity is taken into use").unwrap();
 }
 
@@ -49,8 +50,8 @@ async fn two_hundred_symlink_swaps_and_the_last_one_counts() {
             _ => {}
         }
     }
-    assert!(source.reloads().succeeded() >= 20);
-    assert_eq!(source.reloads().failed(), 0);
+    assert!(source.status().succeeded() >= 20);
+    assert_eq!(source.status().failed(), 0);
 }
 
 #[tokio::test]
@@ -60,7 +61,7 @@ async fn h66_half_written_files_and_broken_pairs_are_waited_out() {
     ca.write(directory.path(), &first);
     let source = source(&ca, directory.path());
     let mut identity = source.identity();
-    let generation = identity.borrow().generation();
+    let generation = identity.borrow().as_ref().unwrap().generation();
 
     let next = ca.issue(CATALOG);
     let (certificate, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
@@ -74,11 +75,11 @@ async fn h66_half_written_files_and_broken_pairs_are_waited_out() {
         std::fs::write(path, content).unwrap();
         // The source's own watcher is as quick: it has looked, or is about to, at files it cannot use.
         other.changed().await;
-        assert_eq!(identity.borrow().svid().serial(), first.serial);
+        assert_eq!(identity.borrow().as_ref().unwrap().svid().serial(), first.serial);
     }
     std::fs::write(&key, &next.key_pem).unwrap();
     until_serial(&mut identity, &next.serial).await;
-    assert!(identity.borrow().generation() > generation);
+    assert!(identity.borrow().as_ref().unwrap().generation() > generation);
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,25 +87,25 @@ async fn trouble_that_persists_is_counted_once_and_ends() {
     let (ca, directory) = (Ca::new("example.org"), TestDir::new());
     let first = ca.issue(CATALOG);
     ca.write(directory.path(), &first);
-    let source = FileSource::start(ca.files(directory.path())).unwrap();
-    let (mut identity, reloads) = (source.identity(), source.reloads());
+    let source = FileSource::start(ca.trust_domain.clone(), ca.files(directory.path()));
+    let (mut identity, status) = (source.identity(), source.status());
 
     std::fs::write(directory.path().join("key.pem"), ca.issue(CATALOG).key_pem).unwrap();
-    while reloads.last_error().is_none() {
+    while status.last_error().is_none() {
         sleep(Duration::from_millis(100)).await;
     }
     // The clock is wound on: many more retries, one count.
     sleep(Duration::from_secs(3600)).await;
-    assert_eq!((reloads.succeeded(), reloads.failed()), (0, 1));
-    assert!(reloads.last_error().unwrap().contains("does not match the certificate"));
-    assert_eq!(identity.borrow_and_update().svid().serial(), first.serial);
+    assert_eq!((status.succeeded(), status.failed()), (0, 1));
+    assert!(status.last_error().unwrap().contains("does not match the certificate"));
+    assert_eq!(identity.borrow_and_update().as_ref().unwrap().svid().serial(), first.serial);
 
     let next = ca.issue(CATALOG);
     ca.write(directory.path(), &next);
     identity.changed().await.unwrap();
-    assert_eq!(identity.borrow().svid().serial(), next.serial);
+    assert_eq!(identity.borrow().as_ref().unwrap().svid().serial(), next.serial);
     sleep(Duration::from_secs(3600)).await;
-    assert_eq!((reloads.succeeded(), reloads.last_error()), (1, None), "taken once");
+    assert_eq!((status.succeeded(), status.last_error()), (1, None), "taken once");
 }
 
 #[test]
@@ -112,26 +113,26 @@ fn the_same_certificates_read_again_are_no_new_identity() {
     let ca = Ca::new("example.org");
     let first = ca.identity(CATALOG);
     let again = Identity::new(first.svid().clone(), first.bundle().as_ref().clone());
-    let (sender, receiver) = watch::channel(Arc::new(first));
-    let reloads = Reloads::default();
-    take(again, &sender, &reloads);
+    let (sender, receiver) = watch::channel(Some(Arc::new(first)));
+    let status = SourceStatus::default();
+    take(again, &sender, &status);
     assert!(!receiver.has_changed().unwrap());
-    assert_eq!(reloads.succeeded(), 0);
-    take(ca.identity(CATALOG), &sender, &reloads);
+    assert_eq!(status.succeeded(), 0);
+    take(ca.identity(CATALOG), &sender, &status);
     assert!(receiver.has_changed().unwrap());
-    assert_eq!(reloads.succeeded(), 1);
+    assert_eq!(status.succeeded(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_changed_bundle_alone_is_a_new_identity() {
     let (ca, directory) = (Ca::new("example.org"), TestDir::new());
     ca.write(directory.path(), &ca.issue(CATALOG));
-    let source = FileSource::start(ca.files(directory.path())).unwrap();
+    let source = FileSource::start(ca.trust_domain.clone(), ca.files(directory.path()));
     let mut identity = source.identity();
     let both = [Ca::new("example.org").root.certificate_pem(), ca.root.certificate_pem()].concat();
     std::fs::write(directory.path().join("bundle.pem"), both).unwrap();
     identity.changed().await.unwrap();
-    assert_eq!(identity.borrow().bundle().roots().len(), 2);
+    assert_eq!(identity.borrow().as_ref().unwrap().bundle().roots().len(), 2);
 }
 
 #[tokio::test]
@@ -145,8 +146,15 @@ async fn a_dropped_source_closes_its_channel() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_at_first_is_an_error() {
+async fn what_cannot_be_used_at_first_is_said_and_waited_for() {
     let (ca, directory) = (Ca::new("example.org"), TestDir::new());
-    let error = FileSource::start(ca.files(directory.path())).unwrap_err();
-    assert!(error.to_string().contains("cert.pem: No such file"), "{error}");
+    let source = source(&ca, directory.path());
+    let mut identity = source.identity();
+    assert!(identity.borrow().is_none());
+    let error = source.status().last_error().unwrap();
+    assert!(error.contains("cert.pem: No such file"), "{error}");
+    let issued = ca.issue(CATALOG);
+    ca.write(directory.path(), &issued);
+    until_serial(&mut identity, &issued.serial).await;
+    assert_eq!(source.status().last_error(), None);
 }

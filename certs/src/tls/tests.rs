@@ -139,7 +139,7 @@ fn identity_until(ca: &Ca, text: &str, not_after: SystemTime) -> Identity {
     let directory = TestDir::new();
     ca.write(directory.path(), &issued);
     let files = ca.files(directory.path());
-    Identity::new(Svid::load(&files.trust_domain, &files.certificate, &files.key).unwrap(), ca.bundle())
+    Identity::new(Svid::load(&ca.trust_domain, &files.certificate, &files.key).unwrap(), ca.bundle())
 }
 
 #[test]

@@ -203,7 +203,7 @@ fn timestamp(time: SystemTime) -> String {
 fn certs(state: &AdminState) -> Page {
     as_json(&match &state.identity {
         None => json!({ "identity": null }),
-        Some(identity) => json!({ "identity": identity_json(&identity.borrow()) }),
+        Some(identity) => json!({ "identity": identity.borrow().as_deref().map(identity_json) }),
     })
 }
 

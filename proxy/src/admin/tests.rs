@@ -53,7 +53,6 @@ fn identity() -> Identity {
     let directory = std::env::temp_dir().join(format!("remora-admin-test-{}-{count}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let files = IdentityFiles {
-        trust_domain: domain,
         certificate: directory.join("cert.pem"),
         key: directory.join("key.pem"),
         trust_bundle: directory.join("bundle.pem"),
@@ -61,7 +60,7 @@ fn identity() -> Identity {
     std::fs::write(&files.certificate, issued.chain_pem).unwrap();
     std::fs::write(&files.key, issued.key_pem).unwrap();
     std::fs::write(&files.trust_bundle, root.certificate_pem()).unwrap();
-    let identity = remora_certs::identity::load(&files).unwrap();
+    let identity = remora_certs::identity::load(&domain, &files).unwrap();
     std::fs::remove_dir_all(directory).unwrap();
     identity
 }
@@ -74,7 +73,7 @@ fn state() -> Arc<AdminState> {
     ];
     // Their senders may go: the last value stays.
     let (_, snapshot) = watch::channel(Arc::new(snapshot()));
-    let (_, identity) = watch::channel(Arc::new(identity()));
+    let (_, identity) = watch::channel(Some(Arc::new(identity())));
     Arc::new(AdminState {
         registry: Registry::new(),
         snapshot,

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use remora_certs::Identity;
-use remora_certs::source::{CertificateSource, FileSource};
+use remora_certs::source::{self, CertificateSource};
 use remora_certs::watch::FileWatcher;
 use remora_model::Snapshot;
-use remora_model::identity::IdentityFiles;
+use remora_model::identity::IdentityConfig;
 use tokio::sync::watch;
 
 use super::FIRST_NAMES;
@@ -32,28 +32,24 @@ pub(super) struct Reload {
 /// The identity in use and where newer ones come from.
 pub(super) struct IdentityInput {
     source: Option<Box<dyn CertificateSource>>,
-    updates: Option<watch::Receiver<Arc<Identity>>>,
+    updates: Option<watch::Receiver<Option<Arc<Identity>>>>,
     failures_seen: u64,
 }
 
 impl IdentityInput {
-    /// Reads the identity for the first time.
-    ///
-    /// # Errors
-    /// A file cannot be read or used.
-    pub(super) fn start(files: Option<&IdentityFiles>) -> Result<Self, remora_certs::Error> {
-        let source = files.cloned().map(FileSource::start).transpose()?;
-        let updates = source.as_ref().map(CertificateSource::identity);
-        let source = source.map(|source| Box::new(source) as Box<dyn CertificateSource>);
-        Ok(Self { source, updates, failures_seen: 0 })
+    /// Starts the source; the first identity may be later.
+    pub(super) fn start(config: Option<&IdentityConfig>) -> Self {
+        let source = config.map(source::start);
+        let updates = source.as_ref().map(|source| source.identity());
+        Self { source, updates, failures_seen: 0 }
     }
 
     pub(super) fn current(&self) -> Option<Arc<Identity>> {
-        self.updates.as_ref().map(|updates| updates.borrow().clone())
+        self.updates.as_ref().and_then(|updates| updates.borrow().clone())
     }
 
     /// What the admin interface shows.
-    pub(super) fn shown(&self) -> Option<watch::Receiver<Arc<Identity>>> {
+    pub(super) fn shown(&self) -> Option<watch::Receiver<Option<Arc<Identity>>>> {
         self.updates.clone()
     }
 
@@ -95,7 +91,7 @@ impl Reload {
     }
 
     fn count_failures(&mut self) {
-        let failed = self.identity.source.as_ref().map_or(0, |source| source.reloads().failed());
+        let failed = self.identity.source.as_ref().map_or(0, |source| source.status().failed());
         for _ in self.identity.failures_seen..failed {
             self.registry.identity_reload(false);
         }
