@@ -8,7 +8,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use remora_model::capture::{ADMIN_PORT, METRICS_PORT, READINESS_PORT};
-use remora_model::identity::{IdentityConfig, IdentityFiles, IdentitySource};
 use remora_model::snapshot::{Admin, Service};
 use remora_model::{Snapshot, TrustDomain};
 
@@ -22,13 +21,12 @@ use clusters::Clusters;
 mod addresses;
 mod clusters;
 mod gateway;
+mod identity;
 mod inbound;
 mod outbound;
 mod routes;
 mod telemetry;
 
-/// How long start-up waits for an identity unless configured.
-const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a drain waits unless configured.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bound of a connect to a meshed or named destination, all of them near.
@@ -44,17 +42,22 @@ const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Mesh {
     Absent,
-    /// The trust domain, unless that was wrong.
-    Present(Option<TrustDomain>),
+    /// Whom it trusts, unless that was wrong.
+    Present(Option<Trusted>),
+}
+
+/// The trust domains that peers may be of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Trusted {
+    /// Our own first.
+    domains: Vec<TrustDomain>,
+    /// There will be no others.
+    closed: bool,
 }
 
 /// The snapshot of `document`; `None` or with problems reported: not to be used.
 pub(crate) fn compile(document: &Document, env: &Environment, problems: &mut Problems) -> Option<Snapshot> {
-    let mesh = match &document.mtls {
-        Field::Absent => Mesh::Absent,
-        Field::Wrong => Mesh::Present(None),
-        Field::Given(mtls) => Mesh::Present(mtls.trust_domain.given().cloned()),
-    };
+    let (mesh, identity) = identity::identity(document, env, problems);
     let mut clusters = Clusters::new(mesh.clone());
     // All names first: a route may refer to what stands below it.
     let own = outbound::declare(document, &mut clusters, problems);
@@ -73,7 +76,6 @@ pub(crate) fn compile(document: &Document, env: &Environment, problems: &mut Pro
     addresses::check(document, &listeners, problems);
 
     let service = service(document, env, problems);
-    let identity = identity(document);
     let telemetry = telemetry::telemetry(document, env, service.as_ref(), problems);
     Some(Snapshot {
         service: service?,
@@ -113,22 +115,6 @@ fn service(document: &Document, env: &Environment, problems: &mut Problems) -> O
         }
         (Field::Wrong, _) => None,
     }
-}
-
-fn identity(document: &Document) -> Option<IdentityConfig> {
-    let mtls = document.mtls.given()?;
-    Some(IdentityConfig {
-        trust_domain: mtls.trust_domain.given()?.clone(),
-        source: IdentitySource::Files(IdentityFiles {
-            certificate: mtls.certificate.given()?.clone(),
-            key: mtls.key.given()?.clone(),
-            trust_bundle: mtls.trust_bundle.given()?.clone(),
-        }),
-        federated: Vec::new(),
-        crls: Vec::new(),
-        max_connection_age: None,
-        startup_timeout: STARTUP_TIMEOUT,
-    })
 }
 
 fn admin(document: &Document) -> Admin {

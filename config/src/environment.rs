@@ -1,8 +1,19 @@
-//! The `OTEL_*` environment variables, taken once: compiling never looks at the process.
+//! The environment variables that complete a configuration, taken once: compiling never looks at the process.
 
 use std::collections::BTreeMap;
 
-/// The OpenTelemetry variables (`OTEL_*`) that complete or override the `tracing` part of a configuration.
+/// The variables besides `OTEL_*`: where an identity comes from, unless the file says so.
+const KNOWN: [&str; 6] = [
+    "SPIFFE_ENDPOINT_SOCKET",
+    "REMORA_TRUST_DOMAIN",
+    "REMORA_CA_ADDRESS",
+    "REMORA_CA_ROOTS",
+    "REMORA_CA_TOKEN",
+    "CA_ADDR",
+];
+
+/// The OpenTelemetry variables (`OTEL_*`), which complete or override the `tracing` part of a configuration, and those
+/// that complete its `mtls` part: `SPIFFE_ENDPOINT_SOCKET`, `REMORA_TRUST_DOMAIN`, `REMORA_CA_*` and Istio's `CA_ADDR`.
 ///
 /// An empty value counts as unset, as the OpenTelemetry specification asks.
 #[derive(Clone, Default)]
@@ -11,12 +22,11 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// The `OTEL_*` variables among `variables`; the others are left out.
+    /// Those of them among `variables`; the others are left out.
     pub fn new<K: Into<String>, V: Into<String>>(variables: impl IntoIterator<Item = (K, V)>) -> Self {
         let variables = variables.into_iter().map(|(key, value)| (key.into(), value.into()));
-        Self {
-            variables: variables.filter(|(key, value)| key.starts_with("OTEL_") && !value.trim().is_empty()).collect(),
-        }
+        let ours = |key: &str| key.starts_with("OTEL_") || KNOWN.contains(&key);
+        Self { variables: variables.filter(|(key, value)| ours(key) && !value.trim().is_empty()).collect() }
     }
 
     /// The variables of this process; bytes that are not UTF-8 are replaced.

@@ -25,7 +25,7 @@ pub use errors::Errors;
 
 use errors::Problems;
 
-/// Reads and compiles the native YAML file at `path`, with the `OTEL_*` variables of this process.
+/// Reads and compiles the native YAML file at `path`, with the variables of this process ([`Environment`]).
 ///
 /// # Errors
 /// The file cannot be read, is larger than 4 MiB, or is not a valid configuration: every problem found, in file order.

@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use remora_model::telemetry::{AccessLogFilter, AccessLogFormat, OtlpProtocol, Propagation};
-use remora_model::{InvalidPortRange, MtlsMode, PortRange, Protocol, TrustDomain};
+use remora_model::{InvalidPortRange, MtlsMode, PortRange, Protocol};
 
 use crate::decode::{Field, Fields, Located, Place, Spanned, list, number, one_of, one_or_many, parsed, some, spanned};
 use crate::errors::{Complaint, Problems, quoted};
 use crate::value::{self, Collector, HostPort};
 use crate::yaml::Node;
 
+mod mtls;
 mod route;
 mod upstream;
 
+pub(crate) use mtls::{Api, Ca, Mtls, trust_domain};
 pub(crate) use route::{Route, Split, Target};
 pub(crate) use upstream::Upstream;
 
@@ -45,15 +47,6 @@ pub(crate) struct Service {
     pub(crate) name: Arc<str>,
     pub(crate) namespace: Option<Arc<str>>,
     pub(crate) version: Option<Arc<str>>,
-}
-
-/// `mtls`.
-#[derive(Debug)]
-pub(crate) struct Mtls {
-    pub(crate) trust_domain: Field<TrustDomain>,
-    pub(crate) certificate: Field<PathBuf>,
-    pub(crate) key: Field<PathBuf>,
-    pub(crate) trust_bundle: Field<PathBuf>,
 }
 
 /// `inbound`.
@@ -200,18 +193,6 @@ impl Service {
             name: service.given()?.clone(),
             namespace: namespace.given().cloned(),
             version: version.given().cloned(),
-        })
-    }
-}
-
-impl Mtls {
-    fn decode(at: &Located<'_>, problems: &mut Problems) -> Option<Self> {
-        let mut fields = at.fields(&["trust_domain", "certificate", "key", "trust_bundle"], problems)?;
-        Some(Self {
-            trust_domain: fields.required("trust_domain", parsed("a trust domain, such as example.org", trust_domain)),
-            certificate: fields.required("certificate", file),
-            key: fields.required("key", file),
-            trust_bundle: fields.required("trust_bundle", file),
         })
     }
 }
@@ -377,12 +358,6 @@ fn name(at: &Located<'_>, problems: &mut Problems) -> Option<Arc<str>> {
 
 fn file(at: &Located<'_>, problems: &mut Problems) -> Option<PathBuf> {
     parsed("a file's path", value::file)(at, problems)
-}
-
-fn trust_domain(text: &str) -> Result<TrustDomain, Complaint> {
-    let complaint = |error| Complaint::from(format!("{} is not a trust domain: {error}", quoted(text)));
-    let bare = text.strip_prefix("spiffe://").filter(|bare| bare.parse::<TrustDomain>().is_ok());
-    text.parse().map_err(|error: remora_model::InvalidSpiffeId| complaint(error).suggest(bare))
 }
 
 fn port_range(text: &str) -> Result<PortRange, Complaint> {

@@ -206,6 +206,36 @@ pub(crate) fn file(text: &str) -> Result<std::path::PathBuf, Complaint> {
     Ok(text.into())
 }
 
+/// A unix socket as SPIFFE writes it: `unix:///run/spire/agent.sock` (Workload Endpoint, section 4).
+pub(crate) fn unix_socket(text: &str) -> Result<std::path::PathBuf, Complaint> {
+    let wrong = |why: &str| Complaint::from(format!("{} is not unix:///PATH{why}", quoted(text)));
+    if text.starts_with("tcp:") {
+        return Err(wrong(": a workload is known by its process, so only unix sockets are supported"));
+    }
+    let Some(rest) = text.strip_prefix("unix:") else {
+        return Err(wrong("").suggest(text.starts_with('/').then(|| format!("unix://{text}"))));
+    };
+    // Both forms of RFC 8089 name the local machine.
+    let path = rest.strip_prefix("//").unwrap_or(rest);
+    // sun_path has room for 108 bytes with the NUL.
+    if !path.starts_with('/') || path.len() > 107 || path.contains(['\0', '?', '#']) {
+        return Err(wrong(": an absolute path of at most 107 bytes, without query and fragment"));
+    }
+    Ok(path.into())
+}
+
+/// What a certificate may be made out to: a DNS name or an IP address.
+pub(crate) fn server_name(text: &str) -> Result<Arc<str>, Complaint> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Ok(ip.to_string().into());
+    }
+    host_name(text).ok_or_else(|| {
+        let port = HostPort::parse(text).is_ok().then(|| text.rsplit_once(':').map(|(host, _)| host)).flatten();
+        Complaint::from(format!("{} is not a host name or IP address", quoted(text))).suggest(port)
+    })
+}
+
 /// A share from 0 to 1.
 pub(crate) fn ratio(text: &str) -> Result<f64, Complaint> {
     match text.parse::<f64>() {

@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use remora_model::{Balance, Cluster, ClusterId, Discovery, Endpoint, Protocol, UpstreamTls};
+use remora_model::{Balance, Cluster, ClusterId, Discovery, Endpoint, Protocol, SpiffeId, TrustDomain, UpstreamTls};
 
-use super::{CONNECT_TIMEOUT, IDLE_TIMEOUT, Mesh};
+use super::{CONNECT_TIMEOUT, IDLE_TIMEOUT, Mesh, Trusted};
 use crate::decode::{Field, Spanned};
 use crate::errors::{Complaint, Problems, quoted};
 use crate::raw::{Named, Upstream};
@@ -200,9 +200,16 @@ impl Clusters {
             return UpstreamTls::Off;
         }
         let expected = expected.map_or(&[][..], |expected| &expected.value);
-        if let Mesh::Present(Some(domain)) = &self.mesh {
-            for identity in expected.iter().filter(|identity| identity.value.trust_domain() != domain.as_str()) {
-                let message = format!("{} is not of the trust domain {domain}, whose bundle we have", identity.value);
+        if let Mesh::Present(Some(Trusted { domains, closed: true })) = &self.mesh {
+            let foreign = |id: &SpiffeId| !domains.iter().any(|domain| domain.as_str() == id.trust_domain());
+            for identity in expected.iter().filter(|identity| foreign(&identity.value)) {
+                let message = match domains.as_slice() {
+                    [own] => format!("{} is not of the trust domain {own}, whose bundle we have", identity.value),
+                    _ => {
+                        let known = domains.iter().map(TrustDomain::as_str).collect::<Vec<_>>().join(", ");
+                        format!("{} is not of a trust domain whose bundle we have: {known}", identity.value)
+                    }
+                };
                 problems.report(&identity.place, message);
             }
         }

@@ -83,7 +83,7 @@ fn address(at: &Located<'_>, problems: &mut Problems) -> Option<SocketAddr> {
     parsed("an address such as 10.7.0.2:8080", value::endpoint_address)(at, problems)
 }
 
-fn spiffe_id(text: &str) -> Result<SpiffeId, Complaint> {
+pub(super) fn spiffe_id(text: &str) -> Result<SpiffeId, Complaint> {
     text.parse()
         .map_err(|error: remora_model::InvalidSpiffeId| format!("{} is not a SPIFFE ID: {error}", quoted(text)).into())
 }
