@@ -1,13 +1,15 @@
 //! Whom a workload trusts: the roots of one trust domain. Several roots at once are normal while a root is replaced.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use remora_model::TrustDomain;
-use rustls_pki_types::{CertificateDer, TrustAnchor};
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, TrustAnchor};
 use webpki::anchor_from_trusted_cert;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::crl::Issuer;
 use crate::leaf::{printable, system_time};
 use crate::{Error, Fingerprint, pem};
 
@@ -25,6 +27,7 @@ pub struct TrustBundle {
 pub struct Root {
     certificate: CertificateDer<'static>,
     fingerprint: Fingerprint,
+    issuer: Arc<Issuer>,
     subject: String,
     not_before: SystemTime,
     not_after: SystemTime,
@@ -39,6 +42,11 @@ impl Root {
     /// The SHA-256 of the certificate.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
+    }
+
+    /// Name and key, as certificates that it signed see them.
+    pub(crate) fn issuer(&self) -> &Arc<Issuer> {
+        &self.issuer
     }
 
     /// The subject's distinguished name, for people.
@@ -68,9 +76,21 @@ impl TrustBundle {
     }
 
     pub(crate) fn parse(trust_domain: TrustDomain, path: &Path, pem: &[u8]) -> Result<Self, Error> {
+        Self::from_der(trust_domain, path, pem::certificates(path, pem)?)
+    }
+
+    /// A bundle of these certificates, which must all be roots; `origin` names where they come from in errors.
+    pub(crate) fn from_der(
+        trust_domain: TrustDomain,
+        origin: &Path,
+        certificates: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, Error> {
+        if certificates.is_empty() {
+            return Err(Error::EmptyBundle { path: origin.to_owned() });
+        }
         let mut bundle = Self { trust_domain, roots: Vec::new(), anchors: Vec::new() };
-        for (index, certificate) in pem::certificates(path, pem)?.into_iter().enumerate() {
-            bundle.add(certificate).map_err(|reason| Error::Root { path: path.to_owned(), index, reason })?;
+        for (index, certificate) in certificates.into_iter().enumerate() {
+            bundle.add(certificate).map_err(|reason| Error::Root { path: origin.to_owned(), index, reason })?;
         }
         Ok(bundle)
     }
@@ -112,6 +132,12 @@ impl TrustBundle {
         self.roots.iter().find(|root| root.fingerprint == fingerprint)
     }
 
+    /// Whether both have the same domain and the same roots in the same order.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        let fingerprints = |bundle: &Self| bundle.roots.iter().map(Root::fingerprint).collect::<Vec<_>>();
+        self.trust_domain == other.trust_domain && fingerprints(self) == fingerprints(other)
+    }
+
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors
     }
@@ -131,6 +157,10 @@ fn parse_root(certificate: CertificateDer<'static>) -> Result<(Root, TrustAnchor
     }
     let root = Root {
         fingerprint: Fingerprint::of(&certificate),
+        issuer: Arc::new(Issuer {
+            name: anchor.subject.as_ref().into(),
+            key: SubjectPublicKeyInfoDer::from(parsed.public_key().raw.to_vec()),
+        }),
         subject: printable(&parsed.subject().to_string()),
         not_before: system_time(parsed.validity().not_before),
         not_after: system_time(parsed.validity().not_after),

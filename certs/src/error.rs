@@ -70,6 +70,22 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A trust bundle without any certificate.
+    #[error("{}: no certificate in the bundle", path.display())]
+    EmptyBundle {
+        /// Where it comes from.
+        path: PathBuf,
+    },
+    /// A revocation list cannot be used.
+    #[error("{}: revocation list {} cannot be used: {reason}", path.display(), index + 1)]
+    Crl {
+        /// The list's file.
+        path: PathBuf,
+        /// Which list of the file, from 0.
+        index: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// A file is there already and must not be overwritten.
     #[error("{} exists; a CA is never overwritten (choose another directory, or move it away)", .0.display())]
     Exists(PathBuf),

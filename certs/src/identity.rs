@@ -1,4 +1,4 @@
-//! The identity a proxy works with at one moment: its SVID and its trust bundle, read together.
+//! The identity a proxy works with at one moment: its SVID and its trust bundles, read together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,13 +7,13 @@ use std::time::SystemTime;
 use remora_model::TrustDomain;
 use remora_model::identity::IdentityFiles;
 
-use crate::{Error, Fingerprint, Svid, TrustBundle, pem};
+use crate::{Error, Svid, TrustBundle, TrustBundles, pem};
 
-/// An SVID and the trust bundle to judge peers by. Never changes; a newer one replaces it whole.
+/// An SVID and the trust bundles to judge peers by. Never changes; a newer one replaces it whole.
 #[derive(Clone, Debug)]
 pub struct Identity {
     svid: Svid,
-    bundle: Arc<TrustBundle>,
+    bundles: Arc<TrustBundles>,
     generation: u64,
 }
 
@@ -21,9 +21,9 @@ static NEXT_GENERATION: AtomicU64 = AtomicU64::new(1);
 
 impl Identity {
     /// Joins the two under the next generation number.
-    pub fn new(svid: Svid, bundle: TrustBundle) -> Self {
+    pub fn new(svid: Svid, bundles: impl Into<TrustBundles>) -> Self {
         let generation = NEXT_GENERATION.fetch_add(1, Ordering::Relaxed);
-        Self { svid, bundle: Arc::new(bundle), generation }
+        Self { svid, bundles: Arc::new(bundles.into()), generation }
     }
 
     /// What this workload shows.
@@ -32,8 +32,13 @@ impl Identity {
     }
 
     /// Whom this workload trusts.
-    pub fn bundle(&self) -> &Arc<TrustBundle> {
-        &self.bundle
+    pub fn bundles(&self) -> &Arc<TrustBundles> {
+        &self.bundles
+    }
+
+    /// Whom it trusts of its own trust domain.
+    pub fn bundle(&self) -> &TrustBundle {
+        self.bundles.own()
     }
 
     /// A number no other identity of this process has; a later one has a higher number. Key pools and TLS
@@ -42,14 +47,9 @@ impl Identity {
         self.generation
     }
 
-    /// Whether both hold the same certificates; generations are not compared.
+    /// Whether both hold the same certificates, roots and revocation lists; generations are not compared.
     pub fn same_certificates(&self, other: &Self) -> bool {
-        let roots = |identity: &Self| -> Vec<Fingerprint> {
-            identity.bundle.roots().iter().map(crate::bundle::Root::fingerprint).collect()
-        };
-        self.svid.certificates() == other.svid.certificates()
-            && self.bundle.trust_domain() == other.bundle.trust_domain()
-            && roots(self) == roots(other)
+        self.svid.certificates() == other.svid.certificates() && self.bundles.same(&other.bundles)
     }
 }
 

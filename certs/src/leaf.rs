@@ -55,7 +55,11 @@ impl Leaf {
 
 /// The serial number in lower-case hexadecimal, two digits a byte, as OpenSSL counts it.
 pub(crate) fn serial(certificate: &X509Certificate<'_>) -> String {
-    let bytes = certificate.raw_serial();
+    hexadecimal(certificate.raw_serial())
+}
+
+/// A number in DER's bytes as lower-case hexadecimal, two digits a byte, without leading zero bytes.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     let significant = bytes.iter().position(|&byte| byte != 0).unwrap_or(bytes.len().saturating_sub(1));
     bytes[significant..].iter().map(|byte| format!("{byte:02x}")).collect()
 }

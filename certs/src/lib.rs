@@ -1,6 +1,6 @@
 //! Workload identity: who this workload is, whom it trusts, and how a peer proves who it is.
 //!
-//! The crate reads an X.509-SVID, its key and a trust bundle ([`identity`]), keeps them fresh while the files change
+//! The crate reads an X.509-SVID, its key and the bundles of trusted domains ([`identity`]), keeps them fresh while the files change
 //! ([`source`]), builds TLS configurations from them ([`tls`]) and judges a peer's chain by SPIFFE's rules
 //! ([`verify`]). [`ca`] is a small certificate authority behind the `remora-certs` binary.
 //!
@@ -8,8 +8,10 @@
 //! and nothing else: host names play no part.
 
 pub mod bundle;
+pub mod bundles;
 pub mod ca;
 pub mod cli;
+pub mod crl;
 mod error;
 mod file;
 pub mod fingerprint;
@@ -25,6 +27,8 @@ pub mod verify;
 pub mod watch;
 
 pub use bundle::TrustBundle;
+pub use bundles::TrustBundles;
+pub use crl::RevocationList;
 pub use error::Error;
 pub use fingerprint::Fingerprint;
 pub use identity::Identity;

@@ -43,7 +43,7 @@ pub(crate) fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'stat
 }
 
 /// The offending text is left out on purpose: in a key file it may be part of the key.
-fn bad_pem(path: &Path, reason: &PemError) -> Error {
+pub(crate) fn bad_pem(path: &Path, reason: &PemError) -> Error {
     let reason = match reason {
         PemError::MissingSectionEnd { .. } => "a section has no END line",
         PemError::IllegalSectionStart { .. } => "a BEGIN line is malformed",

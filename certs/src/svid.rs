@@ -40,7 +40,7 @@ impl Svid {
         let refused = |source| Error::Certificate { path: certificate_path.to_owned(), source };
         let leaf = Leaf::parse(&chain[0], &[PeerRole::Client, PeerRole::Server]).map_err(refused)?;
         if leaf.spiffe_id.trust_domain() != trust_domain.as_str() {
-            let trusted = trust_domain.clone();
+            let trusted = vec![trust_domain.clone()];
             return Err(refused(VerifyError::WrongTrustDomain { found: leaf.spiffe_id, trusted }));
         }
         let fingerprint = Fingerprint::of(&chain[0]);

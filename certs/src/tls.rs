@@ -46,7 +46,7 @@ pub fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
 }
 
-/// The inbound side of the mesh: TLS 1.3, our SVID, clients of our trust domain only. `alpn` in order of preference.
+/// The inbound side of the mesh: TLS 1.3, our SVID, clients of trusted domains only. `alpn` in order of preference.
 /// Tickets are stateless and carry the client's chain, which must be judged again after a resumed handshake.
 ///
 /// # Errors
@@ -57,7 +57,7 @@ pub fn server_config(
     client_auth: ClientAuth,
 ) -> Result<Arc<ServerConfig>, Error> {
     let mandatory = client_auth == ClientAuth::Required;
-    let verifier = SpiffeVerifier::of_clients(Arc::clone(identity.bundle()), mandatory);
+    let verifier = SpiffeVerifier::of_clients(Arc::clone(identity.bundles()), mandatory);
     let resolver = SingleCertAndKey::from(Arc::clone(identity.svid().certified_key()));
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS13])?
@@ -69,8 +69,8 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-/// The outbound side of the mesh: TLS 1.3, our SVID, a server that is one of `expected` (any of our trust domain when
-/// empty). The server name handed to a connection routes and keys resumption; it proves nothing.
+/// The outbound side of the mesh: TLS 1.3, our SVID, a server that is one of `expected` (any of our own trust domain
+/// when empty). The server name handed to a connection routes and keys resumption; it proves nothing.
 ///
 /// # Errors
 /// None in practice; the TLS library's own checks of the configuration.
@@ -79,7 +79,7 @@ pub fn client_config(
     expected: &[SpiffeId],
     alpn: Vec<Vec<u8>>,
 ) -> Result<Arc<ClientConfig>, Error> {
-    let verifier = SpiffeVerifier::of_servers(Arc::clone(identity.bundle()), expected.to_vec());
+    let verifier = SpiffeVerifier::of_servers(Arc::clone(identity.bundles()), expected.to_vec());
     let resolver = SingleCertAndKey::from(Arc::clone(identity.svid().certified_key()));
     let mut config = ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS13])?

@@ -151,7 +151,7 @@ impl MeshTls {
         self.identity.svid().spiffe_id()
     }
 
-    /// Connects to servers that are one of `expected` (any of our trust domain when empty). Made at first use and kept,
+    /// Connects to servers that are one of `expected` (any of our own trust domain when empty). Made at first use and kept,
     /// since its session store belongs to it.
     pub fn connector(&self, expected: &[SpiffeId], offer: Offer) -> Connector {
         let mut connectors = self.connectors.borrow_mut();
@@ -170,7 +170,7 @@ impl Acceptor {
         let config = server_config(identity, owned(&ACCEPTED), ClientAuth::Required)?;
         let mut without_alpn = ServerConfig::clone(&config);
         without_alpn.alpn_protocols.clear();
-        let verifier = SpiffeVerifier::of_clients(Arc::clone(identity.bundle()), true);
+        let verifier = SpiffeVerifier::of_clients(Arc::clone(identity.bundles()), true);
         Ok(Self { config, without_alpn: Arc::new(without_alpn), verifier })
     }
 }
@@ -183,7 +183,7 @@ impl Connector {
             connector: client_config(identity, expected, owned(offer.alpn()))
                 .map(TlsConnector::from)
                 .map_err(|error| TlsError::internal(&error)),
-            verifier: SpiffeVerifier::of_servers(Arc::clone(identity.bundle()), expected.to_vec()),
+            verifier: SpiffeVerifier::of_servers(Arc::clone(identity.bundles()), expected.to_vec()),
             own: identity.svid().spiffe_id().clone(),
             generation: identity.generation(),
         }))

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rcgen::{CertificateParams, Issuer, KeyPair};
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
+};
 use remora_model::identity::IdentityFiles;
 use remora_model::{SpiffeId, TrustDomain};
 use rustls_pki_types::CertificateDer;
@@ -94,6 +96,30 @@ impl Ca {
 pub(crate) fn impostor(certificate: &CertificateDer<'_>, key: KeyPair, chain_pem: &str) -> Authority {
     let issuer = Issuer::from_ca_cert_der(certificate, key).unwrap();
     Authority { issuer, pem: chain_pem.to_owned(), trust_domain: None, validity: current() }
+}
+
+/// A revocation list of `authority` in PEM, with these serial numbers (hexadecimal), made an hour before `next_update`.
+pub(crate) fn crl(authority: &Authority, serials: &[&str], next_update: SystemTime) -> String {
+    let revoked = |serial: &&str| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(&bytes(serial)),
+        revocation_time: (next_update - hours(1)).into(),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let list = CertificateRevocationListParams {
+        this_update: (next_update - hours(1)).into(),
+        next_update: next_update.into(),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: serials.iter().map(revoked).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    list.signed_by(&authority.issuer).unwrap().pem().unwrap()
+}
+
+fn bytes(hexadecimal: &str) -> Vec<u8> {
+    let digits = hexadecimal.as_bytes().chunks(2);
+    digits.map(|two| u8::from_str_radix(str::from_utf8(two).unwrap(), 16).unwrap()).collect()
 }
 
 pub(crate) fn chain(issued: &Issued) -> Vec<CertificateDer<'static>> {

@@ -63,7 +63,7 @@ fn a_directory_is_made_private_and_read_back() {
     assert_eq!(signer.trust_domain(), Some(&domain()));
     let issued = signer.issue(&id(CATALOG), signer.cut(current())).unwrap();
     let bundle = crate::TrustBundle::load(domain(), &path.join("bundle.pem")).unwrap();
-    let peer = verify_chain(&chain(&issued), PeerRole::Server, &bundle, &[id(CATALOG)], SystemTime::now());
+    let peer = verify_chain(&chain(&issued), PeerRole::Server, &bundle.into(), &[id(CATALOG)], SystemTime::now());
     assert_eq!(peer.unwrap().serial, issued.serial);
 }
 

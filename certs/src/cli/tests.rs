@@ -31,7 +31,7 @@ fn judge(directory: &TestDir, name: &str) -> Result<crate::Peer, VerifyError> {
     let bundle = directory.path().join(name).join("bundle.pem");
     let bundle = TrustBundle::load("example.org".parse().unwrap(), &bundle).unwrap();
     let svid = svid(directory, name);
-    verify_chain(svid.certificates(), crate::PeerRole::Client, &bundle, &[], SystemTime::now())
+    verify_chain(svid.certificates(), crate::PeerRole::Client, &bundle.into(), &[], SystemTime::now())
 }
 
 #[test]

@@ -103,5 +103,5 @@ fn generations_rise() {
     let (first, second) = (ca.identity(CATALOG), ca.identity(CATALOG));
     assert!(second.generation() > first.generation());
     assert!(!first.same_certificates(&second));
-    assert!(first.same_certificates(&Identity::new(first.svid().clone(), first.bundle().as_ref().clone())));
+    assert!(first.same_certificates(&Identity::new(first.svid().clone(), first.bundles().as_ref().clone())));
 }

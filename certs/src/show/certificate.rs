@@ -155,7 +155,7 @@ fn chain_of_leaf(
         // Whatever domain it names: the question here is where the chain leads.
         let domain = leaf.spiffe_id.trust_domain().parse().map_err(|_| VerifyError::UnknownCa)?;
         let bundle = TrustBundle::from_certificates(domain, certificates).ok_or(VerifyError::UnknownCa)?;
-        let peer = verify_chain(chain, PeerRole::Server, &bundle, &[], now)?;
+        let peer = verify_chain(chain, PeerRole::Server, &bundle.clone().into(), &[], now)?;
         let root = bundle.root(peer.anchor).ok_or(VerifyError::UnknownCa)?;
         Ok(Chain::Valid { root: root.subject().to_owned(), file: file.clone() })
     });

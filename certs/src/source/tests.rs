@@ -112,7 +112,7 @@ async fn trouble_that_persists_is_counted_once_and_ends() {
 fn the_same_certificates_read_again_are_no_new_identity() {
     let ca = Ca::new("example.org");
     let first = ca.identity(CATALOG);
-    let again = Identity::new(first.svid().clone(), first.bundle().as_ref().clone());
+    let again = Identity::new(first.svid().clone(), first.bundles().as_ref().clone());
     let (sender, receiver) = watch::channel(Some(Arc::new(first)));
     let status = SourceStatus::default();
     take(again, &sender, &status);

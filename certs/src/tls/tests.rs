@@ -67,7 +67,7 @@ fn both_sides_learn_who_the_other_is() {
     let (catalog, pricing) = (ca.identity(CATALOG), ca.identity(PRICING));
     let (client, server) = handshake(&client_of(&pricing, &[CATALOG]), &server_of(&catalog)).unwrap();
     let now = SystemTime::now();
-    let judge = |chain, role| verify_chain(chain, role, &ca.bundle(), &[], now).unwrap().spiffe_id;
+    let judge = |chain, role| verify_chain(chain, role, &ca.bundle().into(), &[], now).unwrap().spiffe_id;
     assert_eq!(judge(server.peer_certificates().unwrap(), PeerRole::Client), id(PRICING));
     assert_eq!(judge(client.peer_certificates().unwrap(), PeerRole::Server), id(CATALOG));
     assert_eq!(server.protocol_version(), Some(ProtocolVersion::TLSv1_3));
@@ -87,7 +87,7 @@ fn a_resumed_peer_is_judged_again() {
     assert_eq!(accepted.handshake_kind(), Some(HandshakeKind::Resumed));
 
     let (chain, now) = (accepted.peer_certificates().unwrap(), SystemTime::now());
-    let judge = |bundle: &TrustBundle, now| verify_chain(chain, PeerRole::Client, bundle, &[], now);
+    let judge = |bundle: &TrustBundle, now| verify_chain(chain, PeerRole::Client, &bundle.clone().into(), &[], now);
     let peer = judge(&ca.bundle(), now).unwrap();
     assert_eq!(peer.spiffe_id, id(PRICING));
     let late = judge(&ca.bundle(), peer.not_after + Duration::from_secs(1));
@@ -96,7 +96,7 @@ fn a_resumed_peer_is_judged_again() {
     assert_eq!(judge(&foreign, now).unwrap_err().reason(), "unknown_ca");
 
     let seen = resumed.peer_certificates().unwrap();
-    let elsewhere = verify_chain(seen, PeerRole::Server, &ca.bundle(), &[id(PRICING)], now);
+    let elsewhere = verify_chain(seen, PeerRole::Server, &ca.bundle().into(), &[id(PRICING)], now);
     assert_eq!(elsewhere.unwrap_err().reason(), "wrong_identity");
 }
 
@@ -169,7 +169,7 @@ fn h59_refused_by_the_server_with_a_fitting_alert() {
 fn h59_a_client_that_shows_nothing() {
     let ca = Ca::new("example.org");
     let catalog = ca.identity(CATALOG);
-    let verifier = SpiffeVerifier::of_servers(Arc::clone(catalog.bundle()), Vec::new());
+    let verifier = SpiffeVerifier::of_servers(Arc::clone(catalog.bundles()), Vec::new());
     let silent = ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS13])
         .unwrap()
@@ -201,7 +201,7 @@ fn h63_refused_by_the_client() {
 fn the_mesh_speaks_no_tls_1_2() {
     let ca = Ca::new("example.org");
     let pricing = ca.identity(PRICING);
-    let verifier = SpiffeVerifier::of_servers(Arc::clone(pricing.bundle()), Vec::new());
+    let verifier = SpiffeVerifier::of_servers(Arc::clone(pricing.bundles()), Vec::new());
     let old = ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS12])
         .unwrap()
@@ -221,7 +221,7 @@ fn a_gateway_terminates_both_versions_without_client_certificates() {
     let (certificate, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
     let gateway = gateway_server_config(&certificate, &key, vec![b"h2".to_vec()]).unwrap();
     for version in [&TLS12, &TLS13] {
-        let verifier = SpiffeVerifier::of_servers(Arc::new(ca.bundle()), Vec::new());
+        let verifier = SpiffeVerifier::of_servers(Arc::new(ca.bundle().into()), Vec::new());
         let mut client = ClientConfig::builder_with_provider(Arc::clone(provider()))
             .with_protocol_versions(&[version])
             .unwrap()

@@ -41,15 +41,21 @@ pub enum VerifyError {
         now: SystemTime,
     },
     /// The leaf's SPIFFE ID belongs to a trust domain we have no roots for; who signed it does not matter.
-    #[error("{found} is not in the trust domain {trusted}")]
+    #[error("{found} is not in the trust domain {}", Alternatives(trusted))]
     WrongTrustDomain {
         /// The identity shown.
         found: SpiffeId,
-        /// The trust domain of the bundle.
-        trusted: TrustDomain,
+        /// The trust domains accepted here; not empty.
+        trusted: Vec<TrustDomain>,
+    },
+    /// The issuer has taken back a certificate of the chain.
+    #[error("the certificate{} has been revoked by its issuer", Serial(serial.as_deref()))]
+    Revoked {
+        /// Its serial number, lower-case hexadecimal; [`None`] where the TLS library did not carry it on.
+        serial: Option<String>,
     },
     /// A valid SVID, but of another workload than the one expected here.
-    #[error("the peer is {found}, expected {}", Ids(expected))]
+    #[error("the peer is {found}, expected {}", Alternatives(expected))]
     WrongIdentity {
         /// The identity shown.
         found: SpiffeId,
@@ -116,7 +122,7 @@ pub enum Defect {
 
 impl VerifyError {
     /// The word metrics count this under: one of `unknown_ca`, `expired`, `not_yet_valid`, `wrong_trust_domain`,
-    /// `wrong_identity`, `no_certificate`, `bad_certificate`, `invalid_spiffe_id`.
+    /// `wrong_identity`, `no_certificate`, `bad_certificate`, `invalid_spiffe_id`, `revoked`.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoCertificate => "no_certificate",
@@ -124,6 +130,7 @@ impl VerifyError {
             Self::Expired { .. } => "expired",
             Self::NotYetValid { .. } => "not_yet_valid",
             Self::WrongTrustDomain { .. } => "wrong_trust_domain",
+            Self::Revoked { .. } => "revoked",
             Self::WrongIdentity { .. } => "wrong_identity",
             Self::InvalidSpiffeId(_) => "invalid_spiffe_id",
             Self::BadCertificate(_) => "bad_certificate",
@@ -140,6 +147,7 @@ impl VerifyError {
             PathError::CertNotValidYet { time, not_before } => {
                 Self::NotYetValid { not_before: system_time(not_before), now: system_time(time) }
             }
+            PathError::CertRevoked => Self::Revoked { serial: None },
             PathError::NameConstraintViolation => Self::BadCertificate(Defect::NameConstraints),
             PathError::RequiredEkuNotFoundContext(_) | PathError::EmptyEkuExtension => {
                 Self::BadCertificate(Defect::ExtendedKeyUsage(role))
@@ -164,6 +172,7 @@ impl VerifyError {
                 time: super::unix_time(now),
                 not_before: super::unix_time(not_before),
             },
+            Self::Revoked { .. } => CertificateError::Revoked,
             Self::BadCertificate(Defect::Malformed) => CertificateError::BadEncoding,
             other => CertificateError::Other(OtherError(Arc::new(other))),
         })
@@ -184,6 +193,7 @@ pub fn verify_error(error: &TlsError) -> Option<VerifyError> {
             None => VerifyError::BadCertificate(Defect::Handshake(refused.clone())),
         },
         CertificateError::UnknownIssuer => VerifyError::UnknownCa,
+        CertificateError::Revoked => VerifyError::Revoked { serial: None },
         CertificateError::BadEncoding => VerifyError::BadCertificate(Defect::Malformed),
         CertificateError::ExpiredContext { time, not_after } => {
             VerifyError::Expired { not_after: system_time(*not_after), now: system_time(*time) }
@@ -210,12 +220,20 @@ impl fmt::Display for Clock<'_> {
     }
 }
 
-struct Ids<'a>(&'a [SpiffeId]);
+struct Serial<'a>(Option<&'a str>);
 
-impl fmt::Display for Ids<'_> {
+impl fmt::Display for Serial<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, id) in self.0.iter().enumerate() {
-            write!(f, "{}{id}", if index == 0 { "" } else { " or " })?;
+        self.0.map_or(Ok(()), |serial| write!(f, " with serial number {serial}"))
+    }
+}
+
+struct Alternatives<'a, T>(&'a [T]);
+
+impl<T: fmt::Display> fmt::Display for Alternatives<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, one) in self.0.iter().enumerate() {
+            write!(f, "{}{one}", if index == 0 { "" } else { " or " })?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The judgement inside a TLS handshake.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use remora_model::SpiffeId;
@@ -9,27 +10,27 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error as TlsError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::{Peer, PeerRole, SharedBundle, VerifyError, system_time, verify_chain};
-use crate::tls;
+use super::{Peer, PeerRole, VerifyError, system_time, verify_chain};
+use crate::{TrustBundles, tls};
 
-/// Judges the peers of one TLS configuration: by one bundle, in one role, against one set of expected identities.
+/// Judges the peers of one TLS configuration: by one set of bundles, in one role, against one set of expected identities.
 #[derive(Clone, Debug)]
 pub struct SpiffeVerifier {
-    bundle: SharedBundle,
+    bundles: Arc<TrustBundles>,
     role: PeerRole,
     expected: Vec<SpiffeId>,
     mandatory: bool,
 }
 
 impl SpiffeVerifier {
-    /// Judges servers: each must be one of `expected`, or any of the bundle's trust domain when that is empty.
-    pub fn of_servers(bundle: SharedBundle, expected: Vec<SpiffeId>) -> Self {
-        Self { bundle, role: PeerRole::Server, expected, mandatory: true }
+    /// Judges servers: each must be one of `expected`, or any of our own trust domain when that is empty.
+    pub fn of_servers(bundles: Arc<TrustBundles>, expected: Vec<SpiffeId>) -> Self {
+        Self { bundles, role: PeerRole::Server, expected, mandatory: true }
     }
 
-    /// Judges clients: any identity of the bundle's trust domain. With `mandatory`, one that shows none is refused.
-    pub fn of_clients(bundle: SharedBundle, mandatory: bool) -> Self {
-        Self { bundle, role: PeerRole::Client, expected: Vec::new(), mandatory }
+    /// Judges clients: any identity of a trust domain with a bundle. With `mandatory`, one that shows none is refused.
+    pub fn of_clients(bundles: Arc<TrustBundles>, mandatory: bool) -> Self {
+        Self { bundles, role: PeerRole::Client, expected: Vec::new(), mandatory }
     }
 
     /// Judges a chain (leaf first) as the handshake does; for after the handshake, resumed ones above all.
@@ -37,7 +38,7 @@ impl SpiffeVerifier {
     /// # Errors
     /// As [`verify_chain`].
     pub fn verify(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Peer, VerifyError> {
-        verify_chain(chain, self.role, &self.bundle, &self.expected, now)
+        verify_chain(chain, self.role, &self.bundles, &self.expected, now)
     }
 
     fn judge(

@@ -11,17 +11,17 @@ use rcgen::{
 use super::*;
 use crate::ca::fixture::{CATALOG, Ca, PRICING, chain, current, hours, id, impostor};
 use crate::ca::{Authority, Validity};
-use crate::pem;
+use crate::{TrustBundle, pem};
 
 type Chain = Vec<CertificateDer<'static>>;
 
 fn judge(ca: &Ca, chain: &Chain) -> Result<Peer, VerifyError> {
-    verify_chain(chain, PeerRole::Client, &ca.bundle(), &[], SystemTime::now())
+    verify_chain(chain, PeerRole::Client, &ca.bundle().into(), &[], SystemTime::now())
 }
 
 /// The reason `chain` is refused with, the same in both roles.
 fn reason(ca: &Ca, chain: &Chain) -> &'static str {
-    let reason = |role| verify_chain(chain, role, &ca.bundle(), &[], SystemTime::now()).unwrap_err().reason();
+    let reason = |role| verify_chain(chain, role, &ca.bundle().into(), &[], SystemTime::now()).unwrap_err().reason();
     assert_eq!(reason(PeerRole::Client), reason(PeerRole::Server));
     reason(PeerRole::Client)
 }
@@ -97,13 +97,13 @@ fn h59_expired_prints_both_clocks() {
     let root = Authority::root(&ca.trust_domain, wide).unwrap();
     let ca = Ca { intermediate: root.intermediate(&ca.trust_domain, wide).unwrap(), root, ..ca };
     let chain = chain(&ca.intermediate.issue(&id(CATALOG), old).unwrap());
-    let error = verify_chain(&chain, PeerRole::Client, &ca.bundle(), &[], now).unwrap_err();
+    let error = verify_chain(&chain, PeerRole::Client, &ca.bundle().into(), &[], now).unwrap_err();
     assert_eq!(error.reason(), "expired");
     assert_eq!(
         error.to_string(),
         "the certificate expired at 2027-01-15T07:00:00Z; our clock says 2027-01-15T08:00:00Z"
     );
-    let early = verify_chain(&chain, PeerRole::Client, &ca.bundle(), &[], now - hours(4)).unwrap_err();
+    let early = verify_chain(&chain, PeerRole::Client, &ca.bundle().into(), &[], now - hours(4)).unwrap_err();
     assert_eq!(early.reason(), "not_yet_valid");
     assert_eq!(
         early.to_string(),
@@ -116,7 +116,8 @@ fn validity_ends_are_inclusive() {
     let ca = Ca::new("example.org");
     let issued = ca.issue(CATALOG);
     let peer = judge(&ca, &chain(&issued)).unwrap();
-    let at = |now| verify_chain(&chain(&issued), PeerRole::Server, &ca.bundle(), &[], now).map_err(|e| e.reason());
+    let at =
+        |now| verify_chain(&chain(&issued), PeerRole::Server, &ca.bundle().into(), &[], now).map_err(|e| e.reason());
     assert!(at(peer.not_after).is_ok());
     assert_eq!(at(peer.not_after + Duration::from_secs(1)), Err("expired"));
 }
@@ -166,7 +167,7 @@ fn the_right_ca_for_another_service() {
     let chain = chain(&ca.issue(PRICING));
     let expecting = |expected: &[&str]| {
         let expected: Vec<_> = expected.iter().map(|text| id(text)).collect();
-        verify_chain(&chain, PeerRole::Server, &ca.bundle(), &expected, SystemTime::now())
+        verify_chain(&chain, PeerRole::Server, &ca.bundle().into(), &expected, SystemTime::now())
     };
     let error = expecting(&[CATALOG]).unwrap_err();
     assert_eq!(error.reason(), "wrong_identity");
@@ -278,7 +279,7 @@ fn h60_extended_key_usages_fit_the_role() {
     let ca = Ca::new("example.org");
     let with = |usages: Vec<ExtendedKeyUsagePurpose>, role| {
         let chain = ca.amended(|params| params.extended_key_usages = usages);
-        verify_chain(&chain, role, &ca.bundle(), &[], SystemTime::now())
+        verify_chain(&chain, role, &ca.bundle().into(), &[], SystemTime::now())
     };
     let (client, server) = (ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth);
     assert!(with(vec![client.clone()], PeerRole::Client).is_ok());
@@ -328,7 +329,8 @@ fn several_roots_vouch_side_by_side() {
     let both = TrustBundle::parse(old.trust_domain.clone(), "bundle.pem".as_ref(), pem.as_bytes()).unwrap();
     assert_eq!(both.roots().len(), 2, "a root listed twice counts once");
     for ca in [&old, &new] {
-        let peer = verify_chain(&chain(&ca.issue(CATALOG)), PeerRole::Client, &both, &[], SystemTime::now());
+        let peer =
+            verify_chain(&chain(&ca.issue(CATALOG)), PeerRole::Client, &both.clone().into(), &[], SystemTime::now());
         assert_eq!(peer.unwrap().anchor, ca.bundle().roots()[0].fingerprint());
     }
 }
@@ -370,6 +372,7 @@ fn reasons_survive_the_tls_library() {
         judge(&ours, &chain(&ours.issue("spiffe://other.org/x"))).unwrap_err(),
         VerifyError::WrongIdentity { found: id(CATALOG), expected: vec![id(PRICING)] },
         VerifyError::InvalidSpiffeId(SanDefect::SeveralUris),
+        VerifyError::Revoked { serial: None },
         VerifyError::BadCertificate(Defect::Malformed),
         VerifyError::BadCertificate(Defect::LeafMaySign),
     ];
@@ -380,6 +383,6 @@ fn reasons_survive_the_tls_library() {
         assert_eq!(verify_error_in(&std::io::Error::other(tls)), Some(error));
     }
     reasons.dedup();
-    assert_eq!(reasons.len(), 8, "every word of the list once: {reasons:?}");
+    assert_eq!(reasons.len(), 9, "every word of the list once: {reasons:?}");
     assert_eq!(verify_error(&rustls::Error::DecryptError), None);
 }

@@ -60,10 +60,10 @@ fn alert_reason(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::UnknownCA => "unknown_ca",
         AlertDescription::CertificateExpired => "expired",
+        AlertDescription::CertificateRevoked => "revoked",
         AlertDescription::CertificateRequired => "no_certificate",
         AlertDescription::BadCertificate
         | AlertDescription::CertificateUnknown
-        | AlertDescription::CertificateRevoked
         | AlertDescription::UnsupportedCertificate
         | AlertDescription::AccessDenied => "bad_certificate",
         AlertDescription::CloseNotify | AlertDescription::UserCanceled => "closed",

@@ -168,7 +168,7 @@ impl TlsSide {
 }
 
 /// Why TLS handshakes fail, as metrics count it.
-pub const TLS_FAILURE_REASONS: [&str; 11] = [
+pub const TLS_FAILURE_REASONS: [&str; 12] = [
     "unknown_ca",
     "expired",
     "not_yet_valid",
@@ -177,6 +177,7 @@ pub const TLS_FAILURE_REASONS: [&str; 11] = [
     "no_certificate",
     "bad_certificate",
     "invalid_spiffe_id",
+    "revoked",
     "protocol",
     "timeout",
     "closed",
