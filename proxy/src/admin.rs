@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use remora_certs::Identity;
+use remora_certs::source::SourceStatus;
 use remora_model::Snapshot;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -51,6 +52,17 @@ pub struct EndpointStatus {
 /// The clusters, asked of the workers.
 pub type Clusters = Pin<Box<dyn Future<Output = Vec<ClusterStatus>> + Send>>;
 
+/// The workload's identity, as it is kept fresh.
+#[derive(Clone, Debug)]
+pub struct IdentityView {
+    /// Where it comes from, for people.
+    pub source: String,
+    /// The current one; [`None`] until there is a first.
+    pub identity: watch::Receiver<Option<Arc<Identity>>>,
+    /// How keeping it fresh goes.
+    pub status: Arc<SourceStatus>,
+}
+
 /// Everything the interfaces show.
 pub struct AdminState {
     /// The metrics.
@@ -61,8 +73,8 @@ pub struct AdminState {
     pub rejected: watch::Receiver<Option<String>>,
     /// Whether traffic may come.
     pub readiness: Readiness,
-    /// The current identity; `None`: no mTLS.
-    pub identity: Option<watch::Receiver<Option<Arc<Identity>>>>,
+    /// The workload's identity; `None`: no mTLS.
+    pub identity: Option<IdentityView>,
     /// The log levels.
     pub loggers: Loggers,
     /// Asks for the clusters' endpoints.

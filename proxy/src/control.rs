@@ -1,14 +1,14 @@
-//! The control thread: start-up in its order (configuration, sockets, identity, names, workers), then reloads, and the
-//! drain.
+//! The control thread: start-up in its order (configuration, sockets, admin interfaces, identity, names, workers), then
+//! reloads, and the drain.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use remora_certs::watch::FileWatcher;
 use remora_model::Snapshot;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 
@@ -18,13 +18,16 @@ use crate::resolve::{self, Resolver};
 use crate::telemetry::{self, Registry};
 use crate::worker::Input;
 
+mod alarm;
 mod bind;
 pub(crate) mod gateway;
+mod identity;
 mod reload;
 mod workers;
 
-use bind::Bound;
-use reload::{IdentityInput, Reload};
+use bind::{AdminListeners, Bound};
+use identity::IdentityInput;
+use reload::Reload;
 use workers::Workers;
 
 /// How long start-up waits for names to resolve before it serves without them.
@@ -41,6 +44,14 @@ pub enum Failure {
     /// A certificate, key or bundle cannot be used.
     #[error("{0}")]
     Identity(#[from] remora_certs::Error),
+    /// No identity came in time.
+    #[error("no identity within {waited:?}: {reason}")]
+    NoIdentity {
+        /// How long start-up waited.
+        waited: Duration,
+        /// What was missing in the end.
+        reason: String,
+    },
     /// A listening address cannot be bound.
     #[error("cannot listen on {address} ({purpose}): {source}")]
     Bind {
@@ -64,7 +75,7 @@ impl Failure {
     /// The exit status: 2 for configuration and the files it names, 3 for a port, 1 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Identity(_) => 2,
+            Self::Config(_) | Self::Identity(_) | Self::NoIdentity { .. } => 2,
             Self::Bind { .. } => 3,
             Self::Start(_) => 1,
         }
@@ -94,24 +105,67 @@ fn watch(config: &Path) -> Result<(Arc<Snapshot>, FileWatcher), Failure> {
     }
 }
 
+/// The signals that end the proxy, caught from the beginning: as process 1 it would not notice them otherwise.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The workers, once they are there.
+type LateWorkers = Arc<OnceLock<Arc<Workers>>>;
+
 async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     let (snapshot, watcher) = watch(&config)?;
     let gateways = gateway::load(&snapshot)?;
-    let mut bound = Bound::bind(&snapshot)?;
-    let identity = IdentityInput::start(snapshot.identity.as_ref());
-    seed();
+    let (mut bound, interfaces) = Bound::bind(&snapshot)?;
+    let mut signals = Signals::catch()?;
+    let mut identity = IdentityInput::start(snapshot.identity.as_ref());
 
     let registry = Registry::new();
-    if let Some(identity) = identity.current() {
-        registry.identity_expiry(identity.svid().not_after());
-    }
     let readiness = Readiness::new();
-    let (sinks, sources) = telemetry::channels(&registry);
+    // Until each of them holds a guard of its own.
+    let starting = readiness.register("workers");
+    let late: LateWorkers = Arc::default();
     let (snapshots, current) = watch::channel(snapshot.clone());
+    let (rejected, rejections) = watch::channel(None);
+    let state = Arc::new(AdminState {
+        registry: registry.clone(),
+        snapshot: current.clone(),
+        rejected: rejections,
+        readiness: readiness.clone(),
+        identity: identity.shown(),
+        loggers,
+        clusters: clusters(&late),
+        started: SystemTime::now(),
+    });
+    serve_admin(interfaces, &state);
+    seed();
+    tokio::select! {
+        first = identity.first(&readiness) => first?,
+        () = signals.next() => return Ok(()),
+    }
+    if let Some(identity) = identity.current() {
+        registry.identity(&identity);
+    }
+
+    let (sinks, sources) = telemetry::channels(&registry);
     let newest = current.clone();
     let (exported, export) = watch::channel(false);
     let access_log = telemetry::access_log::start(sources.access_log)?;
-    let spans = spawn_local(telemetry::export::run(sources.spans, current.clone(), ended(export)));
+    let spans = spawn_local(telemetry::export::run(sources.spans, current, ended(export)));
 
     let resolver = Resolver::spawn(resolve::names_of(&snapshot));
     resolver.first_answers(FIRST_NAMES).await;
@@ -120,34 +174,22 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     let (inputs, input) = watch::channel(input);
     let (drain, draining) = watch::channel(false);
     let workers = Workers::spawn(&mut bound, &input, &draining, (&registry, &sinks), &readiness)?;
-    let workers = Arc::new(workers);
-    drop((sinks, input, draining));
+    let workers = late.get_or_init(|| Arc::new(workers)).clone();
+    drop((sinks, input, draining, starting));
 
     let asked = workers.clone();
     readiness.ask(move || {
         let asked = asked.clone();
         Box::pin(async move { asked.silent().await })
     });
-    let (rejected, rejections) = watch::channel(None);
-    let state = Arc::new(AdminState {
-        registry: registry.clone(),
-        snapshot: current,
-        rejected: rejections,
-        readiness: readiness.clone(),
-        identity: identity.shown(),
-        loggers,
-        clusters: clusters(&workers),
-        started: SystemTime::now(),
-    });
-    serve_admin(bound.admin, admin::serve, &state);
-    serve_admin(bound.metrics, admin::serve_metrics, &state);
-    serve_admin(bound.readiness, admin::serve_readiness, &state);
     readiness.ready().await;
     tracing::info!(service = %snapshot.service.name, workers = workers.len(), "ready");
 
-    let reload = Reload { config, watcher, identity, resolver, snapshots, inputs, registry, rejected };
+    let (told, watched) = (registry.clone(), readiness.clone());
+    let reload =
+        Reload { config, watcher, identity, resolver, snapshots, inputs, registry: told, readiness: watched, rejected };
     let reload = spawn_local(reload.follow());
-    drained(&drain, &readiness, &workers, &newest).await?;
+    drained(&mut signals, &drain, &readiness, &workers, &newest).await;
     reload.abort();
     let _ = exported.send(true);
     // Bounded: a dead collector or a stopped reader of the log must not keep the process.
@@ -156,16 +198,31 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     Ok(())
 }
 
-fn clusters(workers: &Arc<Workers>) -> Box<dyn Fn() -> admin::Clusters + Send + Sync> {
+fn clusters(workers: &LateWorkers) -> Box<dyn Fn() -> admin::Clusters + Send + Sync> {
     let workers = workers.clone();
     Box::new(move || {
         let workers = workers.clone();
-        Box::pin(async move { workers.clusters().await })
+        Box::pin(async move {
+            match workers.get() {
+                Some(workers) => workers.clusters().await,
+                None => Vec::new(),
+            }
+        })
     })
 }
 
-fn serve_admin<F>(listener: TcpListener, serve: impl FnOnce(TcpListener, Arc<AdminState>) -> F, state: &Arc<AdminState>)
-where
+/// The proxy's own interfaces, from before there is an identity.
+fn serve_admin(listeners: AdminListeners, state: &Arc<AdminState>) {
+    serve_interface(listeners.admin, admin::serve, state);
+    serve_interface(listeners.metrics, admin::serve_metrics, state);
+    serve_interface(listeners.readiness, admin::serve_readiness, state);
+}
+
+fn serve_interface<F>(
+    listener: TcpListener,
+    serve: impl FnOnce(TcpListener, Arc<AdminState>) -> F,
+    state: &Arc<AdminState>,
+) where
     F: Future<Output = std::io::Result<()>> + 'static,
 {
     let serving = serve(listener, state.clone());
@@ -190,17 +247,13 @@ async fn ended(mut signal: watch::Receiver<bool>) {
 
 /// Waits for a signal, then until no connection is left, the bound has passed, or a second signal comes.
 async fn drained(
+    signals: &mut Signals,
     drain: &watch::Sender<bool>,
     readiness: &Readiness,
     workers: &Workers,
     newest: &watch::Receiver<Arc<Snapshot>>,
-) -> Result<(), Failure> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+) {
+    signals.next().await;
     readiness.draining();
     let drain_timeout = newest.borrow().drain_timeout;
     tracing::info!(timeout = ?drain_timeout, "draining");
@@ -208,8 +261,6 @@ async fn drained(
     tokio::select! {
         () = workers.ended() => tracing::info!("drained"),
         () = tokio::time::sleep(drain_timeout) => tracing::warn!("connections are left at the end of the drain"),
-        _ = terminate.recv() => tracing::warn!("second signal: ending now"),
-        _ = interrupt.recv() => tracing::warn!("second signal: ending now"),
+        () = signals.next() => tracing::warn!("second signal: ending now"),
     }
-    Ok(())
 }

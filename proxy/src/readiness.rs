@@ -116,6 +116,13 @@ impl Readiness {
     }
 }
 
+impl ReadyGuard {
+    /// What is missing, said anew.
+    pub fn rename(&self, name: impl Into<String>) {
+        self.shared.lock().missing.insert(self.key, name.into());
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // The state is complete at every moment.
@@ -145,7 +152,9 @@ mod tests {
         let (first, second) = (readiness.register("worker 0"), readiness.register("identity"));
         assert_eq!(readiness.check().await, Err(vec!["waiting for worker 0".into(), "waiting for identity".into()]));
         drop(first);
-        assert_eq!((readiness.is_ready(), readiness.check().await), (false, Err(vec!["waiting for identity".into()])));
+        second.rename("identity: no file");
+        let missing = Err(vec!["waiting for identity: no file".into()]);
+        assert_eq!((readiness.is_ready(), readiness.check().await), (false, missing));
         drop(second);
         readiness.ready().await;
         assert_eq!((readiness.is_ready(), readiness.check().await), (true, Ok(())));

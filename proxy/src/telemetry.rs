@@ -21,6 +21,7 @@ mod connection;
 mod context;
 pub mod export;
 mod exposition;
+pub mod identity;
 mod ids;
 pub mod metrics;
 mod process;
@@ -33,6 +34,7 @@ pub use attempt::AttemptTelemetry;
 pub use channel::{Sinks, Sources, channels};
 pub use connection::ConnectionTelemetry;
 pub use exposition::Value;
+pub use identity::{AnchorSeen, DrainReason};
 pub use metrics::{
     DownstreamMetrics, DownstreamProtocol, Refusal, RequestProtocol, TLS_FAILURE_REASONS, TlsMetrics, TlsSide, Traffic,
     UpstreamMetrics, UpstreamProtocol,

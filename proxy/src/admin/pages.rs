@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
-use remora_certs::Identity;
+use remora_certs::{Identity, TrustBundle};
 use serde::Serialize;
 use serde_json::{Map, Number, Value as Json, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::AdminState;
 use super::server::{Interface, Page};
+use super::{AdminState, IdentityView};
 use crate::telemetry::Value;
 
 /// Prometheus' text format.
@@ -201,21 +201,35 @@ fn timestamp(time: SystemTime) -> String {
 
 /// Certificates are public; the key is never read here.
 fn certs(state: &AdminState) -> Page {
-    as_json(&match &state.identity {
-        None => json!({ "identity": null }),
-        Some(identity) => json!({ "identity": identity.borrow().as_deref().map(identity_json) }),
-    })
+    let Some(IdentityView { source, identity, status }) = &state.identity else {
+        return as_json(&json!({ "identity": null }));
+    };
+    as_json(&json!({
+        "identity": identity.borrow().as_deref().map(identity_json),
+        "source": {
+            "from": source,
+            "renewed": status.succeeded(),
+            "failed": status.failed(),
+            "last_error": status.last_error(),
+            "next_renewal": status.next_renewal().map(timestamp),
+            "clock_skew_seconds": status.clock_skew_ms() as f64 / 1e3,
+        },
+    }))
 }
 
 fn identity_json(identity: &Identity) -> Json {
-    let (svid, bundle) = (identity.svid(), identity.bundle());
+    let (svid, bundles) = (identity.svid(), identity.bundles());
     let left = svid.not_after().duration_since(SystemTime::now()).map_or(0, |left| left.as_secs());
-    let anchors = bundle.roots().iter().map(|root| {
+    let federated = bundles
+        .federated()
+        .iter()
+        .map(|bundle| json!({ "trust_domain": bundle.trust_domain().as_str(), "trust_anchors": anchors_json(bundle) }));
+    let crls = bundles.crls().iter().map(|list| {
         json!({
-            "subject": root.subject(),
-            "sha256": root.fingerprint().to_string(),
-            "not_before": timestamp(root.not_before()),
-            "not_after": timestamp(root.not_after()),
+            "issuer": list.issuer(),
+            "this_update": timestamp(list.this_update()),
+            "next_update": timestamp(list.next_update()),
+            "revoked": list.entries(),
         })
     });
     json!({
@@ -226,9 +240,23 @@ fn identity_json(identity: &Identity) -> Json {
         "not_after": timestamp(svid.not_after()),
         "seconds_left": left,
         "certificates": svid.certificates().len(),
-        "trust_domain": bundle.trust_domain().as_str(),
-        "trust_anchors": anchors.collect::<Vec<_>>(),
+        "trust_domain": bundles.own().trust_domain().as_str(),
+        "trust_anchors": anchors_json(bundles.own()),
+        "federated": federated.collect::<Vec<_>>(),
+        "crls": crls.collect::<Vec<_>>(),
     })
+}
+
+fn anchors_json(bundle: &TrustBundle) -> Vec<Json> {
+    let anchor = |root: &remora_certs::bundle::Root| {
+        json!({
+            "subject": root.subject(),
+            "sha256": root.fingerprint().to_string(),
+            "not_before": timestamp(root.not_before()),
+            "not_after": timestamp(root.not_after()),
+        })
+    };
+    bundle.roots().iter().map(anchor).collect()
 }
 
 async fn clusters(state: &AdminState, json: bool) -> Page {

@@ -79,7 +79,7 @@ fn state() -> Arc<AdminState> {
         snapshot,
         rejected: watch::channel(None).1,
         readiness: Readiness::new(),
-        identity: Some(identity),
+        identity: Some(IdentityView { source: "files (cert.pem)".into(), identity, status: Arc::default() }),
         loggers: Loggers::new("info", |_| Ok(())).unwrap(),
         clusters: Box::new(move || {
             let status = status.clone();
@@ -220,6 +220,7 @@ async fn certificates_are_shown_and_no_secret_is() {
     let json: Json = serde_json::from_str(&text).unwrap();
     assert_eq!(json["identity"]["spiffe_id"], "spiffe://example.org/ns/shop/sa/storefront");
     assert_eq!(json["identity"]["trust_anchors"].as_array().unwrap().len(), 1);
+    assert_eq!(json["source"]["from"], "files (cert.pem)");
     assert!(json["identity"]["seconds_left"].as_u64().unwrap() > 3000);
     let dump = body(address, "/config_dump").await;
     assert_eq!(serde_json::from_str::<Json>(&dump).unwrap()["service"]["name"], "storefront");

@@ -11,13 +11,18 @@ use crate::worker::ListenerId;
 /// Every listening socket of the process.
 #[derive(Debug)]
 pub(super) struct Bound {
-    pub(super) admin: TcpListener,
-    pub(super) metrics: TcpListener,
-    pub(super) readiness: TcpListener,
     /// For each worker its own sockets on the same addresses.
     pub(super) workers: Vec<Vec<(ListenerId, TcpListener)>>,
     /// What interception listens on: never dialled on behalf of a connection.
     pub(super) own: Vec<SocketAddr>,
+}
+
+/// The sockets of the proxy's own interfaces.
+#[derive(Debug)]
+pub(super) struct AdminListeners {
+    pub(super) admin: TcpListener,
+    pub(super) metrics: TcpListener,
+    pub(super) readiness: TcpListener,
 }
 
 impl Bound {
@@ -25,7 +30,7 @@ impl Bound {
     ///
     /// # Errors
     /// A port is in use, or no address of a listener exists here.
-    pub(super) fn bind(snapshot: &Snapshot) -> Result<Self, Failure> {
+    pub(super) fn bind(snapshot: &Snapshot) -> Result<(Self, AdminListeners), Failure> {
         let admin = alone(snapshot.admin.address, "admin")?;
         let metrics = alone(snapshot.admin.metrics, "metrics")?;
         let readiness = alone(snapshot.admin.readiness, "readiness")?;
@@ -62,7 +67,7 @@ impl Bound {
                 own.extend(bound);
             }
         }
-        Ok(Self { admin, metrics, readiness, workers, own })
+        Ok((Self { workers, own }, AdminListeners { admin, metrics, readiness }))
     }
 }
 

@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use remora_certs::Identity;
-use remora_certs::source::{self, CertificateSource};
 use remora_certs::watch::FileWatcher;
 use remora_model::Snapshot;
-use remora_model::identity::IdentityConfig;
 use tokio::sync::watch;
 
 use super::FIRST_NAMES;
 use super::gateway::{self, GatewayCertificates};
+use super::identity::IdentityInput;
+use crate::readiness::Readiness;
 use crate::resolve::{self, Resolver};
 use crate::telemetry::Registry;
 use crate::worker::Input;
@@ -25,50 +25,17 @@ pub(super) struct Reload {
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
     pub(super) inputs: watch::Sender<Input>,
     pub(super) registry: Arc<Registry>,
+    pub(super) readiness: Readiness,
     /// Why the newest configuration is not in use; shown by the admin interface.
     pub(super) rejected: watch::Sender<Option<String>>,
-}
-
-/// The identity in use and where newer ones come from.
-pub(super) struct IdentityInput {
-    source: Option<Box<dyn CertificateSource>>,
-    updates: Option<watch::Receiver<Option<Arc<Identity>>>>,
-    failures_seen: u64,
-}
-
-impl IdentityInput {
-    /// Starts the source; the first identity may be later.
-    pub(super) fn start(config: Option<&IdentityConfig>) -> Self {
-        let source = config.map(source::start);
-        let updates = source.as_ref().map(|source| source.identity());
-        Self { source, updates, failures_seen: 0 }
-    }
-
-    pub(super) fn current(&self) -> Option<Arc<Identity>> {
-        self.updates.as_ref().and_then(|updates| updates.borrow().clone())
-    }
-
-    /// What the admin interface shows.
-    pub(super) fn shown(&self) -> Option<watch::Receiver<Option<Arc<Identity>>>> {
-        self.updates.clone()
-    }
-
-    async fn changed(&mut self) {
-        if let Some(updates) = &mut self.updates
-            && updates.changed().await.is_ok()
-        {
-            return;
-        }
-        // No source, so nothing will ever change.
-        std::future::pending().await
-    }
 }
 
 impl Reload {
     /// Follows every input for ever.
     pub(super) async fn follow(mut self) {
         let mut resolved = self.resolver.watch();
-        let mut failures = tokio::time::interval(std::time::Duration::from_secs(1));
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = self.watcher.changed() => self.reload().await,
@@ -77,7 +44,7 @@ impl Reload {
                     let resolved = resolved.borrow_and_update().clone();
                     self.inputs.send_modify(|input| input.resolved = resolved);
                 }
-                _ = failures.tick() => self.count_failures(),
+                _ = second.tick() => self.identity.tick(&self.registry, &self.readiness),
             }
         }
     }
@@ -86,16 +53,9 @@ impl Reload {
         let Some(identity) = self.identity.current() else { return };
         tracing::info!(serial = identity.svid().serial(), spiffe_id = %identity.svid().spiffe_id(), "identity renewed");
         self.registry.identity_reload(true);
-        self.registry.identity_expiry(identity.svid().not_after());
+        self.registry.identity(&identity);
+        self.identity.tick(&self.registry, &self.readiness);
         self.inputs.send_modify(|input| input.identity = Some(identity));
-    }
-
-    fn count_failures(&mut self) {
-        let failed = self.identity.source.as_ref().map_or(0, |source| source.status().failed());
-        for _ in self.identity.failures_seen..failed {
-            self.registry.identity_reload(false);
-        }
-        self.identity.failures_seen = failed;
     }
 
     async fn reload(&mut self) {

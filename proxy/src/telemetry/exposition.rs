@@ -8,8 +8,8 @@ use super::metrics::{
     Counter, DURATION_BOUNDS_US, DownstreamProtocol, GRPC_STATUSES, Refusal, TLS_FAILURE_REASONS, TlsSide, Traffic,
     UpstreamMetrics, UpstreamProtocol,
 };
-use super::process;
 use super::registry::{DIRECTIONS, Registry, ShardData, lock};
+use super::{identity, process};
 
 /// A series' value.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,7 +67,7 @@ pub(crate) fn label(into: &mut String, name: &str, value: &str) {
     into.push('"');
 }
 
-fn labels(pairs: &[(&str, &str)]) -> String {
+pub(crate) fn labels(pairs: &[(&str, &str)]) -> String {
     let mut text = String::new();
     for (name, value) in pairs {
         label(&mut text, name, value);
@@ -83,7 +83,12 @@ fn counts(series: Sums) -> Vec<(&'static str, String, Value)> {
     series.into_iter().map(|(labels, count)| ("", labels, Value::Count(count))).collect()
 }
 
-fn family(name: &'static str, help: &'static str, kind: Kind, series: Vec<(&'static str, String, Value)>) -> Family {
+pub(crate) fn family(
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    series: Vec<(&'static str, String, Value)>,
+) -> Family {
     Family { name, help, kind, series }
 }
 
@@ -100,6 +105,7 @@ pub(crate) fn gather(registry: &Registry) -> Vec<Family> {
         shards.iter().flat_map(|shard| lock(&shard.upstream).values().cloned().collect::<Vec<_>>()).collect();
     gather_upstream(&upstream.iter().map(|upstream| &**upstream).collect::<Vec<_>>(), &mut families);
     gather_tls(&shards, &mut families);
+    identity::gather(registry, &shards, &mut families);
     gather_control(registry, &shards, &mut families);
     process::gather(&mut families);
     families
@@ -299,8 +305,6 @@ fn gather_control(registry: &Registry, shards: &[std::sync::Arc<ShardData>], fam
             .collect()
     };
     let single = |count: u64| vec![("", String::new(), Value::Count(count))];
-    let expiry = control.identity_expiry.load(Ordering::Relaxed);
-    let expiry = if expiry > 0 { vec![("", String::new(), Value::Measure(expiry as f64))] } else { Vec::new() };
     let dropped_spans = control.spans_dropped.load(Ordering::Relaxed)
         + shards.iter().map(|shard| shard.spans_dropped.value()).sum::<u64>();
     let dropped_lines = control.access_log_dropped.load(Ordering::Relaxed)
@@ -312,13 +316,6 @@ fn gather_control(registry: &Registry, shards: &[std::sync::Arc<ShardData>], fam
             Kind::Counter,
             results(&control.config_reloads),
         ),
-        family(
-            "remora_identity_reloads_total",
-            "Reloads of the workload's SVID.",
-            Kind::Counter,
-            results(&control.identity_reloads),
-        ),
-        family("remora_identity_expiry_timestamp_seconds", "When the current SVID expires.", Kind::Gauge, expiry),
         family(
             "remora_spans_exported_total",
             "Spans a collector took.",

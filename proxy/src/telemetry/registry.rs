@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use remora_model::Direction;
 
 use super::exposition::{self, Value};
+use super::identity::{IdentityMetrics, TrustMetrics};
 use super::metrics::{Counter, DownstreamMetrics, TlsMetrics, Traffic, UpstreamMetrics};
 
 pub(crate) const DIRECTIONS: [Direction; 3] = [Direction::Inbound, Direction::Outbound, Direction::Gateway];
@@ -25,10 +25,7 @@ pub struct Registry {
 pub(crate) struct ControlMetrics {
     /// Applied, failed.
     pub(crate) config_reloads: [AtomicU64; 2],
-    /// Applied, failed.
-    pub(crate) identity_reloads: [AtomicU64; 2],
-    /// Seconds since the epoch; 0: no identity.
-    pub(crate) identity_expiry: AtomicI64,
+    pub(crate) identity: IdentityMetrics,
     pub(crate) spans_exported: AtomicU64,
     pub(crate) spans_dropped: AtomicU64,
     pub(crate) access_log_dropped: AtomicU64,
@@ -60,24 +57,6 @@ impl Registry {
     /// Counts a configuration reload; `ok`: it was applied.
     pub fn config_reload(&self, ok: bool) {
         self.control.config_reloads[usize::from(!ok)].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a reload of the workload's identity; `ok`: it was applied.
-    pub fn identity_reload(&self, ok: bool) {
-        self.control.identity_reloads[usize::from(!ok)].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Takes over the totals of a certificate source that counts by itself.
-    pub fn identity_reload_totals(&self, applied: u64, failed: u64) {
-        for (total, value) in self.control.identity_reloads.iter().zip([applied, failed]) {
-            total.store(value, Ordering::Relaxed);
-        }
-    }
-
-    /// Notes when the current SVID expires.
-    pub fn identity_expiry(&self, expiry: SystemTime) {
-        let seconds = expiry.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        self.control.identity_expiry.store(i64::try_from(seconds).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
     /// Counts spans a collector took.
@@ -117,6 +96,7 @@ pub(crate) struct ShardData {
     pub(crate) upstream: Mutex<BTreeMap<Arc<str>, Arc<UpstreamMetrics>>>,
     pub(crate) downstream: [Arc<DownstreamMetrics>; DIRECTIONS.len()],
     pub(crate) tls: Arc<TlsMetrics>,
+    pub(crate) trust: TrustMetrics,
     pub(crate) spans_dropped: Counter,
     pub(crate) access_log_dropped: Counter,
 }
@@ -152,6 +132,10 @@ impl Shard {
     /// TLS handshakes.
     pub fn tls(&self) -> Arc<TlsMetrics> {
         Arc::clone(&self.data.tls)
+    }
+
+    pub(crate) fn data(&self) -> &ShardData {
+        &self.data
     }
 
     pub(crate) fn spans_dropped(&self, count: u64) {

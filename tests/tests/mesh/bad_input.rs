@@ -9,9 +9,9 @@ use remora_test::pod::{PROXY, Pod};
 
 use crate::pair::Pair;
 
-/// Starts a proxy that must end by itself: its code and what it said.
+/// Starts a proxy that must end by itself: its code and what it said. It does not wait long for an identity.
 fn refused(pod: &Pod, config: &str) -> (Option<i32>, String) {
-    let mut proxy = pod.proxy(config);
+    let mut proxy = pod.proxy(&config.replace("mtls:\n", "mtls:\n  startup_timeout: 1s\n"));
     let code = proxy.wait().code();
     (code, proxy.stderr())
 }

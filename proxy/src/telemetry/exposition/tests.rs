@@ -41,7 +41,9 @@ fn two_workers() -> std::sync::Arc<Registry> {
         shard.access_log_dropped(4);
     }
     registry.config_reload(true);
-    registry.identity_reload_totals(5, 1);
+    (0..5).for_each(|_| registry.identity_reload(true));
+    registry.identity_reload(false);
+    registry.identity_renewals(6, 2);
     registry.identity_expiry(UNIX_EPOCH + Duration::from_secs(1_800_000_000));
     registry.spans_exported(11);
     registry.spans_dropped(1);
