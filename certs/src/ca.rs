@@ -1,28 +1,50 @@
-//! A small certificate authority: a root, an intermediate that signs day to day, and leaves that are X.509-SVIDs.
+//! A certificate authority: a root, an intermediate that signs day to day, and leaves that are X.509-SVIDs.
 //!
-//! Keys are ECDSA P-256. Everything a certificate says is decided here; there is no way to ask for more.
+//! [`Authority`] signs; [`CaDirectory`] keeps authorities, the trust bundle, the record of what was issued and join
+//! tokens on disk, where nothing is lost to a crash. Everything a certificate says is decided in `profile`; there is no
+//! way to ask for more.
 
+mod csr;
 mod directory;
+mod error;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod init;
+mod journal;
+pub(crate) mod key;
+mod lock;
+mod plugin;
+mod profile;
+mod state;
+mod token;
 
 use std::cmp::{max, min};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::rand;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
-};
+use rcgen::{CertificateParams, Issuer, KeyPair};
+use remora_model::identity::KeyKind;
 use remora_model::{SpiffeId, TrustDomain};
+use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-pub use self::directory::{CaDirectory, Lifetimes};
+pub use self::csr::{CsrError, MAX_CSR_BYTES, ParsedCsr};
+pub use self::directory::CaDirectory;
+pub use self::error::CaError;
+pub use self::init::Lifetimes;
+pub(crate) use self::journal::seconds;
+pub use self::journal::{IssuedRecord, Proof};
+pub use self::plugin::SignerFiles;
+pub(crate) use self::profile::random_serial;
+use self::profile::{ca_params, leaf_params};
+pub use self::state::{CaRoot, Phase, Revoked, Signer, State};
 use crate::leaf::system_time;
 use crate::svid::certified_key;
-use crate::{Error, pem};
+use crate::{Error, Fingerprint, pem};
+
+/// How far back a leaf's validity begins, for peers whose clocks are behind.
+pub const LEAF_BACKDATE: Duration = Duration::from_secs(2 * 60);
 
 /// How far back a CA certificate's validity begins, for clocks that are behind; further than any leaf's.
 pub const CA_BACKDATE: Duration = Duration::from_secs(60 * 60);
@@ -47,14 +69,17 @@ impl Validity {
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    // Its own certificate first, then those above it, without the root.
+    chain: Vec<String>,
+    fingerprint: Fingerprint,
+    anchor: Option<Fingerprint>,
     trust_domain: Option<TrustDomain>,
     validity: Validity,
 }
 
 /// A new leaf with its key.
 pub struct Issued {
-    /// The leaf, then the certificate that signed it, as PEM.
+    /// The leaf, then the certificates between it and the root, as PEM.
     pub chain_pem: String,
     /// The private key as PKCS#8 PEM: write it where only its owner reads.
     pub key_pem: String,
@@ -64,24 +89,66 @@ pub struct Issued {
     pub serial: String,
 }
 
+/// A new leaf for a key that somebody else holds.
+#[derive(Clone, Debug)]
+pub struct SignedLeaf {
+    /// The leaf, then the certificates between it and the root, each as one PEM section.
+    pub chain_pem: Vec<String>,
+    /// The leaf's serial number, lower-case hexadecimal.
+    pub serial: String,
+    /// Whom it names.
+    pub spiffe_id: SpiffeId,
+    /// From when until when the leaf is valid.
+    pub validity: Validity,
+}
+
 impl Authority {
-    /// Makes the root of `trust_domain`. It signs CA certificates only one level deep.
+    /// Makes the P-256 root of `trust_domain`. It signs CA certificates only one level deep.
     ///
     /// # Errors
     /// The validity is empty, or there is no randomness.
     pub fn root(trust_domain: &TrustDomain, validity: Validity) -> Result<Self, Error> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let params = ca_params(trust_domain, &key, "root", 1, validity)?;
-        let pem = params.self_signed(&key)?.pem();
-        Ok(Self { issuer: Issuer::new(params, key), pem, trust_domain: Some(trust_domain.clone()), validity })
+        Self::root_of_kind(trust_domain, validity, KeyKind::P256)
     }
 
-    /// Makes an intermediate signed by this root; it signs leaves only. Its validity is cut to the root's.
+    /// As [`Authority::root`], with a key of another kind.
+    ///
+    /// # Errors
+    /// As [`Authority::root`].
+    pub fn root_of_kind(trust_domain: &TrustDomain, validity: Validity, kind: KeyKind) -> Result<Self, Error> {
+        let key = key::generate(kind)?;
+        let params = ca_params(trust_domain, &key, "root", 1, validity)?;
+        let certificate = params.self_signed(&key)?;
+        let fingerprint = Fingerprint::of(certificate.der());
+        Ok(Self {
+            issuer: Issuer::new(params, key),
+            chain: vec![certificate.pem()],
+            fingerprint,
+            anchor: Some(fingerprint),
+            trust_domain: Some(trust_domain.clone()),
+            validity,
+        })
+    }
+
+    /// Makes a P-256 intermediate signed by this root; it signs leaves only. Its validity is cut to the root's.
     ///
     /// # Errors
     /// As [`Authority::root`].
     pub fn intermediate(&self, trust_domain: &TrustDomain, validity: Validity) -> Result<Self, Error> {
-        self.intermediate_as(trust_domain, self.cut(validity), |_| {})
+        self.intermediate_of_kind(trust_domain, validity, KeyKind::P256)
+    }
+
+    /// As [`Authority::intermediate`], with a key of another kind.
+    ///
+    /// # Errors
+    /// As [`Authority::root`]; [`Error::SignerNotValid`] where the root's validity does not overlap with `validity`.
+    pub fn intermediate_of_kind(
+        &self,
+        trust_domain: &TrustDomain,
+        validity: Validity,
+        kind: KeyKind,
+    ) -> Result<Self, Error> {
+        self.intermediate_as(trust_domain, self.overlap(validity)?, kind, |_| {})
     }
 
     /// As [`Authority::intermediate`], valid exactly as told, with a last word on what the certificate says.
@@ -89,40 +156,75 @@ impl Authority {
         &self,
         trust_domain: &TrustDomain,
         validity: Validity,
+        kind: KeyKind,
         amend: impl FnOnce(&mut CertificateParams),
     ) -> Result<Self, Error> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let key = key::generate(kind)?;
         let mut params = ca_params(trust_domain, &key, "intermediate", 0, validity)?;
         amend(&mut params);
-        let pem = params.signed_by(&key, &self.issuer)?.pem();
-        Ok(Self { issuer: Issuer::new(params, key), pem, trust_domain: Some(trust_domain.clone()), validity })
-    }
-
-    /// Reads a CA certificate and its key.
-    ///
-    /// # Errors
-    /// A file cannot be read, the two do not match, or the certificate is not a CA's.
-    pub fn load(certificate: &Path, key: &Path) -> Result<Self, Error> {
-        let (certificate_pem, key_pem) = (pem::read(certificate)?, pem::read(key)?);
-        let chain = pem::certificates(certificate, &certificate_pem)?;
-        let first = chain[0].clone();
-        let signer = pem::private_key(key, &key_pem)?;
-        certified_key((certificate, chain), (key, &key_pem))?;
-        let not_ca = || Error::NotCa(certificate.to_owned());
-        let (_, parsed) = X509Certificate::from_der(&first).map_err(|_| not_ca())?;
-        if !parsed.is_ca() {
-            return Err(not_ca());
-        }
-        let validity = Validity {
-            not_before: system_time(parsed.validity().not_before),
-            not_after: system_time(parsed.validity().not_after),
-        };
+        let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Self {
-            issuer: Issuer::from_ca_cert_der(&first, KeyPair::try_from(&signer)?)?,
-            pem: String::from_utf8_lossy(&certificate_pem).into_owned(),
-            trust_domain: signing_domain(&parsed),
+            issuer: Issuer::new(params, key),
+            fingerprint: Fingerprint::of(certificate.der()),
+            chain: vec![certificate.pem()],
+            anchor: self.anchor,
+            trust_domain: Some(trust_domain.clone()),
             validity,
         })
+    }
+
+    /// Reads a CA certificate (followed, where there are more levels, by those above it) and its key: PKCS#8, SEC1 or
+    /// PKCS#1.
+    ///
+    /// # Errors
+    /// A file cannot be read, the two do not match, or a certificate is not a CA's.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, Error> {
+        Self::parse((certificate, &pem::read(certificate)?), (key, &pem::read(key)?))
+    }
+
+    pub(crate) fn parse(
+        (certificate, certificate_pem): (&Path, &[u8]),
+        (key, key_pem): (&Path, &[u8]),
+    ) -> Result<Self, Error> {
+        let chain = pem::certificates(certificate, certificate_pem)?;
+        let first = chain[0].clone();
+        let signer = pem::private_key(key, key_pem)?;
+        let (_, parsed) = X509Certificate::from_der(&first).map_err(|_| Error::NotCa(certificate.to_owned()))?;
+        let mut validity = validity_of(&parsed);
+        let mut pems = Vec::with_capacity(chain.len());
+        for (index, (above, section)) in chain.iter().zip(pem::certificate_sections(certificate_pem)).enumerate() {
+            let (_, parsed) = X509Certificate::from_der(above).map_err(|_| Error::NotCa(certificate.to_owned()))?;
+            if !parsed.is_ca() {
+                return Err(Error::NotCa(certificate.to_owned()));
+            }
+            let is_root = parsed.subject() == parsed.issuer();
+            if index == 0 || !is_root {
+                validity = overlap(validity, validity_of(&parsed));
+                pems.push(section);
+            }
+        }
+        let trust_domain = signing_domain(&parsed);
+        let fingerprint = Fingerprint::of(&first);
+        certified_key((certificate, chain.clone()), (key, key_pem))?;
+        let issuer = Issuer::from_ca_cert_der(&first, KeyPair::try_from(&signer)?)?;
+        Ok(Self { issuer, chain: pems, fingerprint, anchor: None, trust_domain, validity })
+    }
+
+    /// Finds the root of `roots` that vouches for this authority; its end caps what is issued from now on.
+    pub(crate) fn beneath(mut self, certificate: &Path, roots: &[CertificateDer<'_>]) -> Result<Self, Error> {
+        let own = pem::certificates(certificate, self.chain.concat().as_bytes())?;
+        for root in roots {
+            let Ok((_, parsed)) = X509Certificate::from_der(root) else { continue };
+            let vouches = |der: &CertificateDer<'_>| {
+                der == root || X509Certificate::from_der(der).is_ok_and(|(_, child)| is_signed_by(&child, &parsed))
+            };
+            if own.last().is_some_and(vouches) {
+                self.validity = overlap(self.validity, validity_of(&parsed));
+                self.anchor = Some(Fingerprint::of(root));
+                return Ok(self);
+            }
+        }
+        Err(CaError::NoAnchor(certificate.to_owned()).into())
     }
 
     /// The trust domain its certificate names; none for a CA that was made elsewhere and names none.
@@ -135,26 +237,63 @@ impl Authority {
         self.validity
     }
 
-    /// The CA certificate as PEM.
+    /// The SHA-256 of its own certificate.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// The SHA-256 of the root above it; [`None`] where that is not known.
+    pub fn anchor(&self) -> Option<Fingerprint> {
+        self.anchor
+    }
+
+    /// Its own certificate as PEM.
     pub fn certificate_pem(&self) -> &str {
-        &self.pem
+        self.chain.first().map_or("", String::as_str)
     }
 
     /// `wanted`, as far as this CA's own validity reaches.
     pub fn cut(&self, wanted: Validity) -> Validity {
-        Validity {
-            not_before: max(wanted.not_before, self.validity.not_before),
-            not_after: min(wanted.not_after, self.validity.not_after),
-        }
+        overlap(self.validity, wanted)
     }
 
-    /// Makes a key and an SVID for `id`, valid exactly as told; see [`Authority::cut`]. Whether the CA should sign for
-    /// this trust domain is the caller's to ask.
+    /// As [`Authority::cut`], where something is left.
+    fn overlap(&self, wanted: Validity) -> Result<Validity, Error> {
+        let cut = self.cut(wanted);
+        if cut.not_after < cut.not_before && wanted.not_before <= wanted.not_after {
+            let Validity { not_before, not_after } = self.validity;
+            return Err(Error::SignerNotValid { not_before, not_after });
+        }
+        Ok(cut)
+    }
+
+    /// What a leaf issued at `now` for `ttl` gets: from [`LEAF_BACKDATE`] earlier, until the CA's end at most.
+    ///
+    /// # Errors
+    /// [`Error::SignerNotValid`]: the CA, or a certificate above it, is not valid at `now`.
+    pub fn leaf_validity(&self, now: SystemTime, ttl: Duration) -> Result<Validity, Error> {
+        let Validity { not_before, not_after } = self.validity;
+        if now < not_before || now > not_after {
+            return Err(Error::SignerNotValid { not_before, not_after });
+        }
+        self.overlap(Validity::around(now, LEAF_BACKDATE, ttl))
+    }
+
+    /// Makes a P-256 key and an SVID for `id`, valid exactly as told; see [`Authority::cut`]. Whether the CA should
+    /// sign for this trust domain is the caller's to ask.
     ///
     /// # Errors
     /// The validity is empty, or there is no randomness.
     pub fn issue(&self, id: &SpiffeId, validity: Validity) -> Result<Issued, Error> {
-        self.issue_as(id, validity, |_| {})
+        self.issue_as(id, validity, KeyKind::P256, |_| {})
+    }
+
+    /// As [`Authority::issue`], with a key of another kind.
+    ///
+    /// # Errors
+    /// As [`Authority::issue`].
+    pub fn issue_of_kind(&self, id: &SpiffeId, validity: Validity, kind: KeyKind) -> Result<Issued, Error> {
+        self.issue_as(id, validity, kind, |_| {})
     }
 
     /// As [`Authority::issue`], with a last word on what the certificate says.
@@ -162,24 +301,42 @@ impl Authority {
         &self,
         id: &SpiffeId,
         validity: Validity,
+        kind: KeyKind,
         amend: impl FnOnce(&mut CertificateParams),
     ) -> Result<Issued, Error> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let serial = random_serial()?;
-        // The subject is empty: the URI is the identity, and then it is critical (RFC 5280, section 4.2.1.6).
-        let mut params = params(validity, &serial)?;
-        params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = key::generate(kind)?;
+        let (mut params, serial) = leaf_params(id, validity)?;
         amend(&mut params);
         let leaf = params.signed_by(&key, &self.issuer)?;
-        Ok(Issued {
-            chain_pem: leaf.pem() + &self.pem,
-            key_pem: key.serialize_pem(),
-            validity,
-            serial: serial.iter().map(|byte| format!("{byte:02x}")).collect(),
-        })
+        let chain_pem = leaf.pem() + &self.chain.concat();
+        Ok(Issued { chain_pem, key_pem: key.serialize_pem(), validity, serial })
+    }
+
+    /// Makes an SVID for `id` with the request's key, valid exactly as told; see [`Authority::leaf_validity`]. Of the
+    /// request nothing else counts.
+    ///
+    /// # Errors
+    /// The request asks for another name, `id` is of another trust domain than this CA, or the validity is empty.
+    pub fn sign_csr(&self, csr: &ParsedCsr, id: &SpiffeId, validity: Validity) -> Result<SignedLeaf, Error> {
+        csr.check_names(id).map_err(CaError::Csr)?;
+        self.check_domain(id)?;
+        let (params, serial) = leaf_params(id, validity)?;
+        let leaf = params.signed_by(csr.key(), &self.issuer)?;
+        let chain_pem = std::iter::once(leaf.pem()).chain(self.chain.iter().cloned()).collect();
+        Ok(SignedLeaf { chain_pem, serial, spiffe_id: id.clone(), validity })
+    }
+
+    /// Refuses an identity of another trust domain than the one this CA's certificate names.
+    ///
+    /// # Errors
+    /// [`Error::ForeignId`].
+    pub fn check_domain(&self, id: &SpiffeId) -> Result<(), Error> {
+        match &self.trust_domain {
+            Some(ours) if ours.as_str() != id.trust_domain() => {
+                Err(Error::ForeignId { id: id.clone(), trust_domain: ours.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn key_pem(&self) -> String {
@@ -187,45 +344,19 @@ impl Authority {
     }
 }
 
-/// 126 random bits in 16 bytes: positive, never shorter (RFC 5280, section 4.1.2.2).
-pub(crate) fn random_serial() -> Result<[u8; 16], Error> {
-    let mut serial = [0; 16];
-    rand::fill(&mut serial).map_err(|_| Error::Random)?;
-    serial[0] = serial[0] & 0x7f | 0x40;
-    Ok(serial)
+fn overlap(one: Validity, other: Validity) -> Validity {
+    Validity { not_before: max(one.not_before, other.not_before), not_after: min(one.not_after, other.not_after) }
 }
 
-fn params(validity: Validity, serial: &[u8]) -> Result<CertificateParams, Error> {
-    let Validity { not_before, not_after } = validity;
-    if not_after < not_before {
-        return Err(Error::EmptyValidity { not_before, not_after });
+fn validity_of(certificate: &X509Certificate<'_>) -> Validity {
+    Validity {
+        not_before: system_time(certificate.validity().not_before),
+        not_after: system_time(certificate.validity().not_after),
     }
-    let mut params = CertificateParams::default();
-    params.not_before = not_before.into();
-    params.not_after = not_after.into();
-    params.serial_number = Some(SerialNumber::from_slice(serial));
-    params.distinguished_name = DistinguishedName::new();
-    params.use_authority_key_identifier_extension = true;
-    Ok(params)
 }
 
-fn ca_params(
-    trust_domain: &TrustDomain,
-    key: &KeyPair,
-    kind: &str,
-    path_length: u8,
-    validity: Validity,
-) -> Result<CertificateParams, Error> {
-    let mut params = params(validity, &random_serial()?)?;
-    // Two roots of one domain live side by side while one replaces the other: the key's digits tell them apart.
-    let digits: String = params.key_identifier(key).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
-    params.distinguished_name.push(DnType::CommonName, format!("{kind} {digits}"));
-    // A signing certificate names its trust domain, without a path (X.509-SVID, section 3.2).
-    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").as_str().try_into()?)];
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    Ok(params)
+fn is_signed_by(child: &X509Certificate<'_>, parent: &X509Certificate<'_>) -> bool {
+    child.issuer() == parent.subject() && child.verify_signature(Some(parent.public_key())).is_ok()
 }
 
 fn signing_domain(certificate: &X509Certificate<'_>) -> Option<TrustDomain> {

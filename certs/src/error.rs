@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use remora_model::{SpiffeId, TrustDomain};
 
+use crate::ca::CaError;
 use crate::verify::{Clock, VerifyError};
 
 /// What failed, and in which file. No variant ever holds key material.
@@ -136,6 +137,9 @@ pub enum Error {
     /// A directory has no certificate to show.
     #[error("{}: no certificate, bundle or key in this directory", .0.display())]
     NothingToShow(PathBuf),
+    /// The CA's state, its record or a request to it.
+    #[error(transparent)]
+    Ca(#[from] CaError),
     /// A TLS configuration cannot be built.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),

@@ -89,7 +89,8 @@ fn give_away(file: &File, replaced: &Path, owner: Option<Owner>) -> std::io::Res
     Ok(())
 }
 
-fn sync_directory(of: &Path) -> std::io::Result<()> {
+/// Makes what was created, renamed or removed beside `of` last.
+pub(crate) fn sync_directory(of: &Path) -> std::io::Result<()> {
     let directory = of.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(directory)?.sync_all()
 }

@@ -1,6 +1,7 @@
 //! What a certificate is called where its name is not enough: the SHA-256 of its DER bytes.
 
 use std::fmt;
+use std::str::FromStr;
 
 use aws_lc_rs::digest;
 
@@ -19,6 +20,31 @@ impl Fingerprint {
     /// The 32 bytes of the hash.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// Why a text is not a fingerprint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a fingerprint has 64 hexadecimal digits")]
+pub struct InvalidFingerprint;
+
+impl FromStr for Fingerprint {
+    type Err = InvalidFingerprint;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut bytes = [0; 32];
+        if text.len() != 64 || !text.is_ascii() {
+            return Err(InvalidFingerprint);
+        }
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            let digits = &text[2 * index..2 * index + 2];
+            // No sign: from_str_radix takes one.
+            if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+                return Err(InvalidFingerprint);
+            }
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| InvalidFingerprint)?;
+        }
+        Ok(Self(bytes))
     }
 }
 

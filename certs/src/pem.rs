@@ -42,6 +42,15 @@ pub(crate) fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'stat
     })
 }
 
+/// The text of each certificate section in `pem`, in order, one newline after each; what stands between them is left out.
+pub(crate) fn certificate_sections(pem: &[u8]) -> Vec<String> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let text = String::from_utf8_lossy(pem);
+    let sections = text.split(BEGIN).skip(1).filter_map(|rest| rest.split_once(END));
+    sections.map(|(body, _)| format!("{BEGIN}{body}{END}\n")).collect()
+}
+
 /// The offending text is left out on purpose: in a key file it may be part of the key.
 pub(crate) fn bad_pem(path: &Path, reason: &PemError) -> Error {
     let reason = match reason {

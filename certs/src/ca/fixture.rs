@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 use rcgen::{
     CertificateParams, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
 };
-use remora_model::identity::IdentityFiles;
+use remora_model::identity::{IdentityFiles, KeyKind};
 use remora_model::{SpiffeId, TrustDomain};
 use rustls_pki_types::CertificateDer;
 
 use super::{Authority, Issued, Validity};
-use crate::{Identity, Svid, TrustBundle, pem};
+use crate::{Fingerprint, Identity, Svid, TrustBundle, pem};
 
 pub(crate) const CATALOG: &str = "spiffe://example.org/ns/shop/sa/catalog";
 pub(crate) const PRICING: &str = "spiffe://example.org/ns/shop/sa/pricing";
@@ -48,7 +48,7 @@ impl Ca {
 
     /// The same CA with another intermediate, amended.
     pub(crate) fn with_intermediate(mut self, validity: Validity, amend: impl FnOnce(&mut CertificateParams)) -> Self {
-        self.intermediate = self.root.intermediate_as(&self.trust_domain, validity, amend).unwrap();
+        self.intermediate = self.root.intermediate_as(&self.trust_domain, validity, KeyKind::P256, amend).unwrap();
         self
     }
 
@@ -63,7 +63,7 @@ impl Ca {
 
     /// The chain of a leaf that says something else.
     pub(crate) fn amended(&self, amend: impl FnOnce(&mut CertificateParams)) -> Vec<CertificateDer<'static>> {
-        chain(&self.intermediate.issue_as(&id(CATALOG), current(), amend).unwrap())
+        chain(&self.intermediate.issue_as(&id(CATALOG), current(), KeyKind::P256, amend).unwrap())
     }
 
     pub(crate) fn identity(&self, text: &str) -> Identity {
@@ -95,7 +95,14 @@ impl Ca {
 /// it shows for itself.
 pub(crate) fn impostor(certificate: &CertificateDer<'_>, key: KeyPair, chain_pem: &str) -> Authority {
     let issuer = Issuer::from_ca_cert_der(certificate, key).unwrap();
-    Authority { issuer, pem: chain_pem.to_owned(), trust_domain: None, validity: current() }
+    Authority {
+        issuer,
+        chain: vec![chain_pem.to_owned()],
+        fingerprint: Fingerprint::of(certificate),
+        anchor: None,
+        trust_domain: None,
+        validity: current(),
+    }
 }
 
 /// A revocation list of `authority` in PEM, with these serial numbers (hexadecimal), made an hour before `next_update`.

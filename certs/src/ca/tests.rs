@@ -57,9 +57,9 @@ fn a_directory_is_made_private_and_read_back() {
     assert_eq!(mode("."), 0o700);
     assert_eq!((mode("root-key.pem"), mode("intermediate-key.pem")), (0o600, 0o600));
     assert_eq!((mode("root.pem"), mode("intermediate.pem"), mode("bundle.pem")), (0o644, 0o644, 0o644));
-    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 5, "nothing temporary is left");
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 7, "nothing temporary is left");
 
-    let signer = ca.intermediate().unwrap();
+    let signer = ca.authority();
     assert_eq!(signer.trust_domain(), Some(&domain()));
     let issued = signer.issue(&id(CATALOG), signer.cut(current())).unwrap();
     let bundle = crate::TrustBundle::load(domain(), &path.join("bundle.pem")).unwrap();

@@ -2,6 +2,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::*;
 use crate::ca::fixture::{Ca, TestDir};
+use crate::ca::{CaDirectory, Validity};
 use crate::{Svid, TrustBundle, VerifyError, verify_chain};
 
 const ID: &str = "spiffe://example.org/ns/shop/sa/catalog";
@@ -116,17 +117,19 @@ fn a_long_life_is_cut_and_said() {
     let directory = with_ca();
     let issued = remora_certs(&directory, &format!("issue --ca DIR/ca --id {ID} --out DIR/w --ttl 36500d")).unwrap();
     assert!(issued.contains("cut to the CA's own end"), "{issued}");
-    let intermediate = CaDirectory::at(&directory.path().join("ca")).intermediate().unwrap();
-    assert_eq!(svid(&directory, "w").not_after(), intermediate.validity().not_after);
+    let ca = CaDirectory::open(&directory.path().join("ca")).unwrap();
+    assert_eq!(svid(&directory, "w").not_after(), ca.authority().validity().not_after);
 }
 
 #[test]
 fn an_expired_ca_says_so() {
-    let directory = with_ca();
+    let directory = TestDir::new();
     let now = SystemTime::now();
     let old = Validity { not_before: now - 9 * DAY, not_after: now - DAY };
     let ca = Ca::new("example.org").with_intermediate(old, |_| {});
     let path = |name: &str| directory.path().join("ca").join(name);
+    std::fs::create_dir(directory.path().join("ca")).unwrap();
+    std::fs::write(path("bundle.pem"), ca.root.certificate_pem()).unwrap();
     std::fs::write(path("intermediate.pem"), ca.intermediate.certificate_pem()).unwrap();
     std::fs::write(path("intermediate-key.pem"), ca.intermediate.key_pem()).unwrap();
     let error = remora_certs(&directory, &format!("issue --ca DIR/ca --id {ID} --out DIR/w")).unwrap_err();

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use remora_model::identity::KeyKind;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -32,6 +33,8 @@ pub(super) enum InvalidValue {
     Moment,
     #[error("an owner is UID or UID:GID, in numbers")]
     Owner,
+    #[error("a kind of key is p256, ed25519 or rsa-2048")]
+    Key,
 }
 
 /// The longest duration: a hundred years, far from where calendars end.
@@ -75,6 +78,15 @@ pub(super) fn owner(text: &str) -> Result<Owner, InvalidValue> {
         Some((uid, gid)) => Owner { uid: number(uid)?, gid: Some(number(gid)?) },
         None => Owner { uid: number(text)?, gid: None },
     })
+}
+
+pub(super) fn key_kind(text: &str) -> Result<KeyKind, InvalidValue> {
+    match text {
+        "p256" => Ok(KeyKind::P256),
+        "ed25519" => Ok(KeyKind::Ed25519),
+        "rsa-2048" => Ok(KeyKind::Rsa2048),
+        _ => Err(InvalidValue::Key),
+    }
 }
 
 #[cfg(test)]
