@@ -1,10 +1,12 @@
-//! OpenSSL's client at a strict port: each wrong certificate is refused, counted by its reason and named in the log.
+//! OpenSSL at both ends: each wrong certificate is refused, counted by its reason and named in the log. The numbers are the
+//! classes of hostile input.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use remora_test::forge::{Forgery, forge};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyUsagePurpose, SanType};
+use remora_test::forge::{Forgery, constrain, forge, forge_as};
 use remora_test::mesh::{Mesh, issue, make_authority};
 use remora_test::netns::tool;
 use remora_test::pod::Pod;
@@ -42,78 +44,196 @@ struct Case {
     words: &'static str,
 }
 
-/// Each wrong certificate once, with a reason that no other case has.
-fn cases(mesh: &Mesh) -> Vec<Case> {
-    let folder = mesh.folder().join("strangers");
-    std::fs::create_dir(&folder).unwrap();
-    let forged = |name: &'static str, reason, words, forgery: Forgery<'_>| {
-        let out = folder.join(name.replace(' ', "-"));
-        forge(mesh.authority(), &out, &forgery);
+/// Makes the strangers' certificates, each in a folder of its own.
+struct Forger<'a> {
+    authority: &'a Path,
+    folder: PathBuf,
+}
+
+impl<'a> Forger<'a> {
+    fn new(mesh: &'a Mesh) -> Self {
+        let folder = mesh.folder().join("strangers");
+        std::fs::create_dir_all(&folder).unwrap();
+        Self { authority: mesh.authority(), folder }
+    }
+
+    fn forged(&self, name: &'static str, (reason, words): Said, forgery: &Forgery<'_>) -> Case {
+        self.amended(name, (reason, words), forgery, |_| {})
+    }
+
+    fn amended(
+        &self,
+        name: &'static str,
+        (reason, words): Said,
+        forgery: &Forgery<'_>,
+        amend: impl FnOnce(&mut CertificateParams),
+    ) -> Case {
+        let out = self.folder.join(name.replace(' ', "-"));
+        forge_as(self.authority, &out, forgery, amend);
         Case { name, identity: Some(out), reason, words }
-    };
-    let id = "spiffe://example.org/ns/test/sa/openssl";
-    let foreign = folder.join("foreign-ca");
+    }
+
+    /// Right but for `id`, which is no SPIFFE ID.
+    fn named(&self, name: &'static str, id: &str) -> Case {
+        self.forged(name, ("invalid_spiffe_id", "SPIFFE ID"), &Forgery { ids: &[id], ..Forgery::default() })
+    }
+}
+
+/// A reason and words of the log's line.
+type Said = (&'static str, &'static str);
+
+const ID: &str = "spiffe://example.org/ns/test/sa/openssl";
+
+/// H59: a wrong authority, wrong times, a wrong domain under the right authority.
+fn h59(mesh: &Mesh) -> Vec<Case> {
+    let forger = Forger::new(mesh);
+    let (foreign, wrong) = (forger.folder.join("foreign-ca"), forger.folder.join("wrong-ca"));
     make_authority(&foreign, "example.org");
-    let wrong = folder.join("wrong-ca");
-    issue(&foreign, id, &wrong, &[]);
+    issue(&foreign, ID, &wrong, &[]);
     let other = "spiffe://other.example/ns/test/sa/openssl";
+    let (expired, early) = (("expired", "; our clock says "), ("not_yet_valid", "; our clock says "));
     vec![
         Case { name: "wrong authority", identity: Some(wrong), reason: "unknown_ca", words: "not issued by a CA" },
-        forged("expired", "expired", "expired", Forgery { ids: &[id], from: -7_200, until: -3_600 }),
-        forged("not yet valid", "not_yet_valid", "not valid before", Forgery { ids: &[id], from: 3_600, until: 7_200 }),
-        forged("wrong domain", "wrong_trust_domain", "other.example", Forgery { ids: &[other], ..Forgery::default() }),
-        forged(
-            "no SPIFFE ID",
-            "invalid_spiffe_id",
-            "https://example.org/a",
-            Forgery { ids: &["https://example.org/a"], ..Forgery::default() },
+        forger.forged("expired", expired, &Forgery { ids: &[ID], from: -7_200, until: -3_600 }),
+        forger.forged("not yet valid", early, &Forgery { ids: &[ID], from: 3_600, until: 7_200 }),
+        forger.forged(
+            "wrong domain",
+            ("wrong_trust_domain", "other.example"),
+            &Forgery { ids: &[other], ..Forgery::default() },
         ),
     ]
 }
 
-#[test]
-fn each_wrong_client_is_refused_for_its_reason() {
+/// H60: certificates of the right authority that are no SVIDs.
+fn h60(mesh: &Mesh) -> Vec<Case> {
+    let forger = Forger::new(mesh);
+    let bad = |words| ("bad_certificate", words);
+    let no_id = |words| ("invalid_spiffe_id", words);
+    let right = Forgery { ids: &[ID], ..Forgery::default() };
+    vec![
+        forger.named("no SPIFFE ID", "https://example.org/a"),
+        forger.named("dots", "spiffe://example.org/ns/test/../sa/openssl"),
+        forger.named("upper case", "spiffe://EXAMPLE.org/ns/test/sa/openssl"),
+        forger.named("query", "spiffe://example.org/ns/test/sa/openssl?a=b"),
+        forger.named("port", "spiffe://example.org:8443/ns/test/sa/openssl"),
+        forger.named("NUL", "spiffe://example.org/ns/test/sa/openssl\0.evil"),
+        forger.forged(
+            "two URIs",
+            no_id("several URI names"),
+            &Forgery { ids: &[ID, "spiffe://example.org/ns/test/sa/other"], ..Forgery::default() },
+        ),
+        forger.amended("DNS only", no_id("no URI name"), &Forgery::default(), |leaf| {
+            leaf.subject_alt_names = vec![SanType::DnsName("server.test".try_into().unwrap())];
+        }),
+        forger.amended("a CA", bad("a CA's"), &right, |leaf| {
+            leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }),
+        forger.amended("no extended key usage", bad("extended key usage lacks"), &right, |leaf| {
+            leaf.extended_key_usages.clear();
+        }),
+        forger.amended("may sign", bad("lets it sign"), &right, |leaf| {
+            leaf.key_usages.push(KeyUsagePurpose::KeyCertSign);
+        }),
+    ]
+}
+
+/// H62: an intermediate of the right root that may not sign for our domain.
+fn h62(mesh: &Mesh) -> Vec<Case> {
+    let folder = Forger::new(mesh).folder;
+    let (authority, out) = (folder.join("constrained-ca"), folder.join("constrained"));
+    constrain(mesh.authority(), &authority, "other.example");
+    forge(&authority, &out, &Forgery { ids: &[ID], ..Forgery::default() });
+    vec![Case { name: "constrained", identity: Some(out), reason: "bad_certificate", words: "name constraints" }]
+}
+
+/// Each of the strangers is refused, counted by its reason and named in the log; then a right one is served by the same
+/// process.
+fn refuses_clients(cases: fn(&Mesh) -> Vec<Case>) {
     let pair = Pair::usual();
     let stranger = pair.mesh.pod("stranger");
     let to = pair.server.at(8080).to_string();
     let mut cases = cases(&pair.mesh);
     cases.push(Case { name: "nothing", identity: None, reason: "no_certificate", words: "no certificate" });
+    let mut counted = std::collections::BTreeMap::new();
     for case in &cases {
         let told = pair.inbound.stderr().len();
         let output = s_client(&stranger, &to, case.identity.as_deref(), &[]);
         assert!(!answered(&output), "{} was served: {output:?}", case.name);
         let labels = [("side", "server"), ("reason", case.reason)];
-        pair.inbound.metric_until("remora_tls_handshake_failures_total", &labels, |n| n == 1.0);
+        let count = counted.entry(case.reason).or_insert(0.0);
+        *count += 1.0;
+        pair.inbound.metric_until("remora_tls_handshake_failures_total", &labels, |n| n == *count);
         let log = pair.inbound.stderr()[told..].to_owned();
         let named = |line: &str| line.contains(case.words) && line.contains(&stranger.v4().to_string());
-        assert!(log.lines().any(named), "no line has the peer and {:?}:\n{log}", case.words);
+        assert!(log.lines().any(named), "{}: no line has the peer and {:?}:\n{log}", case.name, case.words);
+        assert!(!log.contains('\0'), "{}: {log:?}", case.name);
     }
     let failures = pair.inbound.metric("remora_tls_handshake_failures_total", &[]);
     assert_eq!(failures, cases.len() as f64, "each counted once");
     assert_eq!(pair.inbound.metric("remora_requests_total", &[("direction", "inbound")]), 0.0, "none got through");
+    assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200, "who is right is served");
 }
 
-#[test]
-fn each_wrong_server_is_refused_for_its_reason() {
+/// Each of the strangers is refused as a server: a 503 that says why, never a word of the request.
+fn refuses_servers(cases: fn(&Mesh) -> Vec<Case>) {
     let mesh = Mesh::new();
     let (client, server) = (mesh.pod("client"), mesh.pod("server"));
     let outbound = client.sidecar(&entry(8080, &[server.at(8080)], ""));
-    for case in cases(&mesh) {
-        let folder = case.identity.unwrap();
+    let serve = |folder: &Path| {
         let mut command = server.command(tool("openssl"));
         command.args(["s_server", "-accept", "8080", "-www", "-alpn", "istio-http/1.1", "-cert"]);
         command.arg(folder.join("cert.pem")).arg("-key").arg(folder.join("key.pem"));
         command.arg("-cert_chain").arg(folder.join("cert.pem"));
-        let mut app = server.app(8080, &mut command);
+        server.app(8080, &mut command)
+    };
+    for case in cases(&mesh) {
+        let mut app = serve(&case.identity.unwrap());
+        let labels = [("side", "client"), ("reason", case.reason)];
+        let before = outbound.metric("remora_tls_handshake_failures_total", &labels);
         let answer = client.curl(&["http://10.96.0.10:8080/name"]);
         assert_eq!(answer.code, 503, "{}: {answer:?}", case.name);
         let reason = answer.header("x-remora-reason").unwrap_or_default();
         assert!(reason.starts_with("UF ") && reason.contains(case.words), "{}: {reason}", case.name);
-        let labels = [("side", "client"), ("reason", case.reason)];
-        assert!(outbound.metric("remora_tls_handshake_failures_total", &labels) >= 1.0, "{}", case.name);
+        assert!(outbound.metric("remora_tls_handshake_failures_total", &labels) > before, "{}", case.name);
         app.signal(nix::sys::signal::Signal::SIGKILL);
         app.wait();
     }
+    let right = mesh.folder().join("right");
+    issue(mesh.authority(), ID, &right, &[]);
+    let _app = serve(&right);
+    remora_test::eventually("a right server is used", || {
+        (client.curl(&["http://10.96.0.10:8080/name"]).code == 200).then_some(())
+    });
+}
+
+#[test]
+fn h59_wrong_clients() {
+    refuses_clients(h59);
+}
+
+#[test]
+fn h59_wrong_servers() {
+    refuses_servers(h59);
+}
+
+#[test]
+fn h60_clients_that_show_no_svid() {
+    refuses_clients(h60);
+}
+
+#[test]
+fn h60_servers_that_show_no_svid() {
+    refuses_servers(h60);
+}
+
+#[test]
+fn h62_clients_outside_the_constraints_of_their_authority() {
+    refuses_clients(h62);
+}
+
+#[test]
+fn h62_servers_outside_the_constraints_of_their_authority() {
+    refuses_servers(h62);
 }
 
 #[test]
