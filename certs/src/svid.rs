@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use remora_model::{SpiffeId, TrustDomain};
 use rustls::sign::CertifiedKey;
 use rustls::{Error as TlsError, InconsistentKeys};
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::leaf::Leaf;
 use crate::verify::{PeerRole, VerifyError};
@@ -37,14 +37,24 @@ impl Svid {
         (key_path, key): (&Path, &[u8]),
     ) -> Result<Self, Error> {
         let chain = pem::certificates(certificate_path, certificate)?;
+        Self::from_der(trust_domain, (certificate_path, chain), (key_path, pem::private_key(key_path, key)?))
+    }
+
+    /// An SVID of decoded parts; the paths name in errors where each comes from.
+    pub(crate) fn from_der(
+        trust_domain: &TrustDomain,
+        (certificate_path, chain): (&Path, Vec<CertificateDer<'static>>),
+        (key_path, key): (&Path, PrivateKeyDer<'static>),
+    ) -> Result<Self, Error> {
         let refused = |source| Error::Certificate { path: certificate_path.to_owned(), source };
-        let leaf = Leaf::parse(&chain[0], &[PeerRole::Client, PeerRole::Server]).map_err(refused)?;
+        let first = chain.first().ok_or_else(|| refused(VerifyError::NoCertificate))?;
+        let leaf = Leaf::parse(first, &[PeerRole::Client, PeerRole::Server]).map_err(refused)?;
         if leaf.spiffe_id.trust_domain() != trust_domain.as_str() {
             let trusted = vec![trust_domain.clone()];
             return Err(refused(VerifyError::WrongTrustDomain { found: leaf.spiffe_id, trusted }));
         }
-        let fingerprint = Fingerprint::of(&chain[0]);
-        let key = certified_key((certificate_path, chain), (key_path, key))?;
+        let fingerprint = Fingerprint::of(first);
+        let key = certified_key_of((certificate_path, chain), (key_path, key))?;
         Ok(Self { key, leaf: Arc::new(leaf), fingerprint })
     }
 
@@ -97,9 +107,16 @@ pub(crate) fn certified_key(
     (certificate_path, chain): (&Path, Vec<CertificateDer<'static>>),
     (key_path, key): (&Path, &[u8]),
 ) -> Result<Arc<CertifiedKey>, Error> {
+    certified_key_of((certificate_path, chain), (key_path, pem::private_key(key_path, key)?))
+}
+
+/// As [`certified_key`], of a decoded key.
+fn certified_key_of(
+    (certificate_path, chain): (&Path, Vec<CertificateDer<'static>>),
+    (key_path, key): (&Path, PrivateKeyDer<'static>),
+) -> Result<Arc<CertifiedKey>, Error> {
     let unusable = |source| Error::Key { path: key_path.to_owned(), source };
-    let der = pem::private_key(key_path, key)?;
-    let signer = tls::provider().key_provider.load_private_key(der).map_err(unusable)?;
+    let signer = tls::provider().key_provider.load_private_key(key).map_err(unusable)?;
     let certified = CertifiedKey::new(chain, signer);
     match certified.keys_match() {
         Ok(()) => Ok(Arc::new(certified)),

@@ -1,18 +1,29 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use remora_model::identity::{FederatedBundle, IdentitySource};
+
 use super::*;
 use crate::ca::fixture::{CATALOG, Ca, TestDir};
+use crate::source::fixture::{BOUND, config, until, until_status};
 
 const NEVER: Duration = Duration::from_secs(3600);
-/// Far beyond what any of this takes.
-const BOUND: Duration = Duration::from_secs(60);
+
+fn configured(ca: &Ca, directory: &Path) -> (IdentityConfig, IdentityFiles) {
+    let files = ca.files(directory);
+    (config(IdentitySource::Files(files.clone())), files)
+}
+
+fn start(ca: &Ca, directory: &Path) -> FileSource {
+    let (config, files) = configured(ca, directory);
+    FileSource::start(&config, &files)
+}
 
 /// A source that hears of changes by notification only.
 fn source(ca: &Ca, directory: &Path) -> FileSource {
-    let files = ca.files(directory);
-    let paths = [&files.certificate, &files.key, &files.trust_bundle].map(Clone::clone);
-    FileSource::watching(ca.trust_domain.clone(), files, FileWatcher::with_fallback(paths, NEVER))
+    let (config, files) = configured(ca, directory);
+    let watcher = FileWatcher::with_fallback(paths(&files), NEVER);
+    FileSource::watching(&config, &files, watcher)
 }
 
 async fn until_serial(identity: &mut watch::Receiver<Option<Arc<Identity>>>, serial: &str) {
@@ -22,7 +33,7 @@ async fn until_serial(identity: &mut watch::Receiver<Option<Arc<Identity>>>, ser
 }
 
 #[tokio::test]
-async fn two_hundred_symlink_swaps_and_the_last_one_counts() {
+async fn a_thousand_symlink_swaps_and_none_is_missed() {
     let (ca, directory) = (Ca::new("example.org"), TestDir::new());
     let volume = directory.path();
     let swap = |n: u32| {
@@ -41,7 +52,7 @@ async fn two_hundred_symlink_swaps_and_the_last_one_counts() {
     }
     let source = source(&ca, volume);
     let mut identity = source.identity();
-    for n in 1..=200 {
+    for n in 1..=1000 {
         let serial = swap(n);
         // Bursts of various lengths, so that swaps meet the source waiting, looking and loading.
         match n % 10 {
@@ -50,7 +61,7 @@ async fn two_hundred_symlink_swaps_and_the_last_one_counts() {
             _ => {}
         }
     }
-    assert!(source.status().succeeded() >= 20);
+    assert!(source.status().succeeded() >= 100);
     assert_eq!(source.status().failed(), 0);
 }
 
@@ -87,7 +98,7 @@ async fn trouble_that_persists_is_counted_once_and_ends() {
     let (ca, directory) = (Ca::new("example.org"), TestDir::new());
     let first = ca.issue(CATALOG);
     ca.write(directory.path(), &first);
-    let source = FileSource::start(ca.trust_domain.clone(), ca.files(directory.path()));
+    let source = start(&ca, directory.path());
     let (mut identity, status) = (source.identity(), source.status());
 
     std::fs::write(directory.path().join("key.pem"), ca.issue(CATALOG).key_pem).unwrap();
@@ -111,23 +122,25 @@ async fn trouble_that_persists_is_counted_once_and_ends() {
 #[test]
 fn the_same_certificates_read_again_are_no_new_identity() {
     let ca = Ca::new("example.org");
+    let outlet = Outlet::new(Some(Default::default()), "files");
+    let mut receiver = outlet.identity();
     let first = ca.identity(CATALOG);
-    let again = Identity::new(first.svid().clone(), first.bundles().as_ref().clone());
-    let (sender, receiver) = watch::channel(Some(Arc::new(first)));
-    let status = SourceStatus::default();
-    take(again, &sender, &status);
-    assert!(!receiver.has_changed().unwrap());
-    assert_eq!(status.succeeded(), 0);
-    take(ca.identity(CATALOG), &sender, &status);
+    take(&first, &outlet);
     assert!(receiver.has_changed().unwrap());
-    assert_eq!(status.succeeded(), 1);
+    receiver.mark_unchanged();
+    take(&Identity::new(first.svid().clone(), first.bundle().clone()), &outlet);
+    assert!(!receiver.has_changed().unwrap());
+    assert_eq!(outlet.status().succeeded(), 0);
+    take(&ca.identity(CATALOG), &outlet);
+    assert!(receiver.has_changed().unwrap());
+    assert_eq!(outlet.status().succeeded(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_changed_bundle_alone_is_a_new_identity() {
     let (ca, directory) = (Ca::new("example.org"), TestDir::new());
     ca.write(directory.path(), &ca.issue(CATALOG));
-    let source = FileSource::start(ca.trust_domain.clone(), ca.files(directory.path()));
+    let source = start(&ca, directory.path());
     let mut identity = source.identity();
     let both = [Ca::new("example.org").root.certificate_pem(), ca.root.certificate_pem()].concat();
     std::fs::write(directory.path().join("bundle.pem"), both).unwrap();
@@ -157,4 +170,47 @@ async fn what_cannot_be_used_at_first_is_said_and_waited_for() {
     ca.write(directory.path(), &issued);
     until_serial(&mut identity, &issued.serial).await;
     assert_eq!(source.status().last_error(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bundle_in_another_order_is_a_change() {
+    let (ca, directory) = (Ca::new("example.org"), TestDir::new());
+    ca.write(directory.path(), &ca.issue(CATALOG));
+    let other = Ca::new("example.org");
+    let (one, two) = (ca.root.certificate_pem(), other.root.certificate_pem());
+    std::fs::write(directory.path().join("bundle.pem"), [one, two].concat()).unwrap();
+    let source = start(&ca, directory.path());
+    let mut identity = source.identity();
+    let first = |identity: &Identity| identity.bundle().roots()[0].fingerprint();
+    let before = first(identity.borrow().as_ref().unwrap());
+    std::fs::write(directory.path().join("bundle.pem"), [two, one].concat()).unwrap();
+    until(&mut identity, |identity| first(identity) != before).await;
+    assert_eq!(source.status().bundle_updates(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn trust_files_are_waited_for_followed_and_kept_when_they_break() {
+    let (ca, directory, foreign) = (Ca::new("example.org"), TestDir::new(), Ca::new("partner.net"));
+    ca.write(directory.path(), &ca.issue(CATALOG));
+    let (mut config, files) = configured(&ca, directory.path());
+    let roots = directory.path().join("partner.pem");
+    config.federated = vec![FederatedBundle { trust_domain: foreign.trust_domain.clone(), roots: roots.clone() }];
+    let source = FileSource::start(&config, &files);
+    let (mut identity, status) = (source.identity(), source.status());
+    assert!(identity.borrow().is_none(), "what was asked for is awaited");
+    assert!(status.last_error().unwrap().contains("partner.pem: No such file"), "{:?}", status.last_error());
+
+    std::fs::write(&roots, foreign.root.certificate_pem()).unwrap();
+    let first = until(&mut identity, |_| true).await;
+    assert_eq!(first.bundles().federated()[0].trust_domain().as_str(), "partner.net");
+    assert_eq!(status.last_error(), None);
+
+    std::fs::write(&roots, "broken").unwrap();
+    until_status(&source, |status| status.last_error().is_some()).await;
+    assert_eq!(identity.borrow().as_ref().unwrap().generation(), first.generation(), "the last good one stays");
+    let both = [foreign.root.certificate_pem(), Ca::new("partner.net").root.certificate_pem()].concat();
+    std::fs::write(&roots, both).unwrap();
+    let next = until(&mut identity, |identity| identity.bundles().federated()[0].roots().len() == 2).await;
+    assert_eq!(next.svid().serial(), first.svid().serial());
+    assert_eq!((status.last_error(), status.bundle_updates()), (None, 1));
 }
