@@ -11,11 +11,11 @@ use tonic::body::Body;
 use tonic::server::{Grpc, NamedService};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 
-use crate::rpc::{self, ListReply, ListRequest, ReserveReply, ReserveRequest, Stock};
+use shop_mesh::rpc::{self, ListReply, ListRequest, ReserveReply, ReserveRequest, Sale, Stock, Total};
 use crate::{GRACE, stop};
 
 const PRODUCTS: [&str; 3] = ["teapot", "kettle", "lantern"];
@@ -68,6 +68,19 @@ impl Replica {
             return Err(Status::not_found(format!("the shop has no {:?}", request.product)));
         }
         Ok(Response::new(ReserveReply { replica: self.name.clone(), note: request.note }))
+    }
+
+    /// The sum so far after each sale, at once.
+    fn tally(
+        &self,
+        sales: Streaming<Sale>,
+    ) -> impl tokio_stream::Stream<Item = Result<Total, Status>> + Send + use<> {
+        let mut total = Total { replica: self.name.clone(), ..Total::default() };
+        sales.map(move |sale| {
+            total.sales += 1;
+            total.cents += sale?.cents;
+            Ok(total.clone())
+        })
     }
 
     fn watch(&self) -> Vec<Result<Stock, Status>> {
@@ -124,6 +137,13 @@ async fn answer(replica: Arc<Replica>, request: http::Request<Body>) -> http::Re
                 async move { Ok(Response::new(paced(stock, delay))) }
             });
             Grpc::new(ProstCodec::default()).server_streaming(watch, request).await
+        }
+        rpc::TALLY => {
+            let tally = service_fn(move |request: Request<Streaming<Sale>>| {
+                let totals = replica.tally(request.into_inner());
+                async move { Ok(Response::new(totals)) }
+            });
+            Grpc::new(ProstCodec::default()).streaming(tally, request).await
         }
         other => Status::unimplemented(format!("no method {other}")).into_http(),
     }

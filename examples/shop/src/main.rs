@@ -10,8 +10,8 @@ mod collector;
 mod echo;
 mod headers;
 mod http_server;
+mod ledger;
 mod pricing;
-mod rpc;
 mod stop;
 mod storefront;
 mod trace_store;
@@ -37,6 +37,8 @@ enum Application {
     Catalog(catalog::Args),
     /// What it costs (HTTP/1.1)
     Pricing(pricing::Args),
+    /// Repeats what it is told (TCP)
+    Ledger(ledger::Args),
     /// Answers every request (HTTP/1.1 and HTTP/2) with what it received, as JSON
     Echo(echo::Args),
     /// Receives spans (OTLP over gRPC) into memory and serves them as JSON
@@ -52,6 +54,7 @@ async fn main() -> anyhow::Result<()> {
         Application::Storefront(args) => storefront::run(args).await,
         Application::Catalog(args) => catalog::run(args).await,
         Application::Pricing(args) => pricing::run(args).await,
+        Application::Ledger(args) => ledger::run(args).await,
         Application::Echo(args) => echo::run(args).await,
         Application::Collector(args) => collector::run(args).await,
     }

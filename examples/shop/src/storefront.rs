@@ -16,7 +16,7 @@ use tonic::transport::Endpoint;
 
 use crate::headers::{grpc_request, trace_headers};
 use crate::http_server::{self, Answer, Versions};
-use crate::rpc::{CatalogClient, ListRequest, ReserveRequest};
+use shop_mesh::rpc::{CatalogClient, ListRequest, ReserveRequest};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use crate::http_client::{Ask, Budget, Report, load};
-use crate::mesh::{Mesh, door};
-use crate::namespace;
-use crate::pods::{CATALOG, GATEWAY, STOREFRONT};
-use crate::screen::Screen;
-use crate::sidecar;
+use shop_mesh::http_client::{Ask, Budget, Report, load};
+use shop_mesh::raised::{Mesh, door};
+use shop_mesh::namespace;
+use shop_mesh::pods::{CATALOG, GATEWAY, STOREFRONT};
+use shop_mesh::screen::Screen;
+use shop_mesh::sidecar;
 
 const REQUESTS: u64 = 300;
 const CLIENTS: usize = 8;

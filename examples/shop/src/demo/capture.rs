@@ -11,9 +11,9 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
-use crate::namespace;
-use crate::pods::{GATEWAY, MALLORY, WIRE};
-use crate::state;
+use shop_mesh::namespace;
+use shop_mesh::pods::{GATEWAY, MALLORY, WIRE};
+use shop_mesh::state;
 
 /// How long tcpdump may take for anything.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -4,30 +4,22 @@
 
 mod balance;
 mod capture;
-mod command;
-mod http_client;
-mod jaeger;
-mod mesh;
-mod namespace;
-mod pods;
-mod process;
 mod rotation;
-mod screen;
-mod sidecar;
-mod state;
 mod strict;
 mod trace;
 mod traces;
 mod wire;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use mesh::Mesh;
-use screen::Screen;
+use shop_mesh::raised::Mesh;
+use shop_mesh::screen::Screen;
+use shop_mesh::{jaeger, state};
 
 #[derive(Parser)]
 #[command(
@@ -75,7 +67,7 @@ const INTERRUPTED: u8 = 130;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let screen = Screen::new();
+    let screen = Screen::current();
     let outcome = match Cli::parse().action {
         Action::Run(args) => run(&screen, &args).await,
         Action::Down => down(&screen),
@@ -89,7 +81,7 @@ async fn main() -> ExitCode {
 
 /// The whole demo; whatever way it ends, nothing stays behind unless that was asked for.
 async fn run(screen: &Screen, args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let state = state::begin()?;
+    let state = state::begin(Duration::ZERO)?;
     let mut mesh = Mesh::default();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
-use crate::http_client::{Ask, Budget, load};
-use crate::mesh::{self, Mesh, door};
-use crate::namespace;
-use crate::pods::{GATEWAY, Pod, meshed};
-use crate::process;
-use crate::screen::Screen;
-use crate::sidecar;
+use shop_mesh::http_client::{Ask, Budget, load};
+use shop_mesh::raised::{self, Mesh, door};
+use shop_mesh::namespace;
+use shop_mesh::pods::{GATEWAY, Pod, meshed};
+use shop_mesh::process;
+use shop_mesh::screen::Screen;
+use shop_mesh::sidecar;
 
 const ROUNDS: usize = 6;
 const CLIENTS: usize = 4;
@@ -67,7 +67,7 @@ async fn rotate(screen: &Screen, budget: &Budget) -> anyhow::Result<BTreeMap<&'s
         pods.reverse();
         for pod in pods {
             let old = served_serial(pod).await?;
-            mesh::issue(pod).await?;
+            raised::issue(pod).await?;
             let renewed = sidecar::wait(pod, "has not picked up its new certificate", || async {
                 Ok(served_serial(pod).await? != old)
             });

@@ -7,12 +7,12 @@ use anyhow::bail;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::http_client::Ask;
-use crate::mesh::{Mesh, ask_at_the_door};
-use crate::namespace;
-use crate::pods::{CATALOG, MALLORY, PRICING, Pod, STOREFRONT};
-use crate::screen::Screen;
-use crate::sidecar;
+use shop_mesh::http_client::Ask;
+use shop_mesh::raised::{Mesh, ask_at_the_door};
+use shop_mesh::namespace;
+use shop_mesh::pods::{CATALOG, MALLORY, PRICING, Pod, STOREFRONT};
+use shop_mesh::screen::Screen;
+use shop_mesh::sidecar;
 
 /// How long a refusal may take.
 const PATIENCE: Duration = Duration::from_secs(5);

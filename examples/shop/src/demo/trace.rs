@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
-use crate::http_client::Ask;
-use crate::jaeger::Store;
-use crate::mesh::{Mesh, ask_at_the_door};
-use crate::screen::Screen;
+use shop_mesh::http_client::Ask;
+use shop_mesh::jaeger::Store;
+use shop_mesh::raised::{Mesh, ask_at_the_door};
+use shop_mesh::screen::Screen;
 use crate::traces::{Shape, Span, spans, tree};
 
 /// How long spans may be under way.

@@ -4,12 +4,12 @@
 use anyhow::ensure;
 
 use crate::capture::{Capture, Captured, Packet, count, random_token};
-use crate::http_client::{Ask, Connection};
-use crate::mesh::{Mesh, door};
-use crate::namespace;
-use crate::pods::{CATALOG, GATEWAY, PRICING, Pod, STOREFRONT, meshed};
-use crate::screen::Screen;
-use crate::sidecar;
+use shop_mesh::http_client::{Ask, Connection};
+use shop_mesh::raised::{Mesh, door};
+use shop_mesh::namespace;
+use shop_mesh::pods::{CATALOG, GATEWAY, PRICING, Pod, STOREFRONT, meshed};
+use shop_mesh::screen::Screen;
+use shop_mesh::sidecar;
 
 const ORDERS: usize = 20;
 

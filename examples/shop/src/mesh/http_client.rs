@@ -19,14 +19,16 @@ use tokio::net::TcpStream;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An HTTP answer with its whole body.
-pub(crate) struct Reply {
-    pub(crate) status: StatusCode,
-    pub(crate) body: String,
+pub struct Reply {
+    /// Of the answer.
+    pub status: StatusCode,
+    /// As text.
+    pub body: String,
 }
 
 impl Reply {
     /// The body of a 200 as JSON; anything else is an error.
-    pub(crate) fn json(&self) -> anyhow::Result<Value> {
+    pub fn json(&self) -> anyhow::Result<Value> {
         if self.status != StatusCode::OK {
             bail!("answer {}: {}", self.status, self.body.trim());
         }
@@ -36,7 +38,7 @@ impl Reply {
 
 /// What to ask for.
 #[derive(Clone, Debug)]
-pub(crate) enum Ask {
+pub enum Ask {
     /// `GET` of a path.
     Get(String),
     /// `POST` of nothing to a path.
@@ -62,13 +64,14 @@ impl Ask {
 }
 
 /// One keep-alive connection.
-pub(crate) struct Connection {
+pub struct Connection {
     address: SocketAddr,
     sender: SendRequest<Full<Bytes>>,
 }
 
 impl Connection {
-    pub(crate) async fn open(address: SocketAddr) -> anyhow::Result<Self> {
+    /// Connects.
+    pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -76,7 +79,8 @@ impl Connection {
         Ok(Self { address, sender })
     }
 
-    pub(crate) async fn send(&mut self, ask: &Ask) -> anyhow::Result<Reply> {
+    /// One request and its whole answer.
+    pub async fn send(&mut self, ask: &Ask) -> anyhow::Result<Reply> {
         let exchange = async {
             self.sender.ready().await?;
             let reply = self.sender.send_request(ask.request(self.address)?).await?;
@@ -89,32 +93,35 @@ impl Connection {
 }
 
 /// One request on a connection of its own.
-pub(crate) async fn once(address: SocketAddr, ask: Ask) -> anyhow::Result<Reply> {
+pub async fn once(address: SocketAddr, ask: Ask) -> anyhow::Result<Reply> {
     Connection::open(address).await?.send(&ask).await
 }
 
 /// How many requests a load still sends, and how many it has sent: shared with whoever watches it.
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub struct Budget {
     left: AtomicU64,
     answered: AtomicU64,
 }
 
 impl Budget {
-    pub(crate) fn new(requests: u64) -> Arc<Self> {
+    /// So many requests.
+    pub fn new(requests: u64) -> Arc<Self> {
         Arc::new(Self { left: AtomicU64::new(requests), answered: AtomicU64::new(0) })
     }
 
     /// As many as fit until [`Budget::stop`].
-    pub(crate) fn endless() -> Arc<Self> {
+    pub fn endless() -> Arc<Self> {
         Self::new(u64::MAX)
     }
 
-    pub(crate) fn stop(&self) {
+    /// No further request is sent.
+    pub fn stop(&self) {
         self.left.store(0, Ordering::Relaxed);
     }
 
-    pub(crate) fn answered(&self) -> u64 {
+    /// How many were answered or failed.
+    pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
 
@@ -125,21 +132,22 @@ impl Budget {
 
 /// What came of a load.
 #[derive(Debug, Default)]
-pub(crate) struct Report {
+pub struct Report {
     /// Answers by the replica of the catalog that had a part in them.
-    pub(crate) by_replica: BTreeMap<String, u64>,
+    pub by_replica: BTreeMap<String, u64>,
     /// Why requests failed.
-    pub(crate) failures: Vec<String>,
+    pub failures: Vec<String>,
 }
 
 impl Report {
-    pub(crate) fn answered(&self) -> u64 {
+    /// How many were answered.
+    pub fn answered(&self) -> u64 {
         self.by_replica.values().sum()
     }
 }
 
 /// Sends `ask` over `clients` connections at once until the budget is used up.
-pub(crate) async fn load(address: SocketAddr, clients: usize, ask: Ask, budget: Arc<Budget>) -> anyhow::Result<Report> {
+pub async fn load(address: SocketAddr, clients: usize, ask: Ask, budget: Arc<Budget>) -> anyhow::Result<Report> {
     let mut running = tokio::task::JoinSet::new();
     for _ in 0..clients {
         running.spawn(client(address, ask.clone(), Arc::clone(&budget)));

@@ -17,16 +17,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A running process.
-pub(crate) struct Process {
+pub struct Process {
     /// Pod and program, for people.
-    pub(crate) name: String,
-    pub(crate) log: PathBuf,
+    pub name: String,
+    /// Where its words are.
+    pub log: PathBuf,
     child: Child,
 }
 
 impl Process {
     /// Starts `program` of the demo's binaries in `pod` as `uid`, without any capability.
-    pub(crate) fn start(
+    pub fn start(
         pod: Pod,
         uid: u32,
         program: &str,
@@ -52,7 +53,7 @@ impl Process {
     }
 
     /// Asks `ready` again and again until it says yes.
-    pub(crate) async fn wait_until<F: Future<Output = bool>>(&mut self, ready: impl Fn() -> F) -> anyhow::Result<()> {
+    pub async fn wait_until<F: Future<Output = bool>>(&mut self, ready: impl Fn() -> F) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while !ready().await {
             if let Some(status) = self.child.try_wait()? {
@@ -68,17 +69,17 @@ impl Process {
     }
 
     /// How it ended, if it did.
-    pub(crate) fn ended(&mut self) -> Option<String> {
+    pub fn ended(&mut self) -> Option<String> {
         self.child.try_wait().ok().flatten().map(|status| status.to_string())
     }
 
     /// The last `count` lines that it wrote.
-    pub(crate) fn last_words(&self, count: usize) -> Vec<String> {
+    pub fn last_words(&self, count: usize) -> Vec<String> {
         last_lines(&self.log, count, |_| true)
     }
 
     /// The last `count` lines that warn of something.
-    pub(crate) fn last_warnings(&self, count: usize) -> Vec<String> {
+    pub fn last_warnings(&self, count: usize) -> Vec<String> {
         last_lines(&self.log, count, |line| {
             line.contains(" WARN ") || line.contains(" ERROR ") || line.contains("panicked")
         })
@@ -86,7 +87,7 @@ impl Process {
 }
 
 /// Where a program in a pod writes what it has to say.
-pub(crate) fn log_path(pod: Pod, program: &str) -> PathBuf {
+pub fn log_path(pod: Pod, program: &str) -> PathBuf {
     state::path(pod.name).join(format!("{program}.log"))
 }
 

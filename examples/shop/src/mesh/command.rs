@@ -4,14 +4,14 @@ use anyhow::{Context as _, bail};
 use tokio::process::Command;
 
 /// Runs `program` with `arguments`; its standard output.
-pub(crate) async fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+pub async fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let mut command = Command::new(program);
     command.args(arguments);
     output(command).await
 }
 
 /// Runs `command`; its standard output. An exit code other than 0 is an error with what it wrote on standard error.
-pub(crate) async fn output(mut command: Command) -> anyhow::Result<String> {
+pub async fn output(mut command: Command) -> anyhow::Result<String> {
     let shown = shown(command.as_std());
     command.stdin(std::process::Stdio::null()).kill_on_drop(true);
     let output = command.output().await.with_context(|| format!("cannot run `{shown}`"))?;
@@ -29,7 +29,7 @@ fn shown(command: &std::process::Command) -> String {
 }
 
 /// Feeds `lines` to `ip -batch -`, in the namespace if one is named.
-pub(crate) async fn ip_batch(namespace: Option<&str>, lines: &str) -> anyhow::Result<()> {
+pub async fn ip_batch(namespace: Option<&str>, lines: &str) -> anyhow::Result<()> {
     use tokio::io::AsyncWriteExt as _;
     let mut command = Command::new("ip");
     if let Some(namespace) = namespace {

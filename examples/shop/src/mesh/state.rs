@@ -17,13 +17,13 @@ use crate::pods::{self, HOST_INTERFACE, WIRE};
 
 /// Binaries, configuration, certificates and logs: readable for the pods' users, which root's home is not, and not on a
 /// file system that forbids execution, which /run often is.
-pub(crate) const FOLDER: &str = "/var/lib/remora-demo";
+pub const FOLDER: &str = "/var/lib/remora-demo";
 const LOCK: &str = "/run/remora-demo.lock";
 /// How long processes have to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// The right to be the only demo on this machine, and the duty to leave nothing behind: dropping it cleans up.
-pub(crate) struct State {
+pub struct State {
     /// Unlocked when the process ends, however it ends.
     _lock: File,
     /// Nothing is to be cleaned up any more.
@@ -31,7 +31,7 @@ pub(crate) struct State {
 }
 
 /// A path in [`FOLDER`].
-pub(crate) fn path(name: &str) -> PathBuf {
+pub fn path(name: &str) -> PathBuf {
     Path::new(FOLDER).join(name)
 }
 
@@ -45,12 +45,12 @@ fn relay_pid() -> PathBuf {
 
 /// Takes the lock, clears what a killed run left, and makes the folder.
 ///
-/// Refuses while another demo runs or a kept one is up, and where names or addresses belong to somebody else.
-pub(crate) fn begin() -> anyhow::Result<State> {
+/// Waits up to `patience` while another one runs. Refuses while a kept one is up, and where names or addresses belong to somebody else.
+pub fn begin(patience: Duration) -> anyhow::Result<State> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the demo makes network namespaces and changes their iptables: it needs root");
     }
-    let lock = lock()?;
+    let lock = lock_within(patience)?;
     if kept().exists() {
         bail!("a demo is still up from `make demo KEEP=1`; take it down with `make demo-down`");
     }
@@ -69,6 +69,17 @@ pub(crate) fn begin() -> anyhow::Result<State> {
     Ok(state)
 }
 
+/// The lock, waited for: what runs ends, and a test that came second is no failure.
+fn lock_within(patience: Duration) -> anyhow::Result<File> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match lock() {
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(200)),
+            outcome => return outcome,
+        }
+    }
+}
+
 fn lock() -> anyhow::Result<File> {
     let lock = File::options().create(true).truncate(false).write(true).open(LOCK);
     let lock = lock.with_context(|| format!("cannot open {LOCK}"))?;
@@ -81,14 +92,14 @@ fn lock() -> anyhow::Result<File> {
 
 impl State {
     /// The mesh stays up after this process.
-    pub(crate) fn keep(mut self) -> anyhow::Result<()> {
+    pub fn keep(mut self) -> anyhow::Result<()> {
         fs::write(kept(), "").context("cannot note that the demo stays up")?;
         self.settled = true;
         Ok(())
     }
 
     /// Removes everything, and says if that failed.
-    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
+    pub fn finish(mut self) -> anyhow::Result<()> {
         self.settled = true;
         remove_everything()?;
         // Last of all: whoever finds the lock gone may begin.
@@ -106,13 +117,13 @@ impl Drop for State {
 }
 
 /// Remembers a process that lives outside the namespaces.
-pub(crate) fn remember_relay(pid: u32) -> anyhow::Result<()> {
+pub fn remember_relay(pid: u32) -> anyhow::Result<()> {
     File::create(relay_pid())?.write_all(pid.to_string().as_bytes())?;
     Ok(())
 }
 
 /// Takes down a kept demo; whether there was one.
-pub(crate) fn take_down() -> anyhow::Result<bool> {
+pub fn take_down() -> anyhow::Result<bool> {
     let _lock = lock()?;
     let there = Path::new(FOLDER).exists();
     if there {
@@ -123,7 +134,7 @@ pub(crate) fn take_down() -> anyhow::Result<bool> {
 }
 
 /// Ends every process of the demo and removes every namespace and file of it. What is not there is no error.
-pub(crate) fn remove_everything() -> anyhow::Result<()> {
+pub fn remove_everything() -> anyhow::Result<()> {
     end_processes();
     for name in namespaces().filter(|name| Path::new("/run/netns").join(name).exists()) {
         output("ip", &["netns", "del", &name])?;
@@ -141,7 +152,7 @@ pub(crate) fn remove_everything() -> anyhow::Result<()> {
 }
 
 fn namespaces() -> impl Iterator<Item = String> {
-    pods::ALL.into_iter().map(|pod| pod.namespace()).chain([WIRE.to_owned()])
+    pods::EVERY.into_iter().map(|pod| pod.namespace()).chain([WIRE.to_owned()])
 }
 
 fn remove_folder(folder: &Path) -> anyhow::Result<()> {
@@ -154,7 +165,7 @@ fn remove_folder(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// SIGTERM to every process in the namespaces, and SIGKILL to those that stay.
-pub(crate) fn end_processes() {
+pub fn end_processes() {
     let deadline = Instant::now() + GRACE;
     let mut signal = Signal::SIGTERM;
     loop {

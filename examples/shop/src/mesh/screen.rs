@@ -6,7 +6,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::time::Instant;
 
 /// Standard output as the demo writes it.
-pub(crate) struct Screen {
+pub struct Screen {
     terminal: bool,
     colour: bool,
     section: Cell<u32>,
@@ -25,7 +25,9 @@ enum Paint {
 }
 
 impl Screen {
-    pub(crate) fn new() -> Self {
+    /// Standard output as it is now.
+    #[must_use]
+    pub fn current() -> Self {
         let terminal = std::io::stdout().is_terminal();
         Self {
             terminal,
@@ -37,7 +39,7 @@ impl Screen {
     }
 
     /// Begins a section.
-    pub(crate) fn title(&self, title: &str) {
+    pub fn title(&self, title: &str) {
         self.section.set(self.section.get() + 1);
         let number = self.section.get().to_string();
         self.line("");
@@ -45,7 +47,7 @@ impl Screen {
     }
 
     /// What takes a while and is under way: on a terminal a line that the next one replaces.
-    pub(crate) fn busy(&self, doing: &str) {
+    pub fn busy(&self, doing: &str) {
         if self.terminal {
             self.clear();
             let seconds = self.started.elapsed().as_secs();
@@ -57,42 +59,42 @@ impl Screen {
     }
 
     /// How far something is, between `busy` and its result: on a terminal only.
-    pub(crate) fn progress(&self, doing: &str) {
+    pub fn progress(&self, doing: &str) {
         if self.terminal {
             self.busy(doing);
         }
     }
 
     /// A claim that held.
-    pub(crate) fn good(&self, claim: &str) {
+    pub fn good(&self, claim: &str) {
         self.line(&format!("   {} {claim}", self.paint(Paint::Green, "✔")));
     }
 
     /// The end of a demo whose claims all held.
-    pub(crate) fn finished(&self) {
+    pub fn finished(&self) {
         self.line("");
         self.line(&format!("   everything held, in {} s", self.started.elapsed().as_secs()));
     }
 
     /// Something worth knowing.
-    pub(crate) fn note(&self, text: &str) {
+    pub fn note(&self, text: &str) {
         self.line(&format!("   {}", self.paint(Paint::Dim, text)));
     }
 
     /// One line as it is.
-    pub(crate) fn plain(&self, text: &str) {
+    pub fn plain(&self, text: &str) {
         self.line(&format!("   {text}"));
     }
 
     /// The claim that did not hold, or what made the demo impossible.
-    pub(crate) fn failed(&self, error: &anyhow::Error) {
+    pub fn failed(&self, error: &anyhow::Error) {
         self.clear();
         let mark = if self.colour { self.paint(Paint::Red, "✘") } else { "✘".to_owned() };
         drop(writeln!(std::io::stderr(), "   {mark} {error:#}"));
     }
 
     /// Rows under a heading, as wide as their widest cells; columns of numbers stand right.
-    pub(crate) fn table(&self, heading: &[&str], rows: &[Vec<String>]) {
+    pub fn table(&self, heading: &[&str], rows: &[Vec<String>]) {
         let columns = heading.len();
         let mut widths: Vec<usize> = heading.iter().map(|cell| cell.chars().count()).collect();
         for row in rows {

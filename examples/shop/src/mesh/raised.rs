@@ -1,6 +1,7 @@
 //! The mesh: a wire, pods on it, certificates, redirection, processes; and its end.
 
 use std::fs::{self, Permissions};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,37 +21,28 @@ use crate::screen::Screen;
 use crate::sidecar;
 use crate::state;
 
-const TRUST_DOMAIN: &str = "shop.example";
+/// The trust domain of the shop.
+pub const TRUST_DOMAIN: &str = "shop.example";
 const BINARIES: [&str; 4] = ["remora-proxy", "remora-init", "remora-certs", "remora-shop"];
 
 /// What runs.
 #[derive(Default)]
-pub(crate) struct Mesh {
+pub struct Mesh {
     processes: Vec<Process>,
     store: Option<Store>,
 }
 
 impl Mesh {
     /// Makes everything and starts everything; returns when all of it is ready.
-    pub(crate) async fn raise(&mut self, screen: &Screen, config: &Path, store: Store) -> anyhow::Result<()> {
+    pub async fn raise(&mut self, screen: &Screen, config: &Path, store: Store) -> anyhow::Result<()> {
         screen.busy("copying binaries, issuing certificates");
-        fs::create_dir_all(state::path("bin"))?;
-        copy_binaries()?;
-        for pod in ALL {
-            fs::create_dir_all(state::path(pod.name))?;
-        }
-        run("remora-certs", &["init", "--dir", &text(&state::path("ca")), "--trust-domain", TRUST_DOMAIN]).await?;
-        fs::set_permissions(state::path("ca"), Permissions::from_mode(0o700))?;
+        prepare(&ALL, config).await?;
         for pod in pods::meshed() {
             issue(pod).await?;
-            let from = config.join(format!("{}.yaml", pod.name));
-            fs::copy(&from, sidecar::config_path(pod)).with_context(|| format!("cannot copy {}", from.display()))?;
         }
         screen.busy("making the pods' network namespaces");
-        make_wire().await?;
-        for pod in ALL {
-            make_pod(pod, &store).await?;
-        }
+        let traces = if matches!(store, Store::Running { .. }) { HOST } else { TRACES.address() };
+        wire(&ALL, traces).await?;
         screen.busy("starting the trace store");
         self.start_store(&store).await?;
         self.store = Some(store.clone());
@@ -60,17 +52,27 @@ impl Mesh {
             redirected.push(if pod.is_redirected() { redirect(pod).await? } else { "-".to_owned() });
         }
         screen.busy("starting applications and sidecars");
-        for pod in pods::meshed() {
-            self.start_pod(pod)?;
-        }
-        self.wait_until_ready().await?;
+        self.start(&ALL).await?;
         print(screen, &redirected, &store);
         Ok(())
     }
 
     /// The trace store.
-    pub(crate) fn store(&self) -> anyhow::Result<&Store> {
+    pub fn store(&self) -> anyhow::Result<&Store> {
         self.store.as_ref().context("the mesh is not up")
+    }
+
+    /// Starts the applications and sidecars of `pods`, and waits until all of them are ready.
+    pub async fn start(&mut self, pods: &[Pod]) -> anyhow::Result<()> {
+        for pod in pods::sidecars(pods) {
+            self.start_pod(pod)?;
+        }
+        self.wait_until_ready(pods).await
+    }
+
+    /// The processes that were started, in their order.
+    pub fn processes(&mut self) -> &mut Vec<Process> {
+        &mut self.processes
     }
 
     fn start_pod(&mut self, pod: Pod) -> anyhow::Result<()> {
@@ -83,12 +85,12 @@ impl Mesh {
     }
 
     /// In the order in which [`Mesh::start_pod`] started them.
-    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+    async fn wait_until_ready(&mut self, pods: &[Pod]) -> anyhow::Result<()> {
         for process in &mut self.processes {
-            if let Some(pod) = pods::meshed().find(|pod| process.name == format!("remora-proxy in {}", pod.name)) {
+            if let Some(pod) = pods::sidecars(pods).find(|pod| process.name == format!("remora-proxy in {}", pod.name)) {
                 process.wait_until(|| sidecar::is_ready(pod)).await?;
             }
-            let listening = pods::meshed().find(|pod| process.name == format!("remora-shop in {}", pod.name));
+            let listening = pods::sidecars(pods).find(|pod| process.name == format!("remora-shop in {}", pod.name));
             if let Some((pod, application)) = listening.and_then(|pod| Some((pod, pod.application?))) {
                 process.wait_until(|| accepts(pod, application.port)).await?;
             }
@@ -133,7 +135,7 @@ impl Mesh {
     }
 
     /// When something failed: what the processes said last.
-    pub(crate) fn show_last_words(&mut self, screen: &Screen) {
+    pub fn show_last_words(&mut self, screen: &Screen) {
         for process in &mut self.processes {
             let (what, lines) = match process.ended() {
                 Some(status) => (format!("ended ({status})"), process.last_words(8)),
@@ -149,23 +151,23 @@ impl Mesh {
     }
 
     /// Whether there is anything to take down that would take time.
-    pub(crate) fn is_up(&self) -> bool {
+    pub fn is_up(&self) -> bool {
         !self.processes.is_empty()
     }
 
     /// Ends every process and forgets them.
-    pub(crate) fn stop(&mut self) {
+    pub fn stop(&mut self) {
         state::end_processes();
         self.processes.clear();
     }
 
     /// Lets the processes outlive this one.
-    pub(crate) fn leave_running(&mut self) {
+    pub fn leave_running(&mut self) {
         self.processes.clear();
     }
 
     /// Where to go from here, for a mesh that stays up.
-    pub(crate) fn show_what_to_try(&self, screen: &Screen, trace: Option<&str>) {
+    pub fn show_what_to_try(&self, screen: &Screen, trace: Option<&str>) {
         let door = GATEWAY.at(8080);
         let mut rows = vec![
             ("the shop", format!("curl http://{door}/products")),
@@ -198,8 +200,33 @@ fn rotation_by_hand() -> String {
     )
 }
 
+/// The folders of `pods`, the binaries, the certificate authority and the sidecars' configurations, from `config`.
+pub async fn prepare(pods: &[Pod], config: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(state::path("bin"))?;
+    copy_binaries()?;
+    for pod in pods {
+        fs::create_dir_all(state::path(pod.name))?;
+    }
+    run("remora-certs", &["init", "--dir", &text(&state::path("ca")), "--trust-domain", TRUST_DOMAIN]).await?;
+    fs::set_permissions(state::path("ca"), Permissions::from_mode(0o700))?;
+    for pod in pods::sidecars(pods) {
+        let from = config.join(format!("{}.yaml", pod.name));
+        fs::copy(&from, sidecar::config_path(pod)).with_context(|| format!("cannot copy {}", from.display()))?;
+    }
+    Ok(())
+}
+
+/// The namespaces of `pods`, joined by a bridge; they know `traces` as the address of the trace store.
+pub async fn wire(pods: &[Pod], traces: Ipv4Addr) -> anyhow::Result<()> {
+    make_wire().await?;
+    for pod in pods {
+        make_pod(*pod, &hosts(pods, traces)).await?;
+    }
+    Ok(())
+}
+
 /// Writes a new certificate and key for the pod's sidecar.
-pub(crate) async fn issue(pod: Pod) -> anyhow::Result<()> {
+pub async fn issue(pod: Pod) -> anyhow::Result<()> {
     let account = pod.account.context("only a pod with a sidecar has a certificate")?;
     let id = format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{account}");
     let owner = format!("{PROXY_UID}:{PROXY_UID}");
@@ -209,7 +236,7 @@ pub(crate) async fn issue(pod: Pod) -> anyhow::Result<()> {
 }
 
 /// Runs one of the demo's binaries on this machine itself.
-async fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+pub async fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
     command::run(&text(&state::path("bin").join(program)), arguments).await
 }
 
@@ -261,7 +288,7 @@ async fn make_wire() -> anyhow::Result<()> {
     ip_batch(Some(WIRE), "link set host master br0 up\n").await
 }
 
-async fn make_pod(pod: Pod, store: &Store) -> anyhow::Result<()> {
+async fn make_pod(pod: Pod, hosts: &str) -> anyhow::Result<()> {
     let namespace = pod.namespace();
     ip_batch(None, &format!("netns add {namespace}\n")).await?;
     let (address, port) = (pod.address(), format!("p{}", pod.number));
@@ -277,23 +304,22 @@ async fn make_pod(pod: Pod, store: &Store) -> anyhow::Result<()> {
     .await?;
     let etc = namespace::etc(&namespace);
     fs::create_dir_all(&etc)?;
-    fs::write(etc.join("hosts"), hosts(store))?;
+    fs::write(etc.join("hosts"), hosts)?;
     // No name server: what is not in the hosts file does not exist.
     fs::write(etc.join("resolv.conf"), "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")?;
     Ok(())
 }
 
-fn hosts(store: &Store) -> String {
-    let traces = if matches!(store, Store::Running { .. }) { HOST } else { TRACES.address() };
+fn hosts(pods: &[Pod], traces: Ipv4Addr) -> String {
     let mut hosts = format!("127.0.0.1 localhost\n{CATALOG_VIRTUAL} catalog\n{traces} traces\n");
-    for other in ALL.into_iter().filter(|other| *other != TRACES) {
+    for other in pods.iter().filter(|other| **other != TRACES) {
         hosts.push_str(&format!("{} {}\n", other.address(), other.name));
     }
     hosts
 }
 
 /// The real initialiser, in the pod; what it says it did, in short.
-async fn redirect(pod: Pod) -> anyhow::Result<String> {
+pub async fn redirect(pod: Pod) -> anyhow::Result<String> {
     let init = text(&state::path("bin/remora-init"));
     command::run("ip", &["netns", "exec", &pod.namespace(), &init]).await?;
     let rules = command::run("ip", &["netns", "exec", &pod.namespace(), "iptables-save", "-t", "nat"]).await?;
@@ -307,7 +333,7 @@ async fn redirect(pod: Pod) -> anyhow::Result<String> {
 async fn accepts(pod: Pod, port: u16) -> bool {
     let namespace = pod.namespace();
     let connected = namespace::within(&namespace, move || async move {
-        Ok(TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).await?)
+        Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?)
     });
     tokio::time::timeout(Duration::from_secs(1), connected).await.is_ok_and(|connected| connected.is_ok())
 }
@@ -342,12 +368,12 @@ fn print(screen: &Screen, redirected: &[String], store: &Store) {
 }
 
 /// The door, as a customer in the gateway's pod sees it: customers speak plain HTTP, which is not for the wire.
-pub(crate) fn door() -> std::net::SocketAddr {
-    (std::net::Ipv4Addr::LOCALHOST, 8080).into()
+pub fn door() -> std::net::SocketAddr {
+    (Ipv4Addr::LOCALHOST, 8080).into()
 }
 
 /// One request at the door.
-pub(crate) async fn ask_at_the_door(ask: Ask) -> anyhow::Result<serde_json::Value> {
+pub async fn ask_at_the_door(ask: Ask) -> anyhow::Result<serde_json::Value> {
     namespace::within(&GATEWAY.namespace(), move || async move { once(door(), ask).await?.json() }).await
 }
 

@@ -11,24 +11,32 @@ use crate::namespace;
 use crate::pods::TRACES;
 
 /// Where OTLP over gRPC is spoken.
-pub(crate) const OTLP_PORT: u16 = 4317;
+pub const OTLP_PORT: u16 = 4317;
 /// Where traces are asked for.
-pub(crate) const QUERY_PORT: u16 = 16686;
+pub const QUERY_PORT: u16 = 16686;
 
 /// The trace store of this run.
 #[derive(Clone, Debug)]
-pub(crate) enum Store {
+pub enum Store {
     /// A Jaeger of somebody else's; the pods reach it through a relay on this machine.
-    Running { url: String, query: SocketAddr },
+    Running {
+        /// As it was given.
+        url: String,
+        /// Its query API.
+        query: SocketAddr,
+    },
     /// The Jaeger that `make jaeger` built, in a pod.
-    Built { folder: PathBuf },
+    Built {
+        /// Where it was built to.
+        folder: PathBuf,
+    },
     /// The shop's collector, in a pod.
     Memory,
 }
 
 /// Arguments of the hidden relay.
 #[derive(clap::Args)]
-pub(crate) struct RelayArgs {
+pub struct RelayArgs {
     /// Address to listen on
     #[arg(long)]
     listen: SocketAddr,
@@ -38,7 +46,7 @@ pub(crate) struct RelayArgs {
 }
 
 /// The best store there is: the one that was named, else the one that was built, else memory.
-pub(crate) async fn choose(url: Option<&str>, need_jaeger: bool) -> anyhow::Result<Store> {
+pub async fn choose(url: Option<&str>, need_jaeger: bool) -> anyhow::Result<Store> {
     if let Some(url) = url.filter(|url| !url.is_empty()) {
         let url = url.trim_end_matches('/').to_owned();
         let query = resolve(&url).await.with_context(|| format!("JAEGER={url}"))?;
@@ -74,7 +82,7 @@ async fn resolve(url: &str) -> anyhow::Result<SocketAddr> {
 
 impl Store {
     /// In words.
-    pub(crate) fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Running { .. } => "Jaeger that was running",
             Self::Built { .. } => "Jaeger in a pod of its own",
@@ -83,7 +91,7 @@ impl Store {
     }
 
     /// The page of a trace, where there are pages.
-    pub(crate) fn link(&self, trace: &str) -> Option<String> {
+    pub fn link(&self, trace: &str) -> Option<String> {
         match self {
             Self::Running { url, .. } => Some(format!("{url}/trace/{trace}")),
             Self::Built { .. } => Some(format!("http://{}/trace/{trace}", TRACES.at(QUERY_PORT))),
@@ -92,7 +100,7 @@ impl Store {
     }
 
     /// An answer of the query API.
-    pub(crate) async fn query(&self, path: String) -> anyhow::Result<http_client::Reply> {
+    pub async fn query(&self, path: String) -> anyhow::Result<http_client::Reply> {
         match self {
             Self::Running { query, .. } => http_client::once(*query, Ask::Get(path)).await,
             Self::Built { .. } | Self::Memory => {
@@ -104,7 +112,7 @@ impl Store {
 }
 
 /// Passes connections on, both ways, until the process ends.
-pub(crate) async fn relay(args: RelayArgs) -> anyhow::Result<()> {
+pub async fn relay(args: RelayArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     loop {
         let (mut client, _) = listener.accept().await?;

@@ -20,17 +20,17 @@ const ADMIN: u16 = 15000;
 const READINESS: u16 = 15021;
 
 /// The configuration file that a sidecar watches.
-pub(crate) fn config_path(pod: Pod) -> PathBuf {
+pub fn config_path(pod: Pod) -> PathBuf {
     state::path(pod.name).join("config.yaml")
 }
 
 /// Whether the sidecar says it is ready.
-pub(crate) async fn is_ready(pod: Pod) -> bool {
+pub async fn is_ready(pod: Pod) -> bool {
     ask(pod, READINESS, Ask::Get("/healthz/ready".to_owned())).await.is_ok()
 }
 
 /// An admin page.
-pub(crate) async fn admin(pod: Pod, ask_for: Ask) -> anyhow::Result<String> {
+pub async fn admin(pod: Pod, ask_for: Ask) -> anyhow::Result<String> {
     ask(pod, ADMIN, ask_for).await
 }
 
@@ -45,7 +45,7 @@ async fn ask(pod: Pod, port: u16, ask: Ask) -> anyhow::Result<String> {
 }
 
 /// The sum of a metric's series that carry all of `labels`.
-pub(crate) async fn metric(pod: Pod, name: &str, labels: &[(&str, &str)]) -> anyhow::Result<u64> {
+pub async fn metric(pod: Pod, name: &str, labels: &[(&str, &str)]) -> anyhow::Result<u64> {
     let page = admin(pod, Ask::Get("/stats/prometheus".to_owned())).await?;
     Ok(sum(&page, name, labels))
 }
@@ -62,7 +62,7 @@ fn sum(page: &str, name: &str, labels: &[(&str, &str)]) -> u64 {
 }
 
 /// Replaces the configuration of a running sidecar by another, if it is another, and waits until it is in use.
-pub(crate) async fn reconfigure(pod: Pod, config: &str) -> anyhow::Result<()> {
+pub async fn reconfigure(pod: Pod, config: &str) -> anyhow::Result<()> {
     const RELOADS: &str = "remora_config_reloads_total";
     let file = config_path(pod);
     if std::fs::read_to_string(&file)? == config {
@@ -81,7 +81,7 @@ pub(crate) async fn reconfigure(pod: Pod, config: &str) -> anyhow::Result<()> {
 }
 
 /// Waits until `done`.
-pub(crate) async fn wait<F>(pod: Pod, complaint: &str, done: impl Fn() -> F) -> anyhow::Result<()>
+pub async fn wait<F>(pod: Pod, complaint: &str, done: impl Fn() -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<bool>>,
 {

@@ -8,7 +8,7 @@ use nix::sched::{CloneFlags, setns};
 
 /// Runs a future inside the namespace, on a thread of its own with a runtime of its own: sockets belong to the namespace
 /// in which they are made. Dropping the returned future ends the inner one.
-pub(crate) async fn within<F, T>(namespace: &str, work: impl FnOnce() -> F + Send + 'static) -> anyhow::Result<T>
+pub async fn within<F, T>(namespace: &str, work: impl FnOnce() -> F + Send + 'static) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
     T: Send + 'static,
@@ -33,6 +33,6 @@ where
 }
 
 /// Where `ip netns exec` takes a namespace's /etc files from.
-pub(crate) fn etc(namespace: &str) -> PathBuf {
+pub fn etc(namespace: &str) -> PathBuf {
     Path::new("/etc/netns").join(namespace)
 }
