@@ -15,8 +15,8 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 
-use shop_mesh::rpc::{self, ListReply, ListRequest, ReserveReply, ReserveRequest, Sale, Stock, Total};
 use crate::{GRACE, stop};
+use shop_mesh::rpc::{self, ListReply, ListRequest, ReserveReply, ReserveRequest, Sale, Stock, Total};
 
 const PRODUCTS: [&str; 3] = ["teapot", "kettle", "lantern"];
 
@@ -71,10 +71,7 @@ impl Replica {
     }
 
     /// The sum so far after each sale, at once.
-    fn tally(
-        &self,
-        sales: Streaming<Sale>,
-    ) -> impl tokio_stream::Stream<Item = Result<Total, Status>> + Send + use<> {
+    fn tally(&self, sales: Streaming<Sale>) -> impl tokio_stream::Stream<Item = Result<Total, Status>> + Send + use<> {
         let mut total = Total { replica: self.name.clone(), ..Total::default() };
         sales.map(move |sale| {
             total.sales += 1;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 
 use shop_mesh::http_client::{Ask, Budget, Report, load};
-use shop_mesh::raised::{Mesh, door};
 use shop_mesh::namespace;
 use shop_mesh::pods::{CATALOG, GATEWAY, STOREFRONT};
+use shop_mesh::raised::{Mesh, door};
 use shop_mesh::screen::Screen;
 use shop_mesh::sidecar;
 

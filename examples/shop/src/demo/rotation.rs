@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 
 use shop_mesh::http_client::{Ask, Budget, load};
-use shop_mesh::raised::{self, Mesh, door};
 use shop_mesh::namespace;
 use shop_mesh::pods::{GATEWAY, Pod, meshed};
 use shop_mesh::process;
+use shop_mesh::raised::{self, Mesh, door};
 use shop_mesh::screen::Screen;
 use shop_mesh::sidecar;
 

@@ -8,9 +8,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use shop_mesh::http_client::Ask;
-use shop_mesh::raised::{Mesh, ask_at_the_door};
 use shop_mesh::namespace;
 use shop_mesh::pods::{CATALOG, MALLORY, PRICING, Pod, STOREFRONT};
+use shop_mesh::raised::{Mesh, ask_at_the_door};
 use shop_mesh::screen::Screen;
 use shop_mesh::sidecar;
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
+use crate::traces::{Shape, Span, spans, tree};
 use shop_mesh::http_client::Ask;
 use shop_mesh::jaeger::Store;
 use shop_mesh::raised::{Mesh, ask_at_the_door};
 use shop_mesh::screen::Screen;
-use crate::traces::{Shape, Span, spans, tree};
 
 /// How long spans may be under way.
 const PATIENCE: Duration = Duration::from_secs(20);

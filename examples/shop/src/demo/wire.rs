@@ -5,9 +5,9 @@ use anyhow::ensure;
 
 use crate::capture::{Capture, Captured, Packet, count, random_token};
 use shop_mesh::http_client::{Ask, Connection};
-use shop_mesh::raised::{Mesh, door};
 use shop_mesh::namespace;
 use shop_mesh::pods::{CATALOG, GATEWAY, PRICING, Pod, STOREFRONT, meshed};
+use shop_mesh::raised::{Mesh, door};
 use shop_mesh::screen::Screen;
 use shop_mesh::sidecar;
 

@@ -79,6 +79,11 @@ impl Connection {
         Ok(Self { address, sender })
     }
 
+    /// Whether the server has closed it, or is about to.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// One request and its whole answer.
     pub async fn send(&mut self, ask: &Ask) -> anyhow::Result<Reply> {
         let exchange = async {

@@ -87,7 +87,8 @@ impl Mesh {
     /// In the order in which [`Mesh::start_pod`] started them.
     async fn wait_until_ready(&mut self, pods: &[Pod]) -> anyhow::Result<()> {
         for process in &mut self.processes {
-            if let Some(pod) = pods::sidecars(pods).find(|pod| process.name == format!("remora-proxy in {}", pod.name)) {
+            if let Some(pod) = pods::sidecars(pods).find(|pod| process.name == format!("remora-proxy in {}", pod.name))
+            {
                 process.wait_until(|| sidecar::is_ready(pod)).await?;
             }
             let listening = pods::sidecars(pods).find(|pod| process.name == format!("remora-shop in {}", pod.name));
@@ -332,9 +333,11 @@ pub async fn redirect(pod: Pod) -> anyhow::Result<String> {
 
 async fn accepts(pod: Pod, port: u16) -> bool {
     let namespace = pod.namespace();
-    let connected = namespace::within(&namespace, move || async move {
-        Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?)
-    });
+    let connected =
+        namespace::within(
+            &namespace,
+            move || async move { Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?) },
+        );
     tokio::time::timeout(Duration::from_secs(1), connected).await.is_ok_and(|connected| connected.is_ok())
 }
 
@@ -377,6 +380,7 @@ pub async fn ask_at_the_door(ask: Ask) -> anyhow::Result<serde_json::Value> {
     namespace::within(&GATEWAY.namespace(), move || async move { once(door(), ask).await?.json() }).await
 }
 
-fn text(path: &Path) -> String {
+/// A path as an argument.
+pub fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

@@ -44,14 +44,19 @@ async fn ask(pod: Pod, port: u16, ask: Ask) -> anyhow::Result<String> {
     Ok(reply.body)
 }
 
+/// Every metric, as Prometheus gets them.
+pub async fn metrics(pod: Pod) -> anyhow::Result<String> {
+    admin(pod, Ask::Get("/stats/prometheus".to_owned())).await
+}
+
 /// The sum of a metric's series that carry all of `labels`.
 pub async fn metric(pod: Pod, name: &str, labels: &[(&str, &str)]) -> anyhow::Result<u64> {
-    let page = admin(pod, Ask::Get("/stats/prometheus".to_owned())).await?;
+    let page = metrics(pod).await?;
     Ok(sum(&page, name, labels))
 }
 
 /// The series of `name` that carry all of `labels`, added up.
-fn sum(page: &str, name: &str, labels: &[(&str, &str)]) -> u64 {
+pub fn sum(page: &str, name: &str, labels: &[(&str, &str)]) -> u64 {
     let values = page.lines().filter_map(|line| {
         let (series, value) = line.rsplit_once(' ')?;
         let (family, rest) = series.split_once('{').unwrap_or((series, ""));

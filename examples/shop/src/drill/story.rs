@@ -1,0 +1,236 @@
+//! The acts, one after another, under a load that lasts through all of them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use shop_mesh::pods::{self, CATALOG, DRILLED, PRICING, Pod};
+use shop_mesh::raised::{self, Mesh};
+use shop_mesh::screen::Screen;
+use shop_mesh::sidecar;
+
+use crate::Cli;
+use crate::authority::Authority;
+use crate::certs;
+use crate::counts::Counts;
+use crate::floors::{self, ByPod, Floor};
+use crate::load;
+use crate::swaps::Swaps;
+
+/// How long the mesh is left alone before and after: long enough for the load to be under way.
+const CALM: Duration = Duration::from_secs(2);
+
+/// What went wrong, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    failed_requests: u64,
+    handshake_errors: u64,
+    broken_streams: u64,
+}
+
+impl Verdict {
+    pub(crate) fn is_clean(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { failed_requests, handshake_errors, broken_streams } = self;
+        write!(
+            f,
+            "failed requests: {failed_requests}, handshake errors: {handshake_errors}, broken streams: {broken_streams}"
+        )
+    }
+}
+
+/// What the drill holds in its hands.
+struct Drill<'a> {
+    screen: &'a Screen,
+    authority: Arc<Authority>,
+    swaps: Vec<Arc<Swaps>>,
+}
+
+/// Raises the mesh, plays the acts, counts.
+pub(crate) async fn run(screen: &Screen, cli: &Cli, mesh: &mut Mesh) -> anyhow::Result<Verdict> {
+    screen.title("The mesh");
+    let drill = raise(screen, cli, mesh).await?;
+    let counts = Arc::new(Counts::default());
+    let stop = Arc::new(AtomicBool::new(false));
+    let began = Instant::now();
+    let loads = load::start(&counts);
+    let watch = tokio::spawn(floors::watch(Arc::clone(&stop)));
+    let swapping = drill.start_swapping(cli, &stop);
+    screen.title("Rotation under load");
+    let played = drill.play(cli, began).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut seen = watch.await.context("the watch panicked")??;
+    for (pod, swapping) in swapping {
+        let serials = swapping.await.context("a swap panicked")?;
+        // Where the drill is to fail, swaps may fail too.
+        match serials {
+            Ok(serials) => seen.entry(pod.name).or_default().serials.extend(serials),
+            Err(error) if !cli.drop_early => return Err(error),
+            Err(_) => {}
+        }
+    }
+    let lasted = began.elapsed();
+    counts.stop();
+    loads.end().await?;
+    played?;
+    screen.title("What was counted");
+    floors::count(&mut seen).await?;
+    drill.report(cli, &counts, &seen, lasted);
+    let verdict = Verdict {
+        failed_requests: counts.failed_requests.get(),
+        handshake_errors: seen.values().map(|seen| seen.failures).sum(),
+        broken_streams: counts.broken.get(),
+    };
+    if !cli.drop_early {
+        drill.check_floors(cli, &counts, &seen, lasted)?;
+    }
+    Ok(verdict)
+}
+
+async fn raise<'a>(screen: &'a Screen, cli: &Cli, mesh: &mut Mesh) -> anyhow::Result<Drill<'a>> {
+    screen.busy("making the authority, the pods and their first certificates");
+    raised::prepare(&DRILLED, &cli.config).await?;
+    raised::wire(&DRILLED, pods::TRACES.address()).await?;
+    let authority = Arc::new(Authority::new());
+    let mut swaps = Vec::new();
+    for pod in pods::sidecars(&DRILLED) {
+        let of_pod = Swaps::new(pod, Arc::clone(&authority));
+        of_pod.begin().await?;
+        swaps.push(of_pod);
+    }
+    for pod in DRILLED.into_iter().filter(Pod::is_redirected) {
+        raised::redirect(pod).await?;
+    }
+    mesh.start(&DRILLED).await?;
+    screen.good(&format!("{} sidecars are ready, {} with files", pods::sidecars(&DRILLED).count(), swaps.len()));
+    Ok(Drill { screen, authority, swaps })
+}
+
+type Swapping = Vec<(Pod, tokio::task::JoinHandle<anyhow::Result<std::collections::BTreeSet<String>>>)>;
+
+impl Drill<'_> {
+    /// Spreads the swaps over the length of the drill.
+    fn start_swapping(&self, cli: &Cli, stop: &Arc<AtomicBool>) -> Swapping {
+        let each = (cli.swaps / self.swaps.len() as u64).max(1);
+        let pace = Duration::from_secs(cli.secs) / u32::try_from(each).unwrap_or(u32::MAX);
+        let start = |swaps: &Arc<Swaps>| (swaps.pod(), tokio::spawn(Arc::clone(swaps).run(pace, Arc::clone(stop))));
+        self.swaps.iter().map(start).collect()
+    }
+
+    fn swapped(&self) -> u64 {
+        self.swaps.iter().map(|swaps| swaps.count()).sum()
+    }
+
+    async fn play(&self, cli: &Cli, began: Instant) -> anyhow::Result<()> {
+        tokio::time::sleep(CALM).await;
+        self.rotate_root(cli).await?;
+        while !cli.drop_early && (began.elapsed().as_secs() < cli.secs || self.swapped() < cli.swaps) {
+            self.screen.progress(&format!("{} swaps", self.swapped()));
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        tokio::time::sleep(CALM).await;
+        Ok(())
+    }
+
+    /// From the first root to the second, in the order that is safe; early, if the drill is to fail.
+    async fn rotate_root(&self, cli: &Cli) -> anyhow::Result<()> {
+        let old = certs::served(PRICING).await?.anchors;
+        self.authority.start().await?;
+        self.wait("does not trust both roots", |served| served.anchors.len() == 2).await?;
+        self.screen.good("every sidecar trusts both roots");
+        let held = self.swaps.iter().find(|swaps| swaps.pod() == PRICING).context("pricing has no files")?;
+        if cli.drop_early {
+            held.hold(true);
+        }
+        self.authority.issue_from_new();
+        let before = self.serials().await?;
+        if !cli.drop_early {
+            self.wait_for_new(&before).await?;
+            self.screen.good("every sidecar has a certificate of the new root");
+        }
+        self.authority.drop_old()?;
+        if cli.drop_early {
+            self.screen.note("the old root was dropped while pricing still had a certificate of it");
+            tokio::time::sleep(CALM * 2).await;
+            return Ok(());
+        }
+        self.wait("still trusts the old root", |served| served.anchors.is_disjoint(&old)).await?;
+        self.screen.good("no sidecar trusts the old root any more");
+        Ok(())
+    }
+
+    async fn serials(&self) -> anyhow::Result<Vec<(Pod, String)>> {
+        let mut serials = Vec::new();
+        for pod in pods::sidecars(&DRILLED) {
+            serials.push((pod, certs::served(pod).await?.serial));
+        }
+        Ok(serials)
+    }
+
+    /// Twice: the one that was being issued when the root changed may still be the old root's.
+    async fn wait_for_new(&self, before: &[(Pod, String)]) -> anyhow::Result<()> {
+        let mut before = before.to_vec();
+        for _ in 0..2 {
+            for (pod, old) in &before {
+                let renewed = async || Ok(certs::served(*pod).await?.serial != *old);
+                sidecar::wait(*pod, "has no new certificate", renewed).await?;
+            }
+            before = self.serials().await?;
+        }
+        Ok(())
+    }
+
+    async fn wait(&self, complaint: &str, done: impl Fn(&certs::Served) -> bool) -> anyhow::Result<()> {
+        for pod in pods::sidecars(&DRILLED) {
+            sidecar::wait(pod, complaint, async || Ok(done(&certs::served(pod).await?))).await?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, cli: &Cli, counts: &Counts, seen: &ByPod, lasted: Duration) {
+        floors::print(self.screen, seen);
+        let screen = self.screen;
+        screen.plain(&format!("{} s under load, at least {} asked for", lasted.as_secs(), cli.secs));
+        screen.plain(&format!("HTTP/1.1: {} requests answered and right", counts.requests.get()));
+        screen.plain(&format!(
+            "gRPC: {} streams complete, {} told to end after the grace; {} messages answered and right",
+            counts.streams.get(),
+            counts.told_streams.get(),
+            counts.messages.get()
+        ));
+        let kilobytes = counts.bytes.get() >> 10;
+        screen.plain(&format!("TCP: {} connections complete, {kilobytes} KiB came back", counts.connections.get()));
+        screen.plain(&format!("{} swaps of files, each taken into use", self.swapped()));
+        for reason in counts.reasons() {
+            screen.note(&reason);
+        }
+    }
+
+    /// A drill in which little happened proves little.
+    fn check_floors(&self, cli: &Cli, counts: &Counts, seen: &ByPod, lasted: Duration) -> anyhow::Result<()> {
+        ensure!(lasted.as_secs() >= cli.secs, "the load lasted {} s only", lasted.as_secs());
+        ensure!(self.swapped() >= cli.swaps, "{} swaps only", self.swapped());
+        for (what, count, floor) in [
+            ("requests", &counts.requests, 20 * cli.secs),
+            ("gRPC streams", &counts.streams, cli.secs / 4),
+            ("gRPC messages", &counts.messages, 20 * cli.secs),
+            ("TCP connections", &counts.connections, cli.secs / 2),
+        ] {
+            ensure!(count.get() >= floor, "{} {what} only, not {floor} or more", count.get());
+        }
+        for pod in pods::sidecars(&DRILLED) {
+            let seen = seen.get(pod.name).with_context(|| format!("{} was never looked at", pod.name))?;
+            // A slow replica is asked less often.
+            let handshakes = if pod == CATALOG[2] { 2 } else { 4 };
+            Floor { serials: 5, anchors: 2, handshakes }.check(pod, seen)?;
+        }
+        Ok(())
+    }
+}

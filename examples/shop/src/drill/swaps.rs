@@ -1,0 +1,110 @@
+//! Identities in files, replaced as Kubernetes replaces a secret: a new folder, and a symlink that is swapped.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use shop_mesh::pods::{PROXY_UID, Pod};
+use shop_mesh::raised::{TRUST_DOMAIN, run};
+use shop_mesh::{sidecar, state};
+
+use crate::authority::Authority;
+use crate::certs;
+
+/// Life of a certificate in files. What the drill holds back must not expire meanwhile.
+const TTL: &str = "10m";
+
+/// The files of one pod.
+pub(crate) struct Swaps {
+    pod: Pod,
+    authority: Arc<Authority>,
+    /// No further swap while this is set.
+    held: AtomicBool,
+    count: AtomicU64,
+}
+
+impl Swaps {
+    pub(crate) fn new(pod: Pod, authority: Arc<Authority>) -> Arc<Self> {
+        Arc::new(Self { pod, authority, held: AtomicBool::new(false), count: 0.into() })
+    }
+
+    pub(crate) fn pod(&self) -> Pod {
+        self.pod
+    }
+
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
+    }
+
+    /// How many swaps were taken into use.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn folder(&self) -> PathBuf {
+        state::path(self.pod.name).join("tls")
+    }
+
+    /// The first identity: the three names lead through the symlink `..data`, as in a mounted secret.
+    pub(crate) async fn begin(&self) -> anyhow::Result<()> {
+        fs::create_dir_all(self.folder())?;
+        self.swap(0).await?;
+        for name in ["cert.pem", "key.pem", "bundle.pem"] {
+            symlink(format!("..data/{name}"), self.folder().join(name))?;
+        }
+        Ok(())
+    }
+
+    async fn swap(&self, number: u64) -> anyhow::Result<()> {
+        let account = self.pod.account.context("only a pod with a sidecar has a certificate")?;
+        let id = format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{account}");
+        let owner = format!("{PROXY_UID}:{PROXY_UID}");
+        let generation = format!("..{number}");
+        let (ca, out) = (self.authority.directory(), self.folder().join(&generation));
+        let (ca, shown) = (ca.to_string_lossy(), out.to_string_lossy());
+        fs::create_dir_all(&out)?;
+        run("remora-certs", &["issue", "--ca", &ca, "--id", &id, "--out", &shown, "--ttl", TTL, "--owner", &owner])
+            .await?;
+        let (beside, data) = (self.folder().join("..data_tmp"), self.folder().join("..data"));
+        symlink(&generation, &beside)?;
+        fs::rename(&beside, &data)?;
+        if let Some(last) = number.checked_sub(1) {
+            fs::remove_dir_all(self.folder().join(format!("..{last}")))?;
+        }
+        Ok(())
+    }
+
+    /// Swaps again and again, each only once its sidecar uses the one before: a swap that is missed is an error. At most
+    /// one each `pace`; ends after the swap under way when `stop` is set.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        pace: Duration,
+        stop: Arc<AtomicBool>,
+    ) -> anyhow::Result<BTreeSet<String>> {
+        let mut serials = BTreeSet::new();
+        let mut ticks = tokio::time::interval(pace);
+        for number in 1.. {
+            ticks.tick().await;
+            while self.held.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
+                ticks.tick().await;
+            }
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let old = certs::served(self.pod).await?.serial;
+            self.swap(number).await?;
+            let renewed = sidecar::wait(self.pod, "has not taken its swapped files", || async {
+                Ok(certs::served(self.pod).await?.serial != old)
+            });
+            renewed.await?;
+            serials.insert(certs::served(self.pod).await?.serial);
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(serials)
+    }
+}
