@@ -7,7 +7,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: help demo demo-down test test-jaeger test-all jaeger bench lint fmt deny fuzz packages build clean
+.PHONY: help demo demo-down drill test test-jaeger test-all jaeger bench lint fmt deny fuzz packages build clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -17,6 +17,9 @@ demo:  ## Runs a mesh of six pods on this machine and shows what it does; KEEP=1
 
 demo-down:  ## Takes down what `make demo KEEP=1` left up
 	@./examples/shop/demo.sh --down
+
+drill:  ## Replaces every certificate of a mesh under load, up to the root; nothing may fail (SECS=60, SWAPS=1000)
+	@./examples/shop/drill.sh
 
 packages:  ## Installs the Debian packages that the tests use
 	@./tests/packages.sh

@@ -1,5 +1,6 @@
 //! What the load counts, exactly: nothing is answered, ended or failed without being one of these.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -25,7 +26,7 @@ pub(crate) struct Counts {
     pub(crate) bytes: Count,
     /// gRPC streams and TCP connections that were cut.
     pub(crate) broken: Count,
-    reasons: Mutex<Vec<String>>,
+    reasons: Mutex<BTreeMap<String, u64>>,
 }
 
 /// A number that only grows.
@@ -69,13 +70,14 @@ impl Counts {
 
     fn remember(&self, reason: String) {
         let mut reasons = self.reasons.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if reasons.len() < REASONS {
-            reasons.push(reason);
+        if reasons.len() < REASONS || reasons.contains_key(&reason) {
+            *reasons.entry(reason).or_default() += 1;
         }
     }
 
-    /// The first reasons of what went wrong.
+    /// The first reasons of what went wrong, and how often each was one.
     pub(crate) fn reasons(&self) -> Vec<String> {
-        self.reasons.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        let reasons = self.reasons.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        reasons.iter().map(|(reason, count)| format!("{count} × {reason}")).collect()
     }
 }

@@ -98,7 +98,7 @@ async fn raise<'a>(screen: &'a Screen, cli: &Cli, mesh: &mut Mesh) -> anyhow::Re
     screen.busy("making the authority, the pods and their first certificates");
     raised::prepare(&DRILLED, &cli.config).await?;
     raised::wire(&DRILLED, pods::TRACES.address()).await?;
-    let authority = Arc::new(Authority::new());
+    let authority = Arc::new(Authority::open()?);
     let mut swaps = Vec::new();
     for pod in pods::sidecars(&DRILLED) {
         let of_pod = Swaps::new(pod, Arc::clone(&authority));

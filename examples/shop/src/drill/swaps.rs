@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use shop_mesh::pods::{PROXY_UID, Pod};
-use shop_mesh::raised::{TRUST_DOMAIN, run};
+use shop_mesh::raised::TRUST_DOMAIN;
 use shop_mesh::{sidecar, state};
 
 use crate::authority::Authority;
@@ -63,13 +63,10 @@ impl Swaps {
     async fn swap(&self, number: u64) -> anyhow::Result<()> {
         let account = self.pod.account.context("only a pod with a sidecar has a certificate")?;
         let id = format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{account}");
-        let owner = format!("{PROXY_UID}:{PROXY_UID}");
         let generation = format!("..{number}");
-        let (ca, out) = (self.authority.directory(), self.folder().join(&generation));
-        let (ca, shown) = (ca.to_string_lossy(), out.to_string_lossy());
+        let out = self.folder().join(&generation);
         fs::create_dir_all(&out)?;
-        run("remora-certs", &["issue", "--ca", &ca, "--id", &id, "--out", &shown, "--ttl", TTL, "--owner", &owner])
-            .await?;
+        self.authority.issue(&id, &out, TTL, PROXY_UID).await?;
         let (beside, data) = (self.folder().join("..data_tmp"), self.folder().join("..data"));
         symlink(&generation, &beside)?;
         fs::rename(&beside, &data)?;
