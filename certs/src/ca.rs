@@ -4,6 +4,7 @@
 //! tokens on disk, where nothing is lost to a crash. Everything a certificate says is decided in `profile`; there is no
 //! way to ask for more.
 
+mod change;
 mod csr;
 mod directory;
 mod error;
@@ -15,6 +16,8 @@ pub(crate) mod key;
 mod lock;
 mod plugin;
 mod profile;
+mod revocation;
+pub mod rotation;
 mod state;
 mod token;
 
@@ -29,12 +32,13 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+pub use self::change::NewRoot;
 pub use self::csr::{CsrError, MAX_CSR_BYTES, ParsedCsr};
 pub use self::directory::CaDirectory;
 pub use self::error::CaError;
 pub use self::init::Lifetimes;
-pub(crate) use self::journal::seconds;
 pub use self::journal::{IssuedRecord, Proof};
+pub(crate) use self::journal::{moment, seconds};
 pub use self::plugin::SignerFiles;
 pub(crate) use self::profile::random_serial;
 use self::profile::{ca_params, leaf_params};

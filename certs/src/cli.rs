@@ -2,6 +2,8 @@
 
 mod init;
 mod issue;
+mod revoke;
+mod rotate;
 mod token;
 mod value;
 
@@ -13,6 +15,8 @@ use clap::{Args, Parser, Subcommand};
 
 use self::init::Init;
 use self::issue::Issue;
+use self::revoke::Revoke;
+use self::rotate::Rotate;
 use self::token::Token;
 use crate::Error;
 use crate::show::Report;
@@ -35,6 +39,11 @@ enum Command {
     Issue(Issue),
     /// Make a join token: with it, one workload gets its first certificate from `remora-certs serve`.
     Token(Token),
+    /// Replace what signs or what is trusted, in steps that break nothing; or say how far that is.
+    #[command(subcommand)]
+    Rotate(Rotate),
+    /// Take certificates back before they end, by revocation lists.
+    Revoke(Revoke),
     /// Explain certificates, bundles or directories. Keys are never shown.
     Show(Show),
 }
@@ -57,6 +66,8 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<(), Error> {
     match cli.command {
         Command::Init(arguments) => init::run(&arguments, out),
         Command::Issue(arguments) => issue::run(&arguments, out),
+        Command::Rotate(command) => rotate::run(&command, out),
+        Command::Revoke(arguments) => revoke::run(&arguments, out),
         Command::Token(arguments) => token::run(&arguments, out),
         Command::Show(arguments) => show(&arguments, out),
     }

@@ -89,6 +89,17 @@ fn give_away(file: &File, replaced: &Path, owner: Option<Owner>) -> std::io::Res
     Ok(())
 }
 
+/// Removes what [`Prepared`] left in `directory` when its process was killed; nobody may be writing there.
+pub(crate) fn sweep(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let unique = name.to_str().and_then(|name| name.strip_prefix('.')?.rsplit_once('.')).map(|(_, unique)| unique);
+        if unique.is_some_and(|unique| unique.len() == 16 && unique.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Makes what was created, renamed or removed beside `of` last.
 pub(crate) fn sync_directory(of: &Path) -> std::io::Result<()> {
     let directory = of.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

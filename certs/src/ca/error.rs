@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::CsrError;
+use super::rotation::{Obstacle, Step};
 
 /// What is wrong with the CA's directory, or why it refuses what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,23 @@ pub enum CaError {
     /// The CA changed after it was read, perhaps was rotated: read it again, and sign anew.
     #[error("{}: the CA has changed since it was read", .0.display())]
     Changed(PathBuf),
+    /// A step of a rotation would break something.
+    #[error("the step \"{step}\" is refused:{}", listed(obstacles))]
+    Refused {
+        /// The step.
+        step: Step,
+        /// What it would break.
+        obstacles: Vec<Obstacle>,
+    },
+    /// The root's key is needed, and not in the directory.
+    #[error("{} is not there, and only the root's key can sign an intermediate: bring it for this one moment with --root-key FILE (signing of workloads goes on without it)", .0.display())]
+    RootKeyOffline(PathBuf),
+    /// The new root is the old one.
+    #[error("that root is in the trust bundle already")]
+    SameRoot,
+    /// No unexpired certificate is the one that is meant.
+    #[error("no certificate of that serial number or SPIFFE ID is on record, or it has expired")]
+    NotIssued,
     /// A signing request is refused.
     #[error(transparent)]
     Csr(#[from] CsrError),
@@ -51,4 +69,9 @@ pub enum CaError {
     /// The join token's time is over.
     #[error("the join token expired {} s ago", .0.as_secs())]
     ExpiredToken(Duration),
+}
+
+/// One line each.
+fn listed(obstacles: &[Obstacle]) -> String {
+    obstacles.iter().map(|obstacle| format!("\n  {obstacle}")).collect()
 }

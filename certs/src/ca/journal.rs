@@ -122,7 +122,7 @@ pub(crate) fn seconds(time: SystemTime) -> u64 {
 }
 
 /// The moment `seconds` after 1970 began.
-pub(super) fn moment(seconds: u64) -> SystemTime {
+pub(crate) fn moment(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 

@@ -1,11 +1,13 @@
 //! The truth about a CA: which roots there are, who signs, and how far a rotation has come.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use remora_model::TrustDomain;
 use serde::{Deserialize, Serialize};
 
-use super::CaError;
+use super::journal::moment;
+use super::{CaError, IssuedRecord};
 use crate::file::{Access, Prepared};
 use crate::{Error, Fingerprint, pem};
 
@@ -141,6 +143,51 @@ impl State {
     /// The root above what signs.
     pub fn signing_root(&self) -> Option<&CaRoot> {
         self.roots.iter().find(|root| root.fingerprint == self.signer.root)
+    }
+
+    /// A new root is in the bundle; its intermediate will sign next.
+    pub(super) fn distribute(&mut self, root: CaRoot, signer: Signer) {
+        self.roots.push(root);
+        self.next_signer = Some(signer);
+        self.phase = Phase::Distribute;
+        self.bundle_version += 1;
+        self.next += 1;
+    }
+
+    /// The new root's intermediate signs.
+    pub(super) fn use_next_signer(&mut self) {
+        if let Some(next) = self.next_signer.take() {
+            self.retired.push(std::mem::replace(&mut self.signer, next));
+            self.phase = Phase::Issue;
+        }
+    }
+
+    /// Only the root above what signs is left.
+    pub(super) fn drop_old_root(&mut self) {
+        let root = self.signer.root;
+        self.roots.retain(|kept| kept.fingerprint == root);
+        self.phase = Phase::Stable;
+        self.bundle_version += 1;
+    }
+
+    /// Marks a certificate as revoked, once.
+    pub(super) fn revoke(&mut self, record: &IssuedRecord, now: SystemTime) {
+        if !self.revoked.iter().any(|known| known.serial == record.serial) {
+            self.revoked.push(Revoked::new(record, now));
+        }
+    }
+
+    /// Forgets revocations of what has expired, and intermediates of which nothing valid is left; returns those.
+    pub(super) fn forget_expired(&mut self, records: &[IssuedRecord], now: SystemTime) -> Vec<Signer> {
+        self.revoked.retain(|revoked| moment(revoked.not_after) >= now);
+        let roots = &self.roots;
+        let needed = |signer: &Signer| {
+            roots.iter().any(|root| root.fingerprint == signer.root)
+                && records.iter().any(|record| record.signer == signer.fingerprint && !record.is_expired(now))
+        };
+        let (kept, forgotten) = std::mem::take(&mut self.retired).into_iter().partition(needed);
+        self.retired = kept;
+        forgotten
     }
 
     fn check(&self) -> Result<(), String> {

@@ -151,3 +151,71 @@ fn bad_values_are_refused_by_name() {
         assert!(Cli::try_parse_from(std::iter::once("remora-certs").chain(line.split(' '))).is_err(), "{line}");
     }
 }
+
+#[test]
+fn a_rotation_is_walked_and_its_status_told() {
+    let directory = with_ca();
+    let issue = |to: &str| remora_certs(&directory, &format!("issue --ca DIR/ca --id {ID} --out DIR/{to}")).unwrap();
+    let rotate = |rest: &str| remora_certs(&directory, &format!("rotate {rest} --dir DIR/ca"));
+    let status = || serde_json::from_str::<serde_json::Value>(&rotate("status --json").unwrap()).unwrap();
+    issue("w");
+    assert_eq!((&status()["phase"], &status()["next"]["step"]), (&"stable".into(), &"start".into()));
+    rotate("root").unwrap();
+    let refused = rotate("root").unwrap_err().to_string();
+    assert!(refused.contains(&format!("{ID} (")) && refused.contains("/w) may not know the new root yet"), "{refused}");
+    let waited = rotate("root --wait 0s").unwrap_err().to_string();
+    assert_eq!(waited, refused);
+    let next = &status()["next"];
+    assert_eq!((&next["safe"], &next["needed_by"][0]["why"]), (&false.into(), &"old_bundle".into()));
+    assert_eq!(next["needed_by"][0]["serial"], svid(&directory, "w").serial());
+    issue("w");
+    let text = rotate("status").unwrap();
+    assert!(text.contains("phase distribute, bundle version 2") && text.contains("next step: issue (safe)"), "{text}");
+    rotate("root --step issue").unwrap();
+    let drop = rotate("root --step drop").unwrap_err().to_string();
+    assert!(drop.contains("holds a certificate of the old root"), "{drop}");
+    let broken = rotate("root --step drop --force").unwrap();
+    assert!(broken.starts_with(&format!("broken: {ID}")), "{broken}");
+    assert!(matches!(judge(&directory, "w"), Ok(_)), "by the bundle it has");
+    issue("other");
+    let other = directory.path().join("other/bundle.pem");
+    std::fs::copy(&other, directory.path().join("w/bundle.pem")).unwrap();
+    assert_eq!(judge(&directory, "w").unwrap_err().reason(), "unknown_ca", "dropping early breaks");
+    assert!(judge(&directory, "other").is_ok());
+}
+
+#[test]
+fn one_command_walks_all_of_a_rotation() {
+    let directory = with_ca();
+    let walked = remora_certs(&directory, "rotate root --dir DIR/ca --wait 30s").unwrap();
+    for step in ["start: done", "issue: done", "drop: done"] {
+        assert!(walked.contains(step), "{walked}");
+    }
+    let again = remora_certs(&directory, "rotate root --dir DIR/ca --step drop --wait 30s").unwrap_err().to_string();
+    assert!(again.contains("the phase is stable: the next step is start"), "{again}");
+}
+
+#[test]
+fn each_kind_of_key_signs_and_is_signed() {
+    for kind in ["p256", "ed25519", "rsa-2048"] {
+        let directory = TestDir::new();
+        remora_certs(&directory, &format!("init --dir DIR/ca --trust-domain example.org --key {kind}")).unwrap();
+        for leaf in ["p256", "ed25519", "rsa-2048"] {
+            remora_certs(&directory, &format!("issue --ca DIR/ca --id {ID} --out DIR/{leaf} --key {leaf}")).unwrap();
+            judge(&directory, leaf).unwrap_or_else(|error| panic!("{leaf} by {kind}: {error}"));
+        }
+    }
+}
+
+#[test]
+fn a_token_is_printed_alone_and_a_certificate_revoked() {
+    let directory = with_ca();
+    let token = remora_certs(&directory, &format!("token --dir DIR/ca --id {ID} --ttl 30s")).unwrap();
+    let ca = CaDirectory::open(&directory.path().join("ca")).unwrap();
+    assert_eq!(ca.redeem_token(token.trim_end(), SystemTime::now()).unwrap().as_str(), ID);
+    remora_certs(&directory, &format!("issue --ca DIR/ca --id {ID} --out DIR/w")).unwrap();
+    let serial = svid(&directory, "w").serial().to_owned();
+    let revoked = remora_certs(&directory, &format!("revoke --dir DIR/ca --serial {serial}")).unwrap();
+    assert!(revoked.starts_with(&format!("Revoked {serial} of {ID}")), "{revoked}");
+    assert!(remora_certs(&directory, "revoke --dir DIR/ca --serial 00").is_err());
+}
