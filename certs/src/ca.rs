@@ -301,7 +301,7 @@ impl Authority {
     }
 
     /// As [`Authority::issue`], with a last word on what the certificate says.
-    fn issue_as(
+    pub(crate) fn issue_as(
         &self,
         id: &SpiffeId,
         validity: Validity,

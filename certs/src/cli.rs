@@ -4,6 +4,8 @@ mod init;
 mod issue;
 mod revoke;
 mod rotate;
+#[cfg(feature = "server")]
+mod serve;
 mod token;
 mod value;
 
@@ -44,6 +46,9 @@ enum Command {
     Rotate(Rotate),
     /// Take certificates back before they end, by revocation lists.
     Revoke(Revoke),
+    /// Serve the authority: workloads prove who they are and get their certificates, over gRPC.
+    #[cfg(feature = "server")]
+    Serve(Box<serve::Serve>),
     /// Explain certificates, bundles or directories. Keys are never shown.
     Show(Show),
 }
@@ -69,6 +74,8 @@ pub fn run(cli: Cli, out: &mut dyn Write) -> Result<(), Error> {
         Command::Rotate(command) => rotate::run(&command, out),
         Command::Revoke(arguments) => revoke::run(&arguments, out),
         Command::Token(arguments) => token::run(&arguments, out),
+        #[cfg(feature = "server")]
+        Command::Serve(arguments) => serve::serve(*arguments),
         Command::Show(arguments) => show(&arguments, out),
     }
 }

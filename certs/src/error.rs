@@ -140,6 +140,10 @@ pub enum Error {
     /// The CA's state, its record or a request to it.
     #[error(transparent)]
     Ca(#[from] CaError),
+    /// The service cannot start.
+    #[cfg(feature = "server")]
+    #[error(transparent)]
+    Serve(Box<crate::server::Error>),
     /// A TLS configuration cannot be built.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),

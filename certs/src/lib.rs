@@ -19,6 +19,8 @@ pub mod identity;
 mod leaf;
 mod pem;
 pub mod proto;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod show;
 pub mod source;
 pub mod svid;
