@@ -97,8 +97,19 @@ pub struct Folder {
     authority: OnceLock<PathBuf>,
 }
 
+impl Default for Folder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Folder {
-    fn new() -> Self {
+    /// A new one, empty.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("remora-test-{}-{n}", std::process::id()));
