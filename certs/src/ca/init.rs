@@ -15,7 +15,7 @@ use super::lock::{DirectoryLock, LOCK_FILE};
 use super::state::{STATE_FILE, State};
 use super::{Authority, CA_BACKDATE, CaDirectory, CaRoot, Signer, Validity};
 use crate::Error;
-use crate::file::{Access, Prepared, sync_directory};
+use crate::file::{Access, Prepared, sweep, sync_directory};
 
 /// There while a CA is being made: what else is in the directory is worth nothing yet.
 pub(super) const UNFINISHED: &str = ".init";
@@ -64,6 +64,7 @@ impl CaDirectory {
         check_free(path)?;
         let lock = DirectoryLock::exclusive(path)?;
         check_free(path)?;
+        sweep(path);
         if let Err(error) = write(path, &lock, trust_domain, &root, &intermediate) {
             for name in FILES.into_iter().chain([LOCK_FILE, UNFINISHED]) {
                 // Ours, made a moment ago.
