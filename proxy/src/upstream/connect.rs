@@ -50,7 +50,12 @@ pub(super) async fn open(
         Hop::MeshUpgrade => Offer::Upgrade,
     };
     let (io, protocol) = dial(worker, cluster, address, offer, direction).await?;
-    let http1 = hop == Hop::Http1 || protocol == Some(MeshProtocol::IstioHttp11);
+    let http1 = match (hop, protocol) {
+        (Hop::Http1, _) | (_, Some(MeshProtocol::IstioHttp11)) => true,
+        // Istio's own inbound side tells HTTP by what is offered and agrees on none of it: what was asked for counts.
+        (Hop::MeshHttp1 | Hop::MeshUpgrade, None) => true,
+        _ => false,
+    };
     let closed = |message: String| Error::UpstreamClosed {
         cluster: cluster.name().clone(),
         endpoint: address,
