@@ -7,9 +7,9 @@ use rustls::{
 use rustls_pki_types::ServerName;
 
 use super::*;
-use crate::ca::fixture::{CATALOG, Ca, PRICING, TestDir, current, hours, id};
+use crate::ca::fixture::{CATALOG, Ca, PRICING, TestDir, crl, current, hours, id};
 use crate::verify::{PeerRole, VerifyError, verify_chain, verify_error};
-use crate::{Svid, TrustBundle};
+use crate::{RevocationList, Svid, TrustBundle, TrustBundles};
 
 const ALPN: &[u8] = b"istio-h2";
 
@@ -74,6 +74,63 @@ fn both_sides_learn_who_the_other_is() {
     assert_eq!(server.alpn_protocol(), Some(ALPN));
     assert_eq!(server.negotiated_key_exchange_group().map(|group| group.name()), Some(NamedGroup::X25519MLKEM768));
     assert_eq!(client.negotiated_cipher_suite(), Some(cipher_suite::TLS13_AES_128_GCM_SHA256));
+}
+
+/// A provider without the hybrid group, as a peer that is older than it.
+fn classical() -> Arc<CryptoProvider> {
+    let mut provider = CryptoProvider::clone(provider());
+    provider.kx_groups = vec![kx_group::X25519, kx_group::SECP256R1];
+    Arc::new(provider)
+}
+
+#[test]
+fn a_peer_without_the_hybrid_group_is_met_with_the_classical_one() {
+    let ca = Ca::new("example.org");
+    let (catalog, pricing) = (ca.identity(CATALOG), ca.identity(PRICING));
+    let group = |client: &_, server: &_| {
+        let (_, server) = handshake(client, server).unwrap();
+        server.negotiated_key_exchange_group().map(|group| group.name())
+    };
+    let verifier = Arc::new(SpiffeVerifier::of_servers(Arc::clone(pricing.bundles()), Vec::new()));
+    let resolver = |identity: &Identity| Arc::new(SingleCertAndKey::from(Arc::clone(identity.svid().certified_key())));
+    let mut older = ClientConfig::builder_with_provider(classical())
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_cert_resolver(resolver(&pricing));
+    older.alpn_protocols = vec![ALPN.to_vec()];
+    assert_eq!(group(&Arc::new(older), &server_of(&catalog)), Some(NamedGroup::X25519));
+
+    let verifier = Arc::new(SpiffeVerifier::of_clients(Arc::clone(catalog.bundles()), true));
+    let mut older = ServerConfig::builder_with_provider(classical())
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(resolver(&catalog));
+    older.alpn_protocols = vec![ALPN.to_vec()];
+    assert_eq!(group(&client_of(&pricing, &[CATALOG]), &Arc::new(older)), Some(NamedGroup::X25519));
+    let both = group(&client_of(&pricing, &[CATALOG]), &server_of(&catalog));
+    assert_eq!(both, Some(NamedGroup::X25519MLKEM768));
+}
+
+#[test]
+fn no_early_data_either_way() {
+    let ca = Ca::new("example.org");
+    let (catalog, pricing) = (ca.identity(CATALOG), ca.identity(PRICING));
+    assert_eq!(server_of(&catalog).max_early_data_size, 0);
+    assert!(!client_of(&pricing, &[]).enable_early_data);
+}
+
+#[test]
+fn h68_a_revoked_client_is_told_so() {
+    let ca = Ca::new("example.org");
+    let pricing = ca.identity(PRICING);
+    let list = crl(&ca.intermediate, &[pricing.svid().serial()], SystemTime::now() + hours(1));
+    let lists = RevocationList::parse("crl.pem".as_ref(), list.as_bytes()).unwrap();
+    let catalog = Identity::new(ca.identity(CATALOG).svid().clone(), TrustBundles::new(ca.bundle()).with_crls(lists));
+    let (side, error, alert) = refusal(&client_of(&pricing, &[]), &server_of(&catalog));
+    assert_eq!((side, error.reason(), alert), (Side::Server, "revoked", AlertDescription::CertificateRevoked));
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod detection;
 mod failures;
 mod gateway;
 mod grpc;
+mod hello;
 mod hostile;
 mod http;
 mod isolation;
