@@ -75,7 +75,11 @@ impl TrustBundle {
         Self::parse(trust_domain, path, &pem::read(path)?)
     }
 
-    pub(crate) fn parse(trust_domain: TrustDomain, path: &Path, pem: &[u8]) -> Result<Self, Error> {
+    /// As [`TrustBundle::load`] for the bytes of `path`, which is only named in errors.
+    ///
+    /// # Errors
+    /// As [`TrustBundle::load`], without the reading.
+    pub fn parse(trust_domain: TrustDomain, path: &Path, pem: &[u8]) -> Result<Self, Error> {
         Self::from_der(trust_domain, path, pem::certificates(path, pem)?)
     }
 

@@ -55,8 +55,11 @@ impl RevocationList {
         Self::parse(path, &pem::read(path)?)
     }
 
-    /// As [`RevocationList::load`] for the bytes of `path`.
-    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Arc<Self>>, Error> {
+    /// As [`RevocationList::load`] for the bytes of `path`, which is only named in errors.
+    ///
+    /// # Errors
+    /// As [`RevocationList::load`], without the reading.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Arc<Self>>, Error> {
         // A DER list is a SEQUENCE; no text begins with a "0" and holds a PEM section all the same.
         let lists = if bytes.first() == Some(&0x30) && !bytes.starts_with(b"-----") {
             vec![CertificateRevocationListDer::from(bytes)]
