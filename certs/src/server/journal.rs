@@ -97,3 +97,6 @@ async fn write(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

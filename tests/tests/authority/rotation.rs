@@ -1,10 +1,13 @@
-//! A signer from elsewhere, swapped under a running authority as Kubernetes swaps a secret.
+//! What signs and what is trusted, changed under a running authority.
 
 use std::path::Path;
+use std::process::Command;
 
 use remora_test::authority::{Authority, TRUST_DOMAIN, join_token, with_ca};
+use remora_test::binaries::binary;
 use remora_test::eventually;
 use remora_test::mesh::{Folder, make_authority};
+use remora_test::netns::run;
 use serde_json::json;
 
 use crate::ask::{ask, csr, verified};
@@ -87,4 +90,76 @@ fn a_plugged_in_signer_is_swapped_while_it_serves() {
     // Whoever follows the bundle has both roots, without asking.
     assert_eq!(bundles.next().unwrap()["roots"], std::fs::read_to_string(&both).unwrap());
     assert!(watcher.wait().unwrap().success());
+}
+
+#[test]
+fn a_root_is_rotated_under_a_running_authority() {
+    let (folder, ca) = with_ca();
+    let authority = Authority::start(folder.path(), &ca, &["--join-tokens"]);
+    let first = std::fs::read_to_string(ca.join("bundle.pem")).unwrap();
+    let roots = folder.path().join("first.pem");
+    std::fs::write(&roots, &first).unwrap();
+    let (mut watcher, mut bundles) = follow(&authority, &roots, 3);
+    assert_eq!(bundles.next().unwrap()["roots"], first);
+
+    let request = csr(folder.path());
+    let mut held = None;
+    let mut certificate = |roots: &Path| {
+        let token = join_token(&ca, "spiffe://example.org/ns/shop/sa/cart", "10m");
+        let more =
+            json!({"metadata": {"remora.instance": "cart-1", "remora.replaces": held.take().unwrap_or_default()}});
+        let answer = ask(&authority, roots, &request, Some(&token), &more);
+        verified(folder.path(), &answer);
+        let audit = authority.audit().pop().unwrap();
+        held = Some(audit["serial"].as_str().unwrap().to_owned());
+        audit["anchor"].as_str().unwrap().to_owned()
+    };
+    let rotate = |step: &str, more: &[&str]| {
+        let mut command = Command::new(binary("remora-certs"));
+        command.args(["rotate", "root", "--step", step]).args(more).arg("--dir").arg(&ca);
+        run(&mut command)
+    };
+    let old = certificate(&roots);
+    rotate("start", &[]).unwrap();
+    // Told to whoever follows, and before that nobody is signed for by the new root.
+    let both = bundles.next().unwrap();
+    assert!(both["roots"].as_str().unwrap().len() > first.len() && both["version"] == 2, "{both}");
+    std::fs::write(&roots, both["roots"].as_str().unwrap()).unwrap();
+    let refused = rotate("issue", &[]).unwrap_err().to_string();
+    assert!(refused.contains("cart-1"), "{refused}");
+    assert_eq!(certificate(&roots), old);
+    // A new certificate counts once its answer cannot be lost any more.
+    rotate("issue", &["--wait", "2m"]).unwrap();
+    // However soon somebody asks: what was signed by the old state is not handed out.
+    let new = certificate(&roots);
+    assert_ne!(new, old);
+    rotate("drop", &["--wait", "2m"]).unwrap();
+    let last = bundles.next().unwrap();
+    assert!(!last["roots"].as_str().unwrap().contains(first.trim()) && last["version"] == 3, "{last}");
+    std::fs::write(&roots, last["roots"].as_str().unwrap()).unwrap();
+    assert_eq!(certificate(&roots), new);
+    assert_eq!(authority.ask("/ready").0, 200);
+    assert!(watcher.wait().unwrap().success());
+}
+
+#[test]
+fn a_revoked_certificate_does_not_renew() {
+    let (folder, ca) = with_ca();
+    let authority = Authority::start(folder.path(), &ca, &["--join-tokens"]);
+    let (request, roots) = (csr(folder.path()), ca.join("bundle.pem"));
+    let id = "spiffe://example.org/ns/shop/sa/vm";
+    let first = ask(&authority, &roots, &request, Some(&join_token(&ca, id, "10m")), &json!({}));
+    verified(folder.path(), &first);
+    let certificate = folder.path().join("cert.pem");
+    std::fs::write(&certificate, first.chain.split_last().unwrap().1.concat()).unwrap();
+    let more = json!({"cert": certificate, "key": folder.path().join("key.pem")});
+    assert_eq!(ask(&authority, &roots, &request, None, &more).code, "OK");
+    run(Command::new(binary("remora-certs")).args(["revoke", "--id", id, "--dir"]).arg(&ca)).unwrap();
+    let refused = eventually("the revocation is known", || {
+        let answer = ask(&authority, &roots, &request, None, &more);
+        (answer.code != "OK").then_some(answer)
+    });
+    // Refused in the handshake: to the client the server is not there.
+    assert_eq!(refused.code, "UNAVAILABLE", "{refused:?}");
+    assert!(authority.metrics().sum("remora_ca_tls_handshake_failures_total", &[]) >= 1.0);
 }
