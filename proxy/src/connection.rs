@@ -13,9 +13,11 @@ use tokio::net::TcpStream;
 
 use crate::address::{ClientAddr, OrigDst};
 use crate::cluster::Picked;
+use crate::drain::Drain;
 use crate::http::{fields::Trust, h1, h2};
 use crate::inspect::{self, Inspected};
 use crate::io::{Downstream, Replay, Upstream};
+use crate::live::{self, LiveConnection};
 use crate::request::{self, HttpConnection};
 use crate::tcp_proxy::RelayError;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, DownstreamProtocol, Refusal, TlsSide};
@@ -38,6 +40,8 @@ struct Accepted {
     orig_dst: OrigDst,
     chain: ChainView,
     telemetry: ConnectionTelemetry,
+    /// Once its mesh peer is verified.
+    live: Option<Rc<LiveConnection>>,
 }
 
 /// A TCP connection to an endpoint, and the guards that end with it.
@@ -54,7 +58,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: ListenerId, stream: TcpS
     let client = ClientAddr::new(client);
     let info = ConnectionInfo { direction: at.direction, client, orig_dst, peer: None, sni: None, https: false };
     let chain = worker.chain(listener, orig_dst);
-    let mut accepted = Accepted { worker, info: Rc::new(info), orig_dst, chain, telemetry };
+    let mut accepted = Accepted { worker, info: Rc::new(info), orig_dst, chain, telemetry, live: None };
     accepted.telemetry.connection(&accepted.info);
     if accepted.worker.own.is_loop(orig_dst, local, at.direction) {
         // A reset: nobody listens here, as far as the client is concerned.
@@ -133,7 +137,7 @@ impl Accepted {
                 return self.refuse_tls(&error);
             }
         };
-        self.worker.shook_hands(TlsSide::Server, &tls);
+        self.live = Some(self.worker.shook_hands(TlsSide::Server, &tls));
         let peer = &tls.peer;
         let xfcc =
             request::forwarded_client_cert(mesh.spiffe_id().as_str(), peer.spiffe_id.as_str(), &peer.fingerprint);
@@ -197,12 +201,16 @@ impl Accepted {
     /// Completes when a connection that has said nothing yet need not be waited for: its idle timeout passed, or the
     /// proxy drains.
     async fn unwanted(&self) {
-        let mut drain = self.worker.drain(self.info.direction);
+        let mut drain = self.drain();
         let idle = self.chain.chain().idle_timeout;
         tokio::select! {
             () = drain.signaled() => {}
             () = tokio::time::sleep(idle), if !idle.is_zero() => {}
         }
+    }
+
+    fn drain(&self) -> Drain {
+        self.worker.drain(self.info.direction).and(self.live.clone())
     }
 
     fn limits(&self, first_byte: Option<Duration>) -> inspect::Limits {
@@ -235,8 +243,8 @@ impl Accepted {
 
     async fn http1(mut self, io: Replay<Downstream>, trust: Trust) {
         self.telemetry.protocol(DownstreamProtocol::Http1);
-        let drain = self.worker.drain(self.info.direction);
-        let connection = HttpConnection::new(self.worker, self.info, self.orig_dst, self.chain, trust);
+        let drain = self.drain();
+        let connection = HttpConnection::new(self.worker, self.info, self.orig_dst, self.chain, trust, self.live);
         if let Err(error) = h1::serve(io, connection, drain).await {
             tracing::debug!(%error, "HTTP/1 connection ended");
         }
@@ -244,8 +252,8 @@ impl Accepted {
 
     async fn http2(mut self, io: Replay<Downstream>, trust: Trust) {
         self.telemetry.protocol(DownstreamProtocol::Http2);
-        let drain = self.worker.drain(self.info.direction);
-        let connection = HttpConnection::new(self.worker, self.info, self.orig_dst, self.chain, trust);
+        let drain = self.drain();
+        let connection = HttpConnection::new(self.worker, self.info, self.orig_dst, self.chain, trust, self.live);
         if let Err(error) = h2::serve(io, connection, drain).await {
             tracing::debug!(%error, "HTTP/2 connection ended");
         }
@@ -349,17 +357,23 @@ impl Accepted {
         self.telemetry.failed(error);
     }
 
-    async fn relay(self, downstream: Replay<Downstream>, (upstream, picked, _counted): Dialled) {
+    async fn relay(self, downstream: Replay<Downstream>, (upstream, picked, counted): Dialled) {
         let Some(id) = self.chain.chain().tcp else { return };
         let traffic = self.chain.view().cluster(id).traffic(self.info.direction).clone();
         let idle = self.chain.chain().idle_timeout;
-        let Self { mut telemetry, chain, .. } = self;
+        let Self { mut telemetry, chain, live, .. } = self;
+        let (client, server) = (live::over(live), counted.over());
         // A connection may live for days; its snapshot need not.
         drop(chain);
         telemetry.protocol(DownstreamProtocol::Tcp);
         telemetry.tcp(&traffic);
         telemetry.endpoint(picked.address());
-        match tcp_proxy::relay(downstream, upstream, idle, &telemetry).await {
+        let ended = tokio::select! {
+            ended = tcp_proxy::relay(downstream, upstream, idle, &telemetry) => ended,
+            () = client => return telemetry.failed(&Error::Retired),
+            () = server => return telemetry.failed(&Error::Retired),
+        };
+        match ended {
             Ok(()) => {}
             Err(RelayError::Idle(bound)) => telemetry.failed(&Error::IdleTimeout(bound)),
             Err(RelayError::Downstream(_)) => telemetry.failed(&Error::DownstreamClosed),

@@ -5,26 +5,53 @@ use std::rc::Rc;
 
 use tokio::sync::{Notify, watch};
 
+use crate::live::{self, LiveConnection};
+
 /// A connection's view of the drain.
 #[derive(Clone, Debug)]
-pub(crate) struct Drain(watch::Receiver<bool>);
+pub(crate) struct Drain {
+    process: watch::Receiver<bool>,
+    own: Option<Rc<LiveConnection>>,
+}
 
 impl Drain {
     /// A drain that begins when `signal` becomes true.
     pub(crate) fn new(signal: watch::Receiver<bool>) -> Self {
-        Self(signal)
+        Self { process: signal, own: None }
     }
 
     /// A drain that never begins: an outbound connection serves the application until that leaves.
     pub(crate) fn never() -> Self {
-        Self(watch::channel(false).1)
+        Self::new(watch::channel(false).1)
+    }
+
+    /// As before, and beginning too when `connection` is to be replaced.
+    pub(crate) fn and(mut self, connection: Option<Rc<LiveConnection>>) -> Self {
+        self.own = connection;
+        self
+    }
+
+    /// Completes when a connection that is to be replaced has had its grace; the end of the process's own drain is not
+    /// told to connections.
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + use<> {
+        live::over(self.own.clone())
     }
 
     /// Completes when the drain begins; at once if it has.
     pub(crate) async fn signaled(&mut self) {
-        if self.0.wait_for(|draining| *draining).await.is_err() {
-            // The sender is gone without a drain: nothing will ever be signaled.
-            std::future::pending::<()>().await;
+        let Self { process, own } = self;
+        let process = async {
+            if process.wait_for(|draining| *draining).await.is_err() {
+                // The sender is gone without a drain: nothing will ever be signaled.
+                std::future::pending::<()>().await;
+            }
+        };
+        match own {
+            None => process.await,
+            Some(own) => tokio::select! {
+                () = process => {}
+                () = own.drained() => {}
+            },
         }
     }
 }

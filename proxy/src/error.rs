@@ -177,6 +177,9 @@ pub enum Error {
     /// Nothing happened on the connection for its idle timeout.
     #[error("idle for {0:?}")]
     IdleTimeout(Duration),
+    /// The connection was drained, because of its age or of trust that ended, and its grace is over.
+    #[error("the connection was drained, and its grace is over")]
+    Retired,
     /// The connection was aimed at one of the proxy's own ports.
     #[error("aimed at the proxy's own port {0}: a loop")]
     Loop(SocketAddr),
@@ -210,7 +213,7 @@ impl Error {
     /// Whose fault it is.
     pub fn side(&self) -> Side {
         match self {
-            Self::NoRoute { .. } | Self::NoEndpoint { .. } => Side::Internal,
+            Self::NoRoute { .. } | Self::NoEndpoint { .. } | Self::Retired => Side::Internal,
             Self::Connect { .. }
             | Self::ConnectTimeout { .. }
             | Self::UpstreamTls { .. }
@@ -242,7 +245,7 @@ impl Error {
             Self::NoRoute { .. } => ResponseFlag::NR,
             Self::NoEndpoint { .. } => ResponseFlag::UH,
             Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::UpstreamTls { .. } => ResponseFlag::UF,
-            Self::UpstreamClosed { .. } | Self::ResponseTruncated(_) => ResponseFlag::UC,
+            Self::UpstreamClosed { .. } | Self::ResponseTruncated(_) | Self::Retired => ResponseFlag::UC,
             Self::UpstreamReset { .. } | Self::ResponseReset(_) => ResponseFlag::UR,
             Self::UpstreamProtocol { .. } => ResponseFlag::UPE,
             Self::RequestTimeout { .. } => ResponseFlag::UT,
@@ -262,6 +265,7 @@ impl Error {
             | Self::ConnectTimeout { .. }
             | Self::UpstreamTls { .. }
             | Self::UpstreamClosed { .. }
+            | Self::Retired
             | Self::UpstreamReset { .. } => (StatusCode::SERVICE_UNAVAILABLE, GRPC_UNAVAILABLE),
             Self::UpstreamProtocol { .. } | Self::ResponseReset(_) | Self::ResponseTruncated(_) => {
                 (StatusCode::BAD_GATEWAY, GRPC_UNAVAILABLE)

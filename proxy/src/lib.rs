@@ -16,6 +16,7 @@ pub mod http;
 pub mod inspect;
 pub mod io;
 mod listener;
+mod live;
 pub mod original_dst;
 mod pool;
 pub mod readiness;

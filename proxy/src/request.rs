@@ -20,9 +20,10 @@ use crate::Error;
 use crate::address::OrigDst;
 use crate::http::body::{Body, BodyError, RequestBody};
 use crate::http::{RequestHead, ResponseHead, fields};
+use crate::live::{self, LiveConnection};
 use crate::route;
 use crate::telemetry::{AttemptTelemetry, ConnectionInfo, RequestTelemetry};
-use crate::upstream::{self, Bound, Response};
+use crate::upstream::{self, Bound, Response, Upgrade};
 use crate::worker::{ChainView, Worker};
 
 /// What the requests of one downstream connection have in common.
@@ -34,6 +35,8 @@ pub(crate) struct HttpConnection {
     /// The chain of the newest snapshot; looked up again when that changes.
     chain: RefCell<ChainView>,
     trust: fields::Trust,
+    /// Of the mesh's connections.
+    live: Option<Rc<LiveConnection>>,
     active: Cell<u32>,
     requests: Cell<u64>,
 }
@@ -45,6 +48,7 @@ impl HttpConnection {
         orig_dst: OrigDst,
         chain: ChainView,
         trust: fields::Trust,
+        live: Option<Rc<LiveConnection>>,
     ) -> Rc<Self> {
         Rc::new(Self {
             worker,
@@ -52,6 +56,7 @@ impl HttpConnection {
             orig_dst,
             chain: RefCell::new(chain),
             trust,
+            live,
             active: Cell::new(0),
             requests: Cell::new(0),
         })
@@ -119,13 +124,18 @@ impl HttpConnection {
     }
 
     /// Relays the bytes of a connection that left HTTP, once both sides have answered.
-    pub(crate) fn tunnel(&self, downstream: OnUpgrade, upstream: OnUpgrade) {
+    pub(crate) fn tunnel(&self, downstream: OnUpgrade, Upgrade { io: upstream, live }: Upgrade) {
         let open = self.worker.connections.open();
+        let (client, server) = (live::over(self.live.clone()), live::over(live));
         spawn_local(async move {
             let (Ok(downstream), Ok(upstream)) = (downstream.await, upstream.await) else { return };
             let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
-            // An end or a reset of either side is the tunnel's.
-            let _ = tokio::io::copy_bidirectional(&mut downstream, &mut upstream).await;
+            // An end or a reset of either side is the tunnel's; so is the end of either's grace.
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut downstream, &mut upstream) => {}
+                () = client => {}
+                () = server => {}
+            }
             drop(open);
         });
     }
@@ -219,7 +229,7 @@ pub(crate) struct ResponseBody {
     body: Body,
     exchange: Option<Exchange>,
     lease: Option<upstream::Lease>,
-    upgrade: Option<OnUpgrade>,
+    upgrade: Option<Upgrade>,
 }
 
 impl ResponseBody {
@@ -232,7 +242,7 @@ impl ResponseBody {
     }
 
     /// The upstream's side of a connection that leaves HTTP; `None` where it does not.
-    pub(crate) fn take_upgrade(&mut self) -> Option<OnUpgrade> {
+    pub(crate) fn take_upgrade(&mut self) -> Option<Upgrade> {
         self.upgrade.take()
     }
 

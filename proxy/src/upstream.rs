@@ -13,6 +13,7 @@ use crate::address::OrigDst;
 use crate::cluster::ClusterState;
 use crate::http::body::{Body, RequestBody};
 use crate::http::{RequestHead, ResponseHead};
+use crate::live::LiveConnection;
 use crate::pool::{Checkout, Connection, Hop, Host};
 use crate::telemetry::{AttemptTelemetry, RequestTelemetry};
 use crate::worker::Worker;
@@ -53,7 +54,16 @@ pub(crate) struct Response {
     /// Goes back to the pool at the end of the body.
     pub(crate) lease: Option<Lease>,
     /// The connection, where it leaves HTTP.
-    pub(crate) upgrade: Option<OnUpgrade>,
+    pub(crate) upgrade: Option<Upgrade>,
+}
+
+/// A connection that leaves HTTP.
+#[derive(Debug)]
+pub(crate) struct Upgrade {
+    /// Its bytes.
+    pub(crate) io: OnUpgrade,
+    /// Of the mesh's connections.
+    pub(crate) live: Option<Rc<LiveConnection>>,
 }
 
 /// A try that failed, and the request if it can be tried again.

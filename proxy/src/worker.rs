@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use remora_certs::identity::Identity;
+use remora_certs::{Peer, VerifyError};
 use remora_model::{ClusterId, Direction, DownstreamTls, FilterChain, Listener, Snapshot, SpiffeId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
@@ -20,10 +21,11 @@ use crate::admin::{ClusterStatus, EndpointStatus};
 use crate::cluster::ClusterState;
 use crate::control::gateway::GatewayCertificates;
 use crate::drain::{Connections, Drain};
+use crate::live::{Drained, Live, LiveConnection};
 use crate::original_dst::OwnAddresses;
 use crate::readiness::ReadyGuard;
 use crate::resolve::Resolved;
-use crate::telemetry::{Registry, Sinks, TlsSide, WorkerTelemetry};
+use crate::telemetry::{DrainReason, Registry, Sinks, TlsSide, WorkerTelemetry};
 use crate::tls::{Connector, GatewayTls, MeshTls, Offer, TlsInfo};
 use crate::{filter_chain, listener};
 
@@ -75,6 +77,7 @@ pub(crate) struct Start {
 pub(crate) struct Worker {
     pub(crate) telemetry: Rc<WorkerTelemetry>,
     pub(crate) connections: Rc<Connections>,
+    live: Rc<Live>,
     pub(crate) own: OwnAddresses,
     view: RefCell<Rc<View>>,
     drain: watch::Receiver<bool>,
@@ -128,6 +131,29 @@ impl View {
         self.tls.as_ref()
     }
 
+    /// The generation of its SVID; 0 without one.
+    fn generation(&self) -> u64 {
+        self.tls.as_ref().map_or(0, |tls| tls.generation())
+    }
+
+    /// How long a connection that drains may still take.
+    fn grace(&self) -> Duration {
+        self.input.snapshot.drain_timeout
+    }
+
+    fn max_age(&self) -> Option<Duration> {
+        self.input.snapshot.identity.as_ref().and_then(|identity| identity.max_connection_age)
+    }
+
+    /// What speaks against a peer that was verified earlier.
+    fn verdict(&self, peer: &Peer) -> Option<DrainReason> {
+        match self.input.identity.as_ref()?.bundles().still_trusts(peer) {
+            Ok(()) => None,
+            Err(VerifyError::Revoked { .. }) => Some(DrainReason::Revoked),
+            Err(_) => Some(DrainReason::AnchorRemoved),
+        }
+    }
+
     /// The TLS of a chain that terminates its own.
     pub(crate) fn gateway_tls(&self, tls: &DownstreamTls) -> Option<&GatewayTls> {
         let DownstreamTls::Terminate { certificate, key } = tls else { return None };
@@ -158,6 +184,7 @@ impl Worker {
         let view = View::new(input, None, &telemetry);
         Rc::new(Self {
             connections: Rc::default(),
+            live: Rc::default(),
             own: start.own.clone(),
             view: RefCell::new(Rc::new(view)),
             drain: start.drain.clone(),
@@ -174,6 +201,9 @@ impl Worker {
         // Connections that outlive their snapshot keep its clusters; those that were replaced wait for no more work.
         let replaced = |cluster: &&Rc<ClusterState>| !view.clusters.iter().any(|new| Rc::ptr_eq(new, cluster));
         old.clusters.iter().filter(replaced).for_each(|cluster| cluster.pool.retain(|_| false));
+        if view.generation() != old.generation() {
+            self.told(self.live.judge(view.grace(), |peer| view.verdict(peer)));
+        }
     }
 
     pub(crate) fn view(&self) -> Rc<View> {
@@ -206,7 +236,7 @@ impl Worker {
 
     /// The generation of the SVID in use; 0 without one.
     pub(crate) fn generation(&self) -> u64 {
-        self.view.borrow().tls.as_ref().map_or(0, |tls| tls.generation())
+        self.view.borrow().generation()
     }
 
     /// The TLS configuration towards `expected`; `None` without an identity.
@@ -222,8 +252,8 @@ impl Worker {
         }
     }
 
-    /// A handshake of the mesh succeeded.
-    pub(crate) fn shook_hands(&self, side: TlsSide, tls: &TlsInfo) {
+    /// A handshake of the mesh succeeded: from now on the connection is judged again whenever trust changes.
+    pub(crate) fn shook_hands(&self, side: TlsSide, tls: &TlsInfo) -> Rc<LiveConnection> {
         self.telemetry.tls().handshake(side, tls.resumed);
         tracing::debug!(
             side = side.as_str(),
@@ -233,6 +263,23 @@ impl Worker {
             resumed = tls.resumed,
             "mTLS handshake"
         );
+        let anchor = self.telemetry.shard().anchor(tls.peer.anchor);
+        anchor.seen(SystemTime::now());
+        let view = self.view();
+        let connection = self.live.enter(tls.peer.clone(), anchor, view.max_age(), self.random());
+        if tls.generation != view.generation() {
+            // Trust changed during the handshake.
+            self.told(self.live.judge(view.grace(), |peer| view.verdict(peer)));
+        }
+        connection
+    }
+
+    /// Counts and logs connections that began to drain.
+    fn told(&self, drained: Drained) {
+        for (reason, count) in DrainReason::ALL.into_iter().zip(drained).filter(|(_, count)| *count > 0) {
+            self.telemetry.shard().connections_drained(reason, count);
+            tracing::info!(reason = reason.as_str(), connections = count, "mesh connections drain, to be replaced");
+        }
     }
 
     /// Whether one more line may be logged about what peers do: at most [`LINES_A_TICK`] each 100 ms.
@@ -254,7 +301,8 @@ impl Worker {
 
     fn sweep(&self) {
         let view = self.view();
-        let generation = self.generation();
+        let generation = view.generation();
+        self.told(self.live.sweep(view.grace()));
         for cluster in &view.clusters {
             cluster.pool.sweep(cluster.config.idle_timeout, generation);
         }

@@ -60,6 +60,9 @@ impl From<h2::Error> for BodyError {
     fn from(error: h2::Error) -> Self {
         match error.reason() {
             Some(reason) if error.is_reset() => Self::Reset(reason),
+            Some(h2::Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => {
+                Self::Closed("the peer drained the connection, and its grace is over".to_owned())
+            }
             _ => Self::Closed(error.to_string()),
         }
     }

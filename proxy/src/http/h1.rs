@@ -8,6 +8,8 @@ use std::time::Duration;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
@@ -16,6 +18,7 @@ use super::head::{RequestHead, ResponseHead};
 use crate::Error;
 use crate::drain::Drain;
 use crate::io::{Downstream, Replay, Upstream};
+use crate::live::LiveConnection;
 use crate::request::{HttpConnection, ResponseBody};
 
 /// Bytes a connection may hold of one direction; also the bound of a head (Envoy: 60 KiB).
@@ -26,7 +29,43 @@ const LAST_HEAD: Duration = Duration::from_secs(2);
 const MAX_HEADERS: usize = 100;
 
 /// The sending half of a client connection.
-pub(crate) type Sender = hyper::client::conn::http1::SendRequest<RequestBody>;
+#[derive(Debug)]
+pub(crate) struct Sender {
+    inner: SendRequest<RequestBody>,
+    /// Of the mesh's connections.
+    pub(crate) live: Option<Rc<LiveConnection>>,
+}
+
+impl Sender {
+    pub(crate) fn new(inner: SendRequest<RequestBody>, live: Option<Rc<LiveConnection>>) -> Self {
+        Self { inner, live }
+    }
+
+    /// Whether it can take a request now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.inner.is_ready() && !self.is_draining()
+    }
+
+    /// Whether it will never take one again.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inner.is_closed() || self.is_draining()
+    }
+
+    fn is_draining(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.is_draining())
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// # Errors
+    /// The connection broke; with the request, where nothing of it was written.
+    pub(crate) async fn send(
+        &mut self,
+        request: http::Request<RequestBody>,
+    ) -> Result<http::Response<Incoming>, TrySendError<http::Request<RequestBody>>> {
+        self.inner.try_send_request(request).await
+    }
+}
 
 /// Serves a downstream connection until it ends. A drain lets the request in hand finish and closes.
 ///
@@ -37,6 +76,7 @@ pub(crate) async fn serve(
     connection: Rc<HttpConnection>,
     mut drain: Drain,
 ) -> Result<(), hyper::Error> {
+    let over = drain.over();
     let service = service_fn(|request| {
         let connection = connection.clone();
         async move { Ok::<_, Infallible>(respond(connection, request).await) }
@@ -49,6 +89,7 @@ pub(crate) async fn serve(
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades()
     );
+    let mut over = pin!(over);
     tokio::select! {
         biased;
         ended = h1.as_mut() => return ended,
@@ -59,6 +100,8 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             ended = h1.as_mut() => return ended,
+            // What is under way is seen to break off.
+            () = over.as_mut() => return Ok(()),
             // A head of which only a part has come never becomes a request.
             () = tokio::time::sleep(LAST_HEAD) => if !connection.is_active() {
                 return Ok(());
@@ -162,7 +205,10 @@ pub(crate) fn response_parts(response: http::Response<Incoming>) -> (ResponseHea
 /// Never in practice: nothing is written yet.
 pub(crate) async fn connect(
     io: Upstream,
-) -> Result<(Sender, hyper::client::conn::http1::Connection<TokioIo<Upstream>, RequestBody>), hyper::Error> {
+) -> Result<
+    (SendRequest<RequestBody>, hyper::client::conn::http1::Connection<TokioIo<Upstream>, RequestBody>),
+    hyper::Error,
+> {
     hyper::client::conn::http1::Builder::new()
         .max_buf_size(MAX_BUFFER)
         .max_headers(MAX_HEADERS)

@@ -33,6 +33,8 @@ const MAX_HEADER_LIST: u32 = 60 * 1024;
 
 /// Streams opened on a connection before its peer has said how many it takes.
 const STREAMS_BEFORE_SETTINGS: usize = 10;
+/// How long the last GOAWAY may take to be written.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Bound of the client's preface.
 const PREFACE: Duration = Duration::from_secs(10);
 
@@ -60,6 +62,7 @@ pub(crate) async fn serve(
     };
     let mut h2 = h2?;
     let mut idle = pin!(connection.idle());
+    let mut over = pin!(drain.over());
     let mut ending = false;
     loop {
         tokio::select! {
@@ -78,6 +81,12 @@ pub(crate) async fn serve(
             () = &mut idle, if !ending => {
                 h2.graceful_shutdown();
                 ending = true;
+            }
+            () = &mut over => {
+                // Says that no stream broke by mistake: it had its grace.
+                h2.abrupt_shutdown(Reason::NO_ERROR);
+                let _ = tokio::time::timeout(LAST_WORD, poll_fn(|cx| h2.poll_closed(cx))).await;
+                return Ok(());
             }
         }
     }

@@ -118,9 +118,9 @@ impl Shard {
         Arc::clone(lock(&self.data().trust.anchors).entry(anchor).or_default())
     }
 
-    /// A connection begins to drain.
-    pub fn connection_drained(&self, reason: DrainReason) {
-        self.data().trust.drained[reason as usize].add(1);
+    /// `count` connections begin to drain.
+    pub fn connections_drained(&self, reason: DrainReason, count: u64) {
+        self.data().trust.drained[reason as usize].add(count);
     }
 }
 
@@ -228,7 +228,7 @@ mod tests {
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
         first.anchor(anchor).seen(at(1_800_000_005));
         second.anchor(anchor).seen(at(1_800_000_003));
-        second.connection_drained(DrainReason::Revoked);
+        second.connections_drained(DrainReason::Revoked, 1);
         let text = registry.render_prometheus();
         let sample = format!("remora_tls_peer_anchor_last_seen_seconds{{anchor=\"{anchor}\"}} 1800000005\n");
         assert!(text.contains(&sample), "{text}");

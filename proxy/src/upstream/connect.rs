@@ -1,6 +1,7 @@
 //! Connecting to an endpoint: TCP, mTLS where the cluster says so, and the driver of an HTTP connection.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use crate::address::OrigDst;
 use crate::cluster::{ClusterState, Picked};
 use crate::http::{h1, h2};
 use crate::io::Upstream;
+use crate::live::{self, LiveConnection};
 use crate::pool::{Fresh, Hop, Shared};
 use crate::telemetry::{TlsSide, UpstreamMetrics, UpstreamProtocol};
 use crate::tls::{MeshProtocol, Offer};
@@ -21,18 +23,34 @@ use crate::{Error, socket, tls};
 
 /// Counts an upstream connection as open until it is dropped.
 #[derive(Debug)]
-pub(crate) struct UpstreamConnection(Arc<UpstreamMetrics>);
+pub(crate) struct UpstreamConnection {
+    metrics: Arc<UpstreamMetrics>,
+    /// Of the mesh's connections.
+    live: Option<Rc<LiveConnection>>,
+}
 
 impl UpstreamConnection {
-    fn opened(metrics: &Arc<UpstreamMetrics>, protocol: UpstreamProtocol) -> Self {
+    fn opened(metrics: &Arc<UpstreamMetrics>, protocol: UpstreamProtocol, live: Option<Rc<LiveConnection>>) -> Self {
         metrics.connection_opened(protocol);
-        Self(metrics.clone())
+        Self { metrics: metrics.clone(), live }
     }
+
+    /// Completes when the connection was drained and its grace is over.
+    pub(crate) fn over(&self) -> impl Future<Output = ()> + use<> {
+        live::over(self.live.clone())
+    }
+}
+
+/// A connection just made.
+struct Dialled {
+    io: Upstream,
+    protocol: Option<MeshProtocol>,
+    live: Option<Rc<LiveConnection>>,
 }
 
 impl Drop for UpstreamConnection {
     fn drop(&mut self) {
-        self.0.connection_closed();
+        self.metrics.connection_closed();
     }
 }
 
@@ -49,7 +67,7 @@ pub(super) async fn open(
         Hop::Http2 | Hop::MeshHttp2 => Offer::Http2,
         Hop::MeshUpgrade => Offer::Upgrade,
     };
-    let (io, protocol) = dial(worker, cluster, address, offer, direction).await?;
+    let Dialled { io, protocol, live } = dial(worker, cluster, address, offer, direction).await?;
     let http1 = match (hop, protocol) {
         (Hop::Http1, _) | (_, Some(MeshProtocol::IstioHttp11)) => true,
         // Istio's own inbound side tells HTTP by what is offered and agrees on none of it: what was asked for counts.
@@ -63,25 +81,37 @@ pub(super) async fn open(
         unprocessed: true,
     };
     if http1 {
-        let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http1);
+        let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http1, live.clone());
         let (sender, connection) = h1::connect(io).await.map_err(|error| closed(error.to_string()))?;
         spawn_local(async move {
             // Whoever waits for a response is told by hyper; an idle connection that ends is nobody's failure.
-            let _ = connection.with_upgrades().await;
+            tokio::select! {
+                _ = connection.with_upgrades() => {}
+                () = counted.over() => {}
+            }
             drop(counted);
         });
-        return Ok(Fresh::Http1(sender));
+        return Ok(Fresh::Http1(h1::Sender::new(sender, live)));
     }
     let ours = protocol == Some(MeshProtocol::RemoraH2);
-    let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2);
+    let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2, live.clone());
     let (sender, connection) = h2::connect(io, ours).await.map_err(|error| closed(error.to_string()))?;
     let shared = Shared::new(sender, ours);
     let weak = Rc::downgrade(&shared);
     spawn_local(async move {
-        let _ = connection.await;
-        if let Some(shared) = weak.upgrade() {
-            shared.mark_closed();
+        let mut connection = pin!(connection);
+        let close = || drop(weak.upgrade().inspect(|shared| shared.mark_closed()));
+        if let Some(live) = live {
+            tokio::select! {
+                _ = connection.as_mut() => return close(),
+                () = live.drained() => close(),
+            }
         }
+        tokio::select! {
+            _ = connection => {}
+            () = counted.over() => {}
+        }
+        close();
         drop(counted);
     });
     Ok(Fresh::Http2(shared))
@@ -98,7 +128,7 @@ async fn dial(
     address: SocketAddr,
     offer: Offer,
     direction: Direction,
-) -> Result<(Upstream, Option<MeshProtocol>), Error> {
+) -> Result<Dialled, Error> {
     match dial_once(worker, cluster, address, offer, direction).await {
         Err(Error::UpstreamTls { reason: "protocol", .. }) => {
             dial_once(worker, cluster, address, offer, direction).await
@@ -113,7 +143,7 @@ async fn dial_once(
     address: SocketAddr,
     offer: Offer,
     direction: Direction,
-) -> Result<(Upstream, Option<MeshProtocol>), Error> {
+) -> Result<Dialled, Error> {
     let timeout = cluster.config.connect_timeout;
     let name = || cluster.name().clone();
     let connected = tokio::time::timeout(timeout, socket::connect(address, source(direction, address))).await;
@@ -128,19 +158,21 @@ async fn dial_once(
             return Err(Error::ConnectTimeout { cluster: name(), endpoint: address, timeout });
         }
     };
-    let UpstreamTls::Mesh { identities } = &cluster.config.tls else { return Ok((Upstream::Plain(stream), None)) };
+    let UpstreamTls::Mesh { identities } = &cluster.config.tls else {
+        return Ok(Dialled { io: Upstream::Plain(stream), protocol: None, live: None });
+    };
     let handshake = match worker.connector(identities, offer) {
         Some(connector) => tls::connect(&connector, stream, cluster.server_name(address), timeout).await,
         None => Err(tls::TlsError::no_identity()),
     };
     match handshake {
         Ok((stream, info)) => {
-            worker.shook_hands(TlsSide::Client, &info);
+            let live = Some(worker.shook_hands(TlsSide::Client, &info));
             if matches!(info.protocol, Some(MeshProtocol::RemoraH2 | MeshProtocol::IstioH2)) {
                 // Its other end always reads, so silence means that it is gone. A socket that is closed already says so later.
                 let _ = socket::bound_unacknowledged(stream.get_ref().0);
             }
-            Ok((Upstream::Tls(Box::new(stream)), info.protocol))
+            Ok(Dialled { io: Upstream::Tls(Box::new(stream)), protocol: info.protocol, live })
         }
         Err(error) => {
             worker.telemetry.tls().handshake_failed(TlsSide::Client, error.reason);
@@ -181,9 +213,9 @@ pub(crate) async fn connect_tcp(
             cluster.metrics.retry();
         }
         match dial(worker, cluster, picked.address(), Offer::Tcp, direction).await {
-            Ok((io, _)) => {
+            Ok(Dialled { io, live, .. }) => {
                 picked.reached();
-                let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Tcp);
+                let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Tcp, live);
                 return Ok((io, picked, counted));
             }
             Err(error) => {

@@ -9,7 +9,7 @@ use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use tokio::task::{AbortHandle, spawn_local};
 
-use super::{Bound, Checked, Failure, Response, within};
+use super::{Bound, Checked, Failure, Response, Upgrade, within};
 use crate::Error;
 use crate::cluster::{ClusterState, Picked};
 use crate::http::body::{Body, RequestBody};
@@ -78,10 +78,11 @@ pub(super) async fn exchange(
     match answered {
         Ok(Answer { head, body, upgrade }) => {
             attempt.response(&head);
-            if upgrade.is_some() {
-                // It leaves HTTP, and the pool.
-                lease.connection = None;
-            }
+            // It leaves HTTP, and the pool.
+            let upgrade = upgrade.map(|io| {
+                let live = lease.connection.take().and_then(|(_, sender, _)| sender.live);
+                Upgrade { io, live }
+            });
             Ok(Response { head, body, attempt, lease: Some(lease), upgrade })
         }
         Err(failure) => {
@@ -140,7 +141,7 @@ async fn exchange_h1(
     body: RequestBody,
 ) -> Result<Answer, Failure> {
     let asked = head.upgrade.is_some();
-    match sender.try_send_request(h1::request(head, body)).await {
+    match sender.send(h1::request(head, body)).await {
         Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             if !asked {
                 return Err(Failure { error: at.broke("101 to a request that asked for nothing"), request: None });
