@@ -5,8 +5,9 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -107,4 +108,34 @@ fn write<const N: usize>(out: &Path, files: [(&str, String); N]) {
         std::fs::write(&file, text).unwrap();
         chown(&file, Some(PROXY), Some(PROXY)).unwrap();
     }
+}
+
+/// A revocation list of the intermediate in `authority`, as PEM: these serial numbers, in hexadecimal.
+///
+/// # Panics
+/// When the authority cannot be read, or a serial number is none.
+#[must_use]
+pub fn revoke(authority: &Path, serials: &[&str]) -> String {
+    let read = |name: &str| std::fs::read_to_string(authority.join(name)).unwrap();
+    let key = KeyPair::from_pem(&read("intermediate-key.pem")).unwrap();
+    let issuer = Issuer::from_ca_cert_pem(&read("intermediate.pem"), key).unwrap();
+    let now = OffsetDateTime::now_utc();
+    let bytes = |hex: &str| -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    };
+    let revoked = serials.iter().map(|serial| RevokedCertParams {
+        serial_number: SerialNumber::from(bytes(serial)),
+        revocation_time: now,
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let params = CertificateRevocationListParams {
+        this_update: now,
+        next_update: now + Duration::hours(1),
+        crl_number: SerialNumber::from(1u64),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(&issuer).unwrap().pem().unwrap()
 }

@@ -28,4 +28,5 @@ mod routes;
 mod tcp;
 mod tproxy;
 mod tracing;
+mod trust;
 mod upgrade;
