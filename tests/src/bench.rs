@@ -4,7 +4,11 @@
 //! run mean anything.
 
 mod chain;
+mod handshakes;
+mod identity;
 mod report;
 
 pub use chain::{Chain, Kind, Scenario};
+pub use handshakes::Resumed;
+pub use identity::{Handshakes, IdentityReport};
 pub use report::{Report, Round};

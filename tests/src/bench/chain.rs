@@ -9,7 +9,7 @@ use crate::pod::{PROXY, Pod};
 use crate::process::Process;
 use crate::{binaries, eventually};
 
-use super::Round;
+use super::{Handshakes, Resumed, Round, handshakes};
 
 /// Whose sidecars carry the load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,17 @@ pub enum Kind {
     Remora,
     /// The peer.
     Envoy,
+}
+
+impl Kind {
+    /// Its name in results.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Remora => "remora",
+            Self::Envoy => "envoy",
+        }
+    }
 }
 
 /// What the client speaks.
@@ -52,6 +63,8 @@ impl Scenario {
 pub struct Chain {
     scenario: Scenario,
     client: Pod,
+    /// Has an identity and no sidecar.
+    stranger: Pod,
     /// The client's sidecar, then the server's.
     sidecars: [Process; 2],
     _server: Pod,
@@ -68,9 +81,10 @@ impl Chain {
     #[must_use]
     pub fn start(kind: Kind, scenario: Scenario, envoy: &Path) -> Self {
         let mesh = Mesh::new();
-        let [client, server, store] = ["client", "server", "store"].map(|name| mesh.pod(name));
+        let [client, server, store, stranger] = ["client", "server", "store", "stranger"].map(|name| mesh.pod(name));
         let _ = Collector::start(&store, store.at(4317));
         let app = server.peer("http", 8080, &[]);
+        stranger.identity();
         for pod in [&client, &server] {
             pod.identity();
             pod.redirect();
@@ -104,7 +118,7 @@ impl Chain {
         let url = format!("http://{}/bytes/128", server.at(8080));
         let answer = client.curl(&[&url]);
         assert_eq!(answer.code, 200, "{kind:?}: {answer:?}");
-        Self { scenario, client, sidecars, _server: server, _app: app, _store: store, _mesh: mesh }
+        Self { scenario, client, stranger, sidecars, _server: server, _app: app, _store: store, _mesh: mesh }
     }
 
     /// Carries one round of requests for 128 bytes each, and measures it.
@@ -124,6 +138,20 @@ impl Chain {
             cpu_us: (after - before) * 1e6 / requests as f64,
             rss_mib: [rss_mib(&self.sidecars[0]), rss_mib(&self.sidecars[1])],
         }
+    }
+
+    /// Makes one round of handshakes with the server's sidecar, and measures it.
+    ///
+    /// # Panics
+    /// When one fails.
+    #[must_use]
+    pub fn handshakes(&self, resumed: Resumed, count: u64) -> Handshakes {
+        let server = self._server.at(8080);
+        let before = cpu_seconds(&self.sidecars[1]);
+        let tls = self.stranger.tls();
+        let took = self.stranger.enter(|| handshakes::run(server, &tls, resumed, count)).unwrap();
+        let after = cpu_seconds(&self.sidecars[1]);
+        Handshakes { rate: count as f64 / took.as_secs_f64(), cpu_us: (after - before) * 1e6 / count as f64 }
     }
 }
 

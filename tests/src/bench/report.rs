@@ -21,14 +21,7 @@ pub struct Report {
     rounds: BTreeMap<(&'static str, &'static str), Vec<Round>>,
 }
 
-fn name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Remora => "remora",
-        Kind::Envoy => "envoy",
-    }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {
@@ -50,12 +43,12 @@ fn medians(rounds: &[Round]) -> [f64; 3] {
 impl Report {
     /// Adds a round.
     pub fn add(&mut self, scenario: Scenario, kind: Kind, round: Round) {
-        self.rounds.entry((scenario.name(), name(kind))).or_default().push(round);
+        self.rounds.entry((scenario.name(), kind.name())).or_default().push(round);
     }
 
     fn scenario(&self, scenario: Scenario) -> [[f64; 3]; 2] {
         [Kind::Remora, Kind::Envoy]
-            .map(|kind| medians(self.rounds.get(&(scenario.name(), name(kind))).map_or(&[], Vec::as_slice)))
+            .map(|kind| medians(self.rounds.get(&(scenario.name(), kind.name())).map_or(&[], Vec::as_slice)))
     }
 
     /// The table for a person.
@@ -94,7 +87,7 @@ impl Report {
                     .zip(both)
                     .map(|(kind, [rate, cpu, rss])| {
                         let rounds: Vec<_> =
-                            self.rounds.get(&(scenario.name(), name(kind))).into_iter().flatten().collect();
+                            self.rounds.get(&(scenario.name(), kind.name())).into_iter().flatten().collect();
                         let value = serde_json::json!({
                             "requests_per_second": round(rate, 0),
                             "cpu_us_per_request": round(cpu, 1),
@@ -105,7 +98,7 @@ impl Report {
                                 "rss_mib": one.rss_mib.map(|rss| round(rss, 1)),
                             })).collect::<Vec<_>>(),
                         });
-                        (name(kind).to_owned(), value)
+                        (kind.name().to_owned(), value)
                     })
                     .collect();
                 let [[rate, cpu, rss], [their_rate, their_cpu, their_rss]] = both;

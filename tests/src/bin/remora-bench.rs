@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use remora_test::bench::{Chain, Kind, Report, Scenario};
+use remora_test::bench::{Chain, IdentityReport, Kind, Report, Resumed, Scenario};
 
 struct Arguments {
     envoy: PathBuf,
@@ -34,9 +34,33 @@ fn arguments() -> anyhow::Result<Arguments> {
     })
 }
 
+/// Full and resumed, interleaved as everything else.
+fn measure_handshakes(chains: &[(Kind, Chain)], rounds: u32, count: u64, report: &mut IdentityReport) {
+    for resumed in [Resumed::No, Resumed::Yes] {
+        for round in 0..=rounds {
+            for (kind, chain) in chains {
+                let measured = chain.handshakes(resumed, count);
+                println!(
+                    "{} {round}/{rounds} {:<8}{:>8.0} handshakes/s{:>8.1} us/handshake",
+                    resumed.name(),
+                    format!("{kind:?}"),
+                    measured.rate,
+                    measured.cpu_us
+                );
+                // The first warms up.
+                if round > 0 {
+                    report.add(resumed, *kind, measured);
+                }
+            }
+        }
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     let Arguments { envoy, output, rounds, requests } = arguments()?;
     let mut report = Report::default();
+    let mut identity = IdentityReport::default();
+    let handshakes = (requests / 10).max(100);
     for scenario in [Scenario::H1Mtls, Scenario::H2Mtls] {
         let chains = [Kind::Remora, Kind::Envoy].map(|kind| (kind, Chain::start(kind, scenario, &envoy)));
         for (kind, chain) in &chains {
@@ -57,9 +81,14 @@ fn main() -> anyhow::Result<()> {
                 report.add(scenario, *kind, measured);
             }
         }
+        if scenario == Scenario::H2Mtls {
+            measure_handshakes(&chains, rounds, handshakes, &mut identity);
+        }
     }
-    println!("\n{}", report.table());
-    std::fs::write(&output, serde_json::to_string_pretty(&report.json(requests))? + "\n")?;
+    println!("\n{}{}", report.table(), identity.table());
+    let mut results = report.json(requests);
+    results["identity"] = identity.json(handshakes);
+    std::fs::write(&output, serde_json::to_string_pretty(&results)? + "\n")?;
     println!("written to {}", output.display());
     Ok(())
 }

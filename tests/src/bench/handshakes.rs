@@ -1,0 +1,151 @@
+//! A client that does nothing but handshakes: TLS 1.3, a certificate on both sides, full or resumed.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, SignatureScheme};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resumed {
+    /// Every handshake shows and verifies both certificates.
+    No,
+    /// Every handshake uses a ticket of an earlier one.
+    Yes,
+}
+
+impl Resumed {
+    /// Its name in results.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::No => "handshake-full",
+            Self::Yes => "handshake-resumed",
+        }
+    }
+}
+
+/// Clients at once.
+const CLIENTS: u64 = 4;
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What an HTTP/2 client says first, with empty SETTINGS (RFC 9113, section 3.4): a server that answers has judged us.
+const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// Makes `count` handshakes with `server` as the owner of the identity in `tls`; how long they took.
+///
+/// # Errors
+/// The first that failed, or that was of another kind than asked for.
+pub(super) fn run(server: SocketAddr, tls: &Path, resumed: Resumed, count: u64) -> anyhow::Result<Duration> {
+    let left = AtomicU64::new(count);
+    // Each client keeps its own tickets, and has one before the clock starts.
+    let configs = (0..CLIENTS).map(|_| {
+        let config = Arc::new(client(tls, resumed)?);
+        if resumed == Resumed::Yes {
+            handshake(server, &config)?;
+        }
+        anyhow::Ok(config)
+    });
+    let configs = configs.collect::<anyhow::Result<Vec<_>>>()?;
+    let began = Instant::now();
+    let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+    std::thread::scope(|scope| {
+        let clients = configs.iter().map(|config| {
+            scope.spawn(|| {
+                while take() {
+                    let kind = handshake(server, config)?;
+                    let wanted = (kind == HandshakeKind::Resumed) == (resumed == Resumed::Yes);
+                    anyhow::ensure!(wanted, "a handshake was {kind:?}, not as {resumed:?} says");
+                }
+                Ok(())
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        clients.into_iter().try_for_each(|client| client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?)
+    })?;
+    Ok(began.elapsed())
+}
+
+/// One, complete on both sides: the server has answered, and has given its tickets.
+fn handshake(server: SocketAddr, config: &Arc<ClientConfig>) -> anyhow::Result<HandshakeKind> {
+    let mut stream = TcpStream::connect(server)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut connection = ClientConnection::new(Arc::clone(config), ServerName::try_from("server")?)?;
+    let mut tls = rustls::Stream::new(&mut connection, &mut stream);
+    tls.write_all(HELLO)?;
+    tls.read_exact(&mut [0; 9])?;
+    let kind = connection.handshake_kind().ok_or_else(|| anyhow::anyhow!("no handshake"))?;
+    connection.send_close_notify();
+    match connection.write_tls(&mut stream) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(kind),
+    }
+}
+
+fn client(tls: &Path, resumed: Resumed) -> anyhow::Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let chain = CertificateDer::pem_file_iter(tls.join("cert.pem"))?.collect::<Result<Vec<_>, _>>()?;
+    let mut roots = rustls::RootCertStore::empty();
+    for root in CertificateDer::pem_file_iter(tls.join("bundle.pem"))? {
+        roots.add(root?)?;
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Unnamed(verifier)))
+        .with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(tls.join("key.pem"))?)?;
+    config.alpn_protocols = vec![b"istio-h2".to_vec(), b"h2".to_vec()];
+    config.resumption = match resumed {
+        Resumed::No => Resumption::disabled(),
+        Resumed::Yes => Resumption::in_memory_sessions(8),
+    };
+    Ok(config)
+}
+
+/// Verifies signatures only: what the load's client thinks of the server is not measured.
+#[derive(Debug)]
+struct Unnamed(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for Unnamed {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
