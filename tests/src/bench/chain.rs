@@ -149,9 +149,14 @@ impl Chain {
         let server = self._server.at(8080);
         let before = cpu_seconds(&self.sidecars[1]);
         let tls = self.stranger.tls();
-        let took = self.stranger.enter(|| handshakes::run(server, &tls, resumed, count)).unwrap();
+        let (took, taken) = self.stranger.enter(|| handshakes::run(server, &tls, resumed, count)).unwrap();
         let after = cpu_seconds(&self.sidecars[1]);
-        Handshakes { rate: count as f64 / took.as_secs_f64(), cpu_us: (after - before) * 1e6 / count as f64 }
+        let share = taken as f64 / count as f64;
+        Handshakes {
+            rate: count as f64 / took.as_secs_f64(),
+            cpu_us: (after - before) * 1e6 / count as f64,
+            resumed: share,
+        }
     }
 }
 

@@ -13,6 +13,8 @@ pub struct Handshakes {
     pub rate: f64,
     /// CPU microseconds per handshake of the sidecar that serves.
     pub cpu_us: f64,
+    /// How many of them were resumed, 0 to 1.
+    pub resumed: f64,
 }
 
 /// What identity costs.
@@ -25,17 +27,22 @@ fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
+/// Where there is one.
+fn ratio(left: f64, right: f64) -> String {
+    if right > 0.0 { format!("{:.2}", left / right) } else { "-".to_owned() }
+}
+
 impl IdentityReport {
     /// Adds a round.
     pub fn add(&mut self, resumed: Resumed, kind: Kind, round: Handshakes) {
         self.rounds.entry((resumed.name(), kind.name())).or_default().push(round);
     }
 
-    fn medians(&self, resumed: Resumed) -> [[f64; 2]; 2] {
+    fn medians(&self, resumed: Resumed) -> [[f64; 3]; 2] {
         [Kind::Remora, Kind::Envoy].map(|kind| {
             let rounds = self.rounds.get(&(resumed.name(), kind.name())).map_or(&[][..], Vec::as_slice);
             let of = |value: fn(&Handshakes) -> f64| super::report::median(rounds.iter().map(value).collect());
-            [of(|round| round.rate), of(|round| round.cpu_us)]
+            [of(|round| round.rate), of(|round| round.cpu_us), of(|round| round.resumed)]
         })
     }
 
@@ -45,10 +52,11 @@ impl IdentityReport {
         let mut text = String::new();
         for resumed in [Resumed::No, Resumed::Yes] {
             let [ours, theirs] = self.medians(resumed);
-            for (at, label) in ["handshakes/s", "CPU us/handshake (server)"].into_iter().enumerate() {
+            for (at, label) in ["handshakes/s", "CPU us/handshake (server)", "share resumed"].into_iter().enumerate() {
                 let name = if at == 0 { resumed.name() } else { "" };
-                let (left, right) = (ours[at], theirs[at]);
-                text += &format!("{name:<18}{label:<26}{left:>10.0}{right:>12.0}{:>18.2}\n", left / right);
+                let (left, right, digits) = (ours[at], theirs[at], if at == 2 { 2 } else { 0 });
+                text +=
+                    &format!("{name:<18}{label:<26}{left:>10.digits$}{right:>12.digits$}{:>18}\n", ratio(left, right));
             }
         }
         text
@@ -63,11 +71,11 @@ impl IdentityReport {
         });
         for resumed in [Resumed::No, Resumed::Yes] {
             let [ours, theirs] = self.medians(resumed);
-            let side = |[rate, cpu]: [f64; 2]| json!({ "per_second": rounded(rate), "cpu_us": rounded(cpu) });
+            let side = |[rate, cpu, share]: [f64; 3]| json!({ "per_second": rounded(rate), "cpu_us": rounded(cpu), "resumed": rounded(share) });
             all[resumed.name()] = json!({
                 "remora": side(ours),
                 "envoy": side(theirs),
-                "ratio": side([ours[0] / theirs[0], ours[1] / theirs[1]]),
+                "ratio": json!({ "per_second": rounded(ours[0] / theirs[0]), "cpu_us": rounded(ours[1] / theirs[1]) }),
             });
         }
         all
@@ -82,7 +90,7 @@ mod tests {
     fn ratios_compare_like_with_like() {
         let mut report = IdentityReport::default();
         for (kind, rate) in [(Kind::Remora, 3_000.0), (Kind::Envoy, 1_000.0)] {
-            report.add(Resumed::No, kind, Handshakes { rate, cpu_us: 100.0 });
+            report.add(Resumed::No, kind, Handshakes { rate, cpu_us: 100.0, resumed: 0.0 });
         }
         assert_eq!(report.json(5)["handshake-full"]["ratio"]["per_second"], 3.0);
         assert!(report.table().contains("3.00"), "{}", report.table());

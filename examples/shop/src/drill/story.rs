@@ -12,7 +12,7 @@ use shop_mesh::screen::Screen;
 use shop_mesh::sidecar;
 
 use crate::Cli;
-use crate::authority::Authority;
+use crate::authority;
 use crate::certs;
 use crate::counts::Counts;
 use crate::floors::{self, ByPod, Floor};
@@ -49,7 +49,6 @@ impl fmt::Display for Verdict {
 /// What the drill holds in its hands.
 struct Drill<'a> {
     screen: &'a Screen,
-    authority: Arc<Authority>,
     swaps: Vec<Arc<Swaps>>,
 }
 
@@ -82,7 +81,7 @@ pub(crate) async fn run(screen: &Screen, cli: &Cli, mesh: &mut Mesh) -> anyhow::
     played?;
     screen.title("What was counted");
     floors::count(&mut seen).await?;
-    drill.report(cli, &counts, &seen, lasted);
+    drill.report(cli, &counts, &seen, lasted)?;
     let verdict = Verdict {
         failed_requests: counts.failed_requests.get(),
         handshake_errors: seen.values().map(|seen| seen.failures).sum(),
@@ -98,10 +97,9 @@ async fn raise<'a>(screen: &'a Screen, cli: &Cli, mesh: &mut Mesh) -> anyhow::Re
     screen.busy("making the authority, the pods and their first certificates");
     raised::prepare(&DRILLED, &cli.config).await?;
     raised::wire(&DRILLED, pods::TRACES.address()).await?;
-    let authority = Arc::new(Authority::open()?);
     let mut swaps = Vec::new();
     for pod in pods::sidecars(&DRILLED) {
-        let of_pod = Swaps::new(pod, Arc::clone(&authority));
+        let of_pod = Swaps::new(pod);
         of_pod.begin().await?;
         swaps.push(of_pod);
     }
@@ -110,7 +108,7 @@ async fn raise<'a>(screen: &'a Screen, cli: &Cli, mesh: &mut Mesh) -> anyhow::Re
     }
     mesh.start(&DRILLED).await?;
     screen.good(&format!("{} sidecars are ready, {} with files", pods::sidecars(&DRILLED).count(), swaps.len()));
-    Ok(Drill { screen, authority, swaps })
+    Ok(Drill { screen, swaps })
 }
 
 type Swapping = Vec<(Pod, tokio::task::JoinHandle<anyhow::Result<std::collections::BTreeSet<String>>>)>;
@@ -130,6 +128,9 @@ impl Drill<'_> {
 
     async fn play(&self, cli: &Cli, began: Instant) -> anyhow::Result<()> {
         tokio::time::sleep(CALM).await;
+        if !cli.drop_early {
+            self.rotate_intermediate().await?;
+        }
         self.rotate_root(cli).await?;
         while !cli.drop_early && (began.elapsed().as_secs() < cli.secs || self.swapped() < cli.swaps) {
             self.screen.progress(&format!("{} swaps", self.swapped()));
@@ -139,30 +140,54 @@ impl Drill<'_> {
         Ok(())
     }
 
-    /// From the first root to the second, in the order that is safe; early, if the drill is to fail.
+    /// From the first root to the second, as the tool allows it; early, if the drill is to fail.
     async fn rotate_root(&self, cli: &Cli) -> anyhow::Result<()> {
+        let screen = self.screen;
         let old = certs::served(PRICING).await?.anchors;
-        self.authority.start().await?;
-        self.wait("does not trust both roots", |served| served.anchors.len() == 2).await?;
-        self.screen.good("every sidecar trusts both roots");
-        let held = self.swaps.iter().find(|swaps| swaps.pod() == PRICING).context("pricing has no files")?;
+        let pricing = self.swaps.iter().find(|swaps| swaps.pod() == PRICING).context("pricing has no files")?;
+        let held = pricing.hold().await;
+        authority::step("start").await?;
+        self.must_be_refused("issue", pricing).await?;
+        let before = certs::served(PRICING).await?.serial;
+        drop(held);
+        sidecar::wait(PRICING, "has no new certificate", async || Ok(certs::served(PRICING).await?.serial != before))
+            .await?;
+        // It knows both roots now, and keeps a certificate of the old one.
+        let held = pricing.hold().await;
+        authority::step("issue").await?;
+        screen.good("every sidecar trusts both roots; what is issued from here on is the new one's");
+        self.wait_for_new(&self.serials().await?, Some(PRICING)).await?;
+        self.must_be_refused("drop", pricing).await?;
         if cli.drop_early {
-            held.hold(true);
-        }
-        self.authority.issue_from_new();
-        let before = self.serials().await?;
-        if !cli.drop_early {
-            self.wait_for_new(&before).await?;
-            self.screen.good("every sidecar has a certificate of the new root");
-        }
-        self.authority.drop_old()?;
-        if cli.drop_early {
-            self.screen.note("the old root was dropped while pricing still had a certificate of it");
+            authority::force("drop").await?;
+            screen.note("the old root was dropped nevertheless, by --force");
             tokio::time::sleep(CALM * 2).await;
             return Ok(());
         }
+        drop(held);
+        authority::step("drop").await?;
         self.wait("still trusts the old root", |served| served.anchors.is_disjoint(&old)).await?;
-        self.screen.good("no sidecar trusts the old root any more");
+        screen.good("no sidecar trusts the old root any more");
+        screen.plain(&format!("status: {}", authority::status().await?));
+        Ok(())
+    }
+
+    /// A new intermediate beneath the same root: nobody has to be told.
+    async fn rotate_intermediate(&self) -> anyhow::Result<()> {
+        let before = self.serials().await?;
+        authority::rotate_intermediate().await?;
+        self.wait_for_new(&before, None).await?;
+        self.screen.good("every sidecar has a certificate of a new intermediate");
+        Ok(())
+    }
+
+    async fn must_be_refused(&self, step: &str, held: &Swaps) -> anyhow::Result<()> {
+        let id = held.id()?;
+        let status = authority::status().await?;
+        status.check_needed(&id)?;
+        self.screen.plain(&format!("status: {status}"));
+        let why = authority::refused(step, &id).await?;
+        self.screen.good(&format!("{step} is refused: {why}"));
         Ok(())
     }
 
@@ -174,11 +199,11 @@ impl Drill<'_> {
         Ok(serials)
     }
 
-    /// Twice: the one that was being issued when the root changed may still be the old root's.
-    async fn wait_for_new(&self, before: &[(Pod, String)]) -> anyhow::Result<()> {
+    /// Twice: the one that was being issued when the signer changed may still be the old one's.
+    async fn wait_for_new(&self, before: &[(Pod, String)], except: Option<Pod>) -> anyhow::Result<()> {
         let mut before = before.to_vec();
         for _ in 0..2 {
-            for (pod, old) in &before {
+            for (pod, old) in before.iter().filter(|(pod, _)| Some(*pod) != except) {
                 let renewed = async || Ok(certs::served(*pod).await?.serial != *old);
                 sidecar::wait(*pod, "has no new certificate", renewed).await?;
             }
@@ -194,7 +219,8 @@ impl Drill<'_> {
         Ok(())
     }
 
-    fn report(&self, cli: &Cli, counts: &Counts, seen: &ByPod, lasted: Duration) {
+    fn report(&self, cli: &Cli, counts: &Counts, seen: &ByPod, lasted: Duration) -> anyhow::Result<()> {
+        let recorded = authority::recorded()?;
         floors::print(self.screen, seen);
         let screen = self.screen;
         screen.plain(&format!("{} s under load, at least {} asked for", lasted.as_secs(), cli.secs));
@@ -208,9 +234,17 @@ impl Drill<'_> {
         let kilobytes = counts.bytes.get() >> 10;
         screen.plain(&format!("TCP: {} connections complete, {kilobytes} KiB came back", counts.connections.get()));
         screen.plain(&format!("{} swaps of files, each taken into use", self.swapped()));
+        let (certificates, signers, anchors) = recorded;
+        screen.plain(&format!(
+            "the authority: {certificates} certificates by {signers} intermediates of {anchors} roots"
+        ));
         for reason in counts.reasons() {
             screen.note(&reason);
         }
+        if !cli.drop_early {
+            ensure!(signers >= 3 && anchors == 2, "{signers} intermediates of {anchors} roots, not 3 of 2");
+        }
+        Ok(())
     }
 
     /// A drill in which little happened proves little.

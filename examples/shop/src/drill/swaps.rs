@@ -12,9 +12,9 @@ use anyhow::Context as _;
 use shop_mesh::pods::{PROXY_UID, Pod};
 use shop_mesh::raised::TRUST_DOMAIN;
 use shop_mesh::{sidecar, state};
+use tokio::sync::{Mutex, MutexGuard};
 
-use crate::authority::Authority;
-use crate::certs;
+use crate::{authority, certs};
 
 /// Life of a certificate in files. What the drill holds back must not expire meanwhile.
 const TTL: &str = "10m";
@@ -22,28 +22,34 @@ const TTL: &str = "10m";
 /// The files of one pod.
 pub(crate) struct Swaps {
     pod: Pod,
-    authority: Arc<Authority>,
-    /// No further swap while this is set.
-    held: AtomicBool,
+    /// Held during a swap; whoever else holds it holds the sidecar on its certificate.
+    turn: Mutex<()>,
     count: AtomicU64,
 }
 
 impl Swaps {
-    pub(crate) fn new(pod: Pod, authority: Arc<Authority>) -> Arc<Self> {
-        Arc::new(Self { pod, authority, held: AtomicBool::new(false), count: 0.into() })
+    pub(crate) fn new(pod: Pod) -> Arc<Self> {
+        Arc::new(Self { pod, turn: Mutex::new(()), count: 0.into() })
     }
 
     pub(crate) fn pod(&self) -> Pod {
         self.pod
     }
 
-    pub(crate) fn hold(&self, held: bool) {
-        self.held.store(held, Ordering::Relaxed);
+    /// No further swap until the guard is gone; returns after the one under way.
+    pub(crate) async fn hold(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// How many swaps were taken into use.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whom its certificates name.
+    pub(crate) fn id(&self) -> anyhow::Result<String> {
+        let account = self.pod.account.context("only a pod with a sidecar has a certificate")?;
+        Ok(format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{account}"))
     }
 
     fn folder(&self) -> PathBuf {
@@ -61,12 +67,16 @@ impl Swaps {
     }
 
     async fn swap(&self, number: u64) -> anyhow::Result<()> {
-        let account = self.pod.account.context("only a pod with a sidecar has a certificate")?;
-        let id = format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{account}");
+        let id = self.id()?;
         let generation = format!("..{number}");
         let out = self.folder().join(&generation);
         fs::create_dir_all(&out)?;
-        self.authority.issue(&id, &out, TTL, PROXY_UID).await?;
+        if let Some(last) = number.checked_sub(1) {
+            // By the certificate that is there the authority sees what the new one replaces.
+            let last = self.folder().join(format!("..{last}"));
+            fs::copy(last.join("cert.pem"), out.join("cert.pem"))?;
+        }
+        authority::issue(&id, &out, TTL, PROXY_UID).await?;
         let (beside, data) = (self.folder().join("..data_tmp"), self.folder().join("..data"));
         symlink(&generation, &beside)?;
         fs::rename(&beside, &data)?;
@@ -87,9 +97,7 @@ impl Swaps {
         let mut ticks = tokio::time::interval(pace);
         for number in 1.. {
             ticks.tick().await;
-            while self.held.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
-                ticks.tick().await;
-            }
+            let _turn = self.turn.lock().await;
             if stop.load(Ordering::Relaxed) {
                 break;
             }
