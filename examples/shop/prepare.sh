@@ -53,7 +53,7 @@ quiet_apt() {
 
 install_missing() {
     local missing=() pair
-    for pair in ip=iproute2 iptables=iptables ip6tables=iptables tcpdump=tcpdump setpriv=util-linux; do
+    for pair in ip=iproute2 iptables=iptables ip6tables=iptables tcpdump=tcpdump setpriv=util-linux faketime=faketime; do
         command -v "${pair%=*}" >/dev/null || missing+=("${pair#*=}")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
