@@ -8,6 +8,8 @@ use serde_json::Value;
 use shop_mesh::raised::{run, text};
 use shop_mesh::state;
 
+use crate::server;
+
 /// How long a step waits at most until it is safe.
 const PATIENCE: &str = "60s";
 
@@ -36,12 +38,16 @@ pub(crate) async fn rotate_intermediate() -> anyhow::Result<String> {
 
 /// The next step from one root to the next, as soon as it is safe.
 pub(crate) async fn step(step: &str) -> anyhow::Result<String> {
-    rotate("root", &["--step", step, "--wait", PATIENCE]).await
+    let said = rotate("root", &["--step", step, "--wait", PATIENCE]).await?;
+    server::publish_roots()?;
+    Ok(said)
 }
 
 /// The step now, whoever is cut off by it.
 pub(crate) async fn force(step: &str) -> anyhow::Result<String> {
-    rotate("root", &["--step", step, "--force"]).await
+    let said = rotate("root", &["--step", step, "--force"]).await?;
+    server::publish_roots()?;
+    Ok(said)
 }
 
 /// The step now, which must be refused because of `id`; the line that names it.

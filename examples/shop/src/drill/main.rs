@@ -8,6 +8,7 @@ mod counts;
 mod floors;
 mod load;
 mod requests;
+mod server;
 mod story;
 mod streams;
 mod swaps;

@@ -17,6 +17,7 @@ use crate::certs;
 use crate::counts::Counts;
 use crate::floors::{self, ByPod, Floor};
 use crate::load;
+use crate::server::{self, Server};
 use crate::swaps::Swaps;
 
 /// How long the mesh is left alone before and after: long enough for the load to be under way.
@@ -49,13 +50,15 @@ impl fmt::Display for Verdict {
 /// What the drill holds in its hands.
 struct Drill<'a> {
     screen: &'a Screen,
+    /// Whose certificates come from the authority.
+    clients: Vec<Pod>,
     swaps: Vec<Arc<Swaps>>,
 }
 
 /// Raises the mesh, plays the acts, counts.
 pub(crate) async fn run(screen: &Screen, cli: &Cli, mesh: &mut Mesh) -> anyhow::Result<Verdict> {
     screen.title("The mesh");
-    let drill = raise(screen, cli, mesh).await?;
+    let (drill, server) = raise(screen, cli, mesh).await?;
     let counts = Arc::new(Counts::default());
     let stop = Arc::new(AtomicBool::new(false));
     let began = Instant::now();
@@ -63,7 +66,7 @@ pub(crate) async fn run(screen: &Screen, cli: &Cli, mesh: &mut Mesh) -> anyhow::
     let watch = tokio::spawn(floors::watch(Arc::clone(&stop)));
     let swapping = drill.start_swapping(cli, &stop);
     screen.title("Rotation under load");
-    let played = drill.play(cli, began).await;
+    let played = drill.play(cli, server, began).await;
     stop.store(true, Ordering::Relaxed);
     let mut seen = watch.await.context("the watch panicked")??;
     for (pod, swapping) in swapping {
@@ -93,22 +96,31 @@ pub(crate) async fn run(screen: &Screen, cli: &Cli, mesh: &mut Mesh) -> anyhow::
     Ok(verdict)
 }
 
-async fn raise<'a>(screen: &'a Screen, cli: &Cli, mesh: &mut Mesh) -> anyhow::Result<Drill<'a>> {
+async fn raise<'a>(screen: &'a Screen, cli: &Cli, mesh: &mut Mesh) -> anyhow::Result<(Drill<'a>, Server)> {
     screen.busy("making the authority, the pods and their first certificates");
     raised::prepare(&DRILLED, &cli.config).await?;
     raised::wire(&DRILLED, pods::TRACES.address()).await?;
     let mut swaps = Vec::new();
+    let mut clients = Vec::new();
     for pod in pods::sidecars(&DRILLED) {
-        let of_pod = Swaps::new(pod);
-        of_pod.begin().await?;
-        swaps.push(of_pod);
+        if server::is_client(&cli.config, pod)? {
+            server::invite(pod).await?;
+            clients.push(pod);
+        } else {
+            let of_pod = Swaps::new(pod);
+            of_pod.begin().await?;
+            swaps.push(of_pod);
+        }
     }
+    server::publish_roots()?;
+    let server = Server::start(server::AS_IT_SHOULD).await?;
     for pod in DRILLED.into_iter().filter(Pod::is_redirected) {
         raised::redirect(pod).await?;
     }
     mesh.start(&DRILLED).await?;
-    screen.good(&format!("{} sidecars are ready, {} with files", pods::sidecars(&DRILLED).count(), swaps.len()));
-    Ok(Drill { screen, swaps })
+    let (asking, reading) = (clients.len(), swaps.len());
+    screen.good(&format!("sidecars are ready: {asking} ask the authority, {reading} read files"));
+    Ok((Drill { screen, clients, swaps }, server))
 }
 
 type Swapping = Vec<(Pod, tokio::task::JoinHandle<anyhow::Result<std::collections::BTreeSet<String>>>)>;
@@ -126,10 +138,20 @@ impl Drill<'_> {
         self.swaps.iter().map(|swaps| swaps.count()).sum()
     }
 
-    async fn play(&self, cli: &Cli, began: Instant) -> anyhow::Result<()> {
+    async fn play(&self, cli: &Cli, mut server: Server, began: Instant) -> anyhow::Result<()> {
         tokio::time::sleep(CALM).await;
         if !cli.drop_early {
             self.rotate_intermediate().await?;
+            server = self.restart(server, server::AS_IT_SHOULD).await?;
+            self.screen.good("the authority was stopped and came back; every sidecar that asks it has renewed since");
+        }
+        if !cli.drop_early && !cli.short {
+            server = self.restart(server, server::BEHIND).await?;
+            self.screen.good("its clock was wound back by 60 s, and every sidecar that asks it has renewed since");
+            server = self.restart(server, server::AHEAD).await?;
+            self.screen.good("its clock was wound forward by 60 s, and every sidecar that asks it has renewed since");
+            server.stop().await?;
+            server = Server::start(server::AS_IT_SHOULD).await?;
         }
         self.rotate_root(cli).await?;
         while !cli.drop_early && (began.elapsed().as_secs() < cli.secs || self.swapped() < cli.swaps) {
@@ -137,7 +159,20 @@ impl Drill<'_> {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         tokio::time::sleep(CALM).await;
-        Ok(())
+        server.stop().await
+    }
+
+    /// Stops the authority for a while and starts it in another manner; returns when its clients have renewed.
+    async fn restart(&self, server: Server, manner: server::Manner) -> anyhow::Result<Server> {
+        server.stop().await?;
+        tokio::time::sleep(CALM).await;
+        let before = self.serials().await?;
+        let server = Server::start(manner).await?;
+        for (pod, old) in before.iter().filter(|(pod, _)| self.clients.contains(pod)) {
+            sidecar::wait(*pod, "has no new certificate", async || Ok(certs::served(*pod).await?.serial != *old))
+                .await?;
+        }
+        Ok(server)
     }
 
     /// From the first root to the second, as the tool allows it; early, if the drill is to fail.

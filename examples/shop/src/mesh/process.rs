@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::pods::Pod;
 use crate::state;
@@ -62,6 +64,20 @@ impl Process {
             if tokio::time::Instant::now() > deadline {
                 let said = self.last_words(3).join(" | ");
                 bail!("{} is not ready after {} s: {said}", self.name, PATIENCE.as_secs());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub async fn terminate(&mut self) -> anyhow::Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(pid, Signal::SIGTERM).with_context(|| format!("cannot end {}", self.name))?;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.child.try_wait()?.is_none() {
+            if tokio::time::Instant::now() > deadline {
+                bail!("{} does not end", self.name);
             }
             tokio::time::sleep(PAUSE).await;
         }
