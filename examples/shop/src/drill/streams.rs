@@ -19,6 +19,8 @@ const PACE: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What the sidecars' configurations name as `drain_timeout`: how long a stream on a draining connection may go on.
 const GRACE: Duration = Duration::from_secs(10);
+/// The sidecars look once a second.
+const TOLERANCE: Duration = Duration::from_secs(1);
 
 /// How a stream ended that was not cut.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,7 +88,7 @@ async fn stream(catalog: &CatalogClient, sales: u64, counts: &Counts) -> anyhow:
 /// stream that had less than the grace was cut nevertheless.
 fn ending(status: &Status, lived: Duration) -> anyhow::Result<Ending> {
     let received = std::error::Error::source(status).is_none();
-    if received && status.code() == Code::Unavailable && lived >= GRACE {
+    if received && status.code() == Code::Unavailable && lived + TOLERANCE >= GRACE {
         return Ok(Ending::Told);
     }
     let how = if received { "told" } else { "cut" };
