@@ -188,7 +188,9 @@ impl CaDirectory {
     /// Records that the certificate `serial`, which was recorded before, is in use now in place of `replaced`.
     pub(crate) fn record_adoption(&self, serial: &str, replaced: &str) -> Result<(), Error> {
         let line = journal::adoption(serial, replaced).map_err(|source| self.journal_failed(source))?;
-        self.append(&line)
+        // Whatever the CA has become meanwhile, this is true.
+        let _lock = self.lock()?;
+        journal::append(&self.path, &line).map(drop)
     }
 
     fn append(&self, lines: &[u8]) -> Result<(), Error> {

@@ -118,6 +118,7 @@ fn what_was_signed_before_a_change_is_not_recorded_after_it() {
     state.write(ca.path()).unwrap();
     let refused = ca.record(&record(&ca)).unwrap_err();
     assert!(matches!(refused, Error::Ca(CaError::Changed(_))), "{refused}");
+    ca.record_adoption("0b", "0a").unwrap();
     assert_eq!(ca.unexpired(SystemTime::now()).unwrap(), []);
 }
 
