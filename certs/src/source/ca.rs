@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use self::answer::Answer;
-use self::asker::Asker;
+use self::asker::{Asker, Dial};
 use self::bundles::Told;
 use self::failure::Failure;
 pub(super) use self::failure::{causes, foreign};
@@ -44,14 +44,14 @@ pub struct CaSource {
 impl CaSource {
     /// Begins to ask. Call it inside a tokio runtime, which then drives it.
     pub fn start(config: &IdentityConfig, client: &CaClient) -> Self {
-        Self::with_clock(config, client, Clock::system())
+        Self::assemble(config, client, Clock::system(), Box::new(asker::tcp))
     }
 
-    pub(super) fn with_clock(config: &IdentityConfig, client: &CaClient, clock: Clock) -> Self {
+    fn assemble(config: &IdentityConfig, client: &CaClient, clock: Clock, dial: Dial) -> Self {
         let (outlet, trust_files) = TrustFiles::of(config).open("ca");
         let waiting = format!("no answer yet from the certificate authority {}", client.address);
         outlet.status().set_error(Some(waiting));
-        let asker = Arc::new(Asker::new(client.clone()));
+        let asker = Arc::new(Asker::new(client.clone(), dial));
         // One waiting bundle is enough: whoever tells the next waits until it is heard.
         let (tell, told) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
@@ -208,3 +208,8 @@ impl Renewal {
         }
     }
 }
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;

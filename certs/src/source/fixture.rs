@@ -40,11 +40,12 @@ pub(crate) async fn until(updates: &mut Updates, wanted: impl Fn(&Identity) -> b
 /// Looks again and again until the status is as wanted; works with a paused clock too.
 pub(crate) async fn until_status(source: &impl CertificateSource, wanted: impl Fn(&super::SourceStatus) -> bool) {
     let status = source.status();
-    for _ in 0..100_000 {
+    for look in 0..100_000 {
         if wanted(&status) {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // Closely at first, then with steps that pass by half a day.
+        tokio::time::sleep(if look < 500 { Duration::from_millis(20) } else { Duration::from_secs(5) }).await;
     }
     panic!("never so: {status:?}");
 }

@@ -258,3 +258,6 @@ fn split(der: &[u8], what: &'static str) -> Result<Vec<CertificateDer<'static>>,
     }
     Ok(certificates)
 }
+
+#[cfg(test)]
+mod tests;

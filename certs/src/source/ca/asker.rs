@@ -1,7 +1,8 @@
 //! Asking an authority: the connection, the credentials, the request.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +19,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -41,9 +43,28 @@ const MAX_TOKEN: u64 = 16 * 1024;
 /// Header bytes that an authority may answer with.
 const MAX_HEADERS: u32 = 16 * 1024;
 
+/// Bytes to and from an authority.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// Opens a stream to `HOST:PORT`; handed in, so that a test needs no network.
+pub(super) type Dial = Box<dyn Fn(Arc<str>) -> Dialling + Send + Sync>;
+pub(super) type Dialling = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send>>;
+
+/// The network.
+pub(super) fn tcp(address: Arc<str>) -> Dialling {
+    Box::pin(async move {
+        let stream = TcpStream::connect(&*address).await?;
+        let _ = stream.set_nodelay(true);
+        Ok(Box::new(stream) as Box<dyn Stream>)
+    })
+}
+
 /// One authority, and what was learnt of it.
 pub(super) struct Asker {
     client: CaClient,
+    dial: Dial,
     /// Tells this process from others of the same identity in the authority's record.
     instance: String,
     learnt: Mutex<Learnt>,
@@ -58,11 +79,11 @@ struct Learnt {
 }
 
 impl Asker {
-    pub(super) fn new(client: CaClient) -> Self {
+    pub(super) fn new(client: CaClient, dial: Dial) -> Self {
         let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
         let unique = ca::random_serial().unwrap_or_default();
         let unique: String = unique[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { client, instance: format!("{host}-{unique}"), learnt: Mutex::default() }
+        Self { client, dial, instance: format!("{host}-{unique}"), learnt: Mutex::default() }
     }
 
     pub(super) fn address(&self) -> &Arc<str> {
@@ -151,16 +172,15 @@ impl Asker {
             .map_err(|_| unusable(format!("{} is not a server name", self.client.server_name)))?;
         let config = self.tls(shown)?;
 
-        let tcp = TcpStream::connect(&**address).await.map_err(|error| Failure::connect(address, &error))?;
-        let _ = tcp.set_nodelay(true);
+        let stream = (self.dial)(Arc::clone(address)).await.map_err(|error| Failure::connect(address, &error))?;
         let connector = TlsConnector::from(Arc::new(config));
-        let tls = connector.connect(name, tcp).await.map_err(|error| failed(causes(&error)))?;
+        let tls = connector.connect(name, stream).await.map_err(|error| failed(causes(&error)))?;
         if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(Failure::NotGrpc { address: Arc::clone(address) });
         }
         let mut io = Some(TokioIo::new(tls));
         let once = service_fn(move |_: Uri| {
-            let io = io.take().ok_or_else(|| std::io::Error::from(ErrorKind::NotConnected));
+            let io = io.take().ok_or_else(|| io::Error::from(ErrorKind::NotConnected));
             async move { io }
         });
         let endpoint = Endpoint::from_static("http://authority")
