@@ -237,6 +237,31 @@ fn h62_servers_outside_the_constraints_of_their_authority() {
 }
 
 #[test]
+fn h61_each_authority_vouches_for_its_own_domain_only() {
+    let mesh = Mesh::new();
+    let (server, stranger) = (mesh.pod("server"), mesh.pod("stranger"));
+    let _app = server.peer("http", 8080, &[]);
+    let foreign = mesh.folder().join("other-ca");
+    make_authority(&foreign, "other.example");
+    let theirs = "spiffe://other.example/ns/test/sa/openssl";
+    let right = mesh.folder().join("right");
+    issue(&foreign, theirs, &right, &[]);
+    let roots = right.join("bundle.pem");
+    let federated = format!("  federated: [{{trust_domain: other.example, roots: {}}}]", roots.display());
+    let inbound = server.sidecar(&format!("{federated}\ninbound: {{mtls: strict}}"));
+    let ask = |folder: &Path| s_client(&stranger, &server.at(8080).to_string(), Some(folder), &[]);
+    assert!(answered(&ask(&right)), "a federated domain's own");
+    for (count, (authority, id)) in (1..).zip([(foreign.as_path(), ID), (mesh.authority(), theirs)]) {
+        let out = mesh.folder().join(format!("forged-{count}"));
+        forge(authority, &out, &Forgery { ids: &[id], ..Forgery::default() });
+        assert!(!answered(&ask(&out)), "{id} by the wrong authority");
+        let labels = [("side", "server"), ("reason", "unknown_ca")];
+        inbound.metric_until("remora_tls_handshake_failures_total", &labels, |n| n == f64::from(count));
+    }
+    assert!(answered(&ask(&right)));
+}
+
+#[test]
 fn a_right_certificate_is_served_and_shown_the_servers() {
     let pair = Pair::usual();
     let stranger = pair.mesh.pod("stranger");
