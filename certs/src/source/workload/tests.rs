@@ -227,7 +227,7 @@ async fn no_identity_and_no_agent_are_said_and_waited_out() {
     let mut updates = source.identity();
     let first = of(&mut updates, CATALOG).await;
 
-    world.agent.says.send_replace(Err(Status::unavailable("stopping")));
+    let _ = world.agent.says.send_replace(Err(Status::unavailable("stopping")));
     world.tasks.shutdown().await;
     std::fs::remove_file(&world.api.socket).unwrap();
     let gone = |status: &SourceStatus| status.last_error().is_some_and(|error| error.contains("does not exist"));
