@@ -7,7 +7,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: help demo demo-down drill test test-jaeger test-cluster test-all jaeger bench lint fmt deny fuzz packages build clean
+.PHONY: help demo demo-down drill test test-jaeger test-cluster test-spire test-all jaeger spire bench lint fmt deny fuzz packages build clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -39,7 +39,13 @@ test-jaeger:  ## Fetches one joined trace back from a real Jaeger (needs Go)
 test-cluster: build  ## Runs what needs a real Kubernetes API server, built once (about 8 minutes; needs Go)
 	@REMORA_BIN_DIR=$(TARGET)/debug ./tests/cluster/test.sh
 
-test-all: lint test test-jaeger test-cluster  ## Everything
+spire:  ## Builds the real SPIRE, once (about 15 minutes of processor time; needs Go)
+	@./tests/spire/build.sh
+
+test-spire: build  ## Identities from a real SPIRE, changed under load (root; needs Go)
+	@REMORA_BIN_DIR=$(TARGET)/debug ./tests/spire/test.sh
+
+test-all: lint test test-jaeger test-cluster test-spire  ## Everything
 
 bench:  ## Measures Remora beside Envoy in one run; bench/results.json
 	@./bench/run.sh
