@@ -37,7 +37,7 @@ pub use self::csr::{CsrError, MAX_CSR_BYTES, ParsedCsr};
 pub use self::directory::CaDirectory;
 pub use self::error::CaError;
 pub use self::init::Lifetimes;
-pub use self::journal::{IssuedRecord, Proof};
+pub use self::journal::{IssuedRecord, Proof, RENEWAL_GRACE};
 pub(crate) use self::journal::{moment, seconds};
 pub use self::plugin::SignerFiles;
 pub(crate) use self::profile::random_serial;

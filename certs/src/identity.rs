@@ -1,11 +1,13 @@
 //! The identity a proxy works with at one moment: its SVID and its trust bundles, read together.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use remora_model::TrustDomain;
 use remora_model::identity::IdentityFiles;
+use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::server::ProducesTickets;
 
 use crate::{Error, Svid, TrustBundle, TrustBundles, pem};
 
@@ -15,6 +17,7 @@ pub struct Identity {
     svid: Svid,
     bundles: Arc<TrustBundles>,
     generation: u64,
+    tickets: Arc<OnceLock<Arc<dyn ProducesTickets>>>,
 }
 
 static NEXT_GENERATION: AtomicU64 = AtomicU64::new(1);
@@ -23,7 +26,7 @@ impl Identity {
     /// Joins the two under the next generation number.
     pub fn new(svid: Svid, bundles: impl Into<TrustBundles>) -> Self {
         let generation = NEXT_GENERATION.fetch_add(1, Ordering::Relaxed);
-        Self { svid, bundles: Arc::new(bundles.into()), generation }
+        Self { svid, bundles: Arc::new(bundles.into()), generation, tickets: Arc::default() }
     }
 
     /// What this workload shows.
@@ -45,6 +48,19 @@ impl Identity {
     /// configurations by it.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// What encrypts session tickets under this identity; one for all who serve as it, so that a client may resume with
+    /// any of them.
+    ///
+    /// # Errors
+    /// No randomness for its keys.
+    pub(crate) fn tickets(&self) -> Result<Arc<dyn ProducesTickets>, Error> {
+        if let Some(tickets) = self.tickets.get() {
+            return Ok(Arc::clone(tickets));
+        }
+        let fresh = Ticketer::new()?;
+        Ok(Arc::clone(self.tickets.get_or_init(|| fresh)))
     }
 
     /// Whether both hold the same certificates, roots and revocation lists; generations are not compared.

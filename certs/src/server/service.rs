@@ -18,7 +18,7 @@ use super::refusal::{Reason, Refused};
 use super::reviewer::{Caller, Reviewers};
 use super::signing::{Kept, Signing};
 use crate::Peer;
-use crate::ca::{CsrError, IssuedRecord, ParsedCsr};
+use crate::ca::{CsrError, IssuedRecord, ParsedCsr, RENEWAL_GRACE};
 use crate::proto::istio::istio_certificate_service_server::IstioCertificateService;
 use crate::proto::istio::{IstioCertificateRequest, IstioCertificateResponse};
 use crate::proto::trust_bundle::trust_bundles_server::TrustBundles;
@@ -101,7 +101,8 @@ impl Service {
     fn peer<'c>(&self, connection: &'c Connection) -> Result<Option<&'c Peer>, Refused> {
         let Some(peer) = connection.peer.as_deref() else { return Ok(None) };
         let signing = self.kept.signing.borrow();
-        let good = SystemTime::now() <= peer.not_after && signing.identity.bundles().still_trusts(peer).is_ok();
+        let good = SystemTime::now() <= peer.not_after + RENEWAL_GRACE
+            && signing.identity.bundles().still_trusts(peer).is_ok();
         Ok(good.then_some(peer))
     }
 

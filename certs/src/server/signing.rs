@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::error::Error;
 use super::metrics::Metrics;
 use super::store::{Loaded, Store};
-use crate::ca::{Authority, Validity};
+use crate::ca::{Authority, RENEWAL_GRACE, Validity};
 use crate::crl::RevocationList;
 use crate::tls::{ClientAuth, server_config};
 use crate::verify::PeerRole;
@@ -71,7 +71,7 @@ impl Signing {
         }
         let identity = Identity::new(svid, bundles);
         let anchor = anchor(&identity, now)?;
-        let tls = server_config(&identity, vec![b"h2".to_vec()], ClientAuth::Optional)?;
+        let tls = server_config(&identity, vec![b"h2".to_vec()], ClientAuth::Optional { expired_for: RENEWAL_GRACE })?;
         let bundle = String::from_utf8_lossy(&bundle_pem).into_owned();
         Ok(Self { authority, trust_domain, bundle, bundle_version, anchor, identity, tls })
     }

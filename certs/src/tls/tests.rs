@@ -237,7 +237,8 @@ fn h59_a_client_that_shows_nothing() {
         refusal(&Arc::new(silent.clone()), &server_config(&catalog, Vec::new(), ClientAuth::Required).unwrap());
     assert_eq!((side, error), (Side::Server, VerifyError::NoCertificate));
     assert_eq!(alert, AlertDescription::CertificateRequired);
-    let optional = server_config(&catalog, Vec::new(), ClientAuth::Optional).unwrap();
+    let optional =
+        server_config(&catalog, Vec::new(), ClientAuth::Optional { expired_for: std::time::Duration::ZERO }).unwrap();
     let (_, accepted) = handshake(&Arc::new(silent), &optional).unwrap();
     assert!(accepted.peer_certificates().is_none());
 }

@@ -1,7 +1,7 @@
 //! The judgement inside a TLS handshake.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use remora_model::SpiffeId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -20,17 +20,23 @@ pub struct SpiffeVerifier {
     role: PeerRole,
     expected: Vec<SpiffeId>,
     mandatory: bool,
+    expired_for: Duration,
 }
 
 impl SpiffeVerifier {
     /// Judges servers: each must be one of `expected`, or any of our own trust domain when that is empty.
     pub fn of_servers(bundles: Arc<TrustBundles>, expected: Vec<SpiffeId>) -> Self {
-        Self { bundles, role: PeerRole::Server, expected, mandatory: true }
+        Self { bundles, role: PeerRole::Server, expected, mandatory: true, expired_for: Duration::ZERO }
     }
 
     /// Judges clients: any identity of a trust domain with a bundle. With `mandatory`, one that shows none is refused.
     pub fn of_clients(bundles: Arc<TrustBundles>, mandatory: bool) -> Self {
-        Self { bundles, role: PeerRole::Client, expected: Vec::new(), mandatory }
+        Self { bundles, role: PeerRole::Client, expected: Vec::new(), mandatory, expired_for: Duration::ZERO }
+    }
+
+    /// Also takes a peer whose chain expired no longer than `expired_for` ago.
+    pub(crate) fn tolerating(self, expired_for: Duration) -> Self {
+        Self { expired_for, ..self }
     }
 
     /// Judges a chain (leaf first) as the handshake does; for after the handshake, resumed ones above all.
@@ -38,7 +44,11 @@ impl SpiffeVerifier {
     /// # Errors
     /// As [`verify_chain`].
     pub fn verify(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Peer, VerifyError> {
-        verify_chain(chain, self.role, &self.bundles, &self.expected, now)
+        let judged = |now| verify_chain(chain, self.role, &self.bundles, &self.expected, now);
+        match judged(now) {
+            Err(VerifyError::Expired { .. }) if !self.expired_for.is_zero() => judged(now - self.expired_for),
+            judgement => judgement,
+        }
     }
 
     fn judge(

@@ -12,7 +12,7 @@ use crate::readiness::{Readiness, ReadyGuard};
 /// How often the same is said again.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// How near the end is. Sources renew at half of the life, so each but the first means that renewal is overdue.
+/// How near the end is; each but the first is told of only once renewal is overdue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     #[default]
@@ -35,9 +35,19 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
-    /// Looks at the SVID in use; `reason` says why there is no newer one.
-    pub(super) fn check(&mut self, svid: &Svid, now: SystemTime, reason: &dyn Fn() -> String, readiness: &Readiness) {
-        let stage = stage(svid.not_before(), svid.not_after(), now);
+    /// Looks at the SVID in use. `overdue`: a newer one should have come by now; `reason` says why none has.
+    pub(super) fn check(
+        &mut self,
+        svid: &Svid,
+        now: SystemTime,
+        (overdue, reason): (bool, &dyn Fn() -> String),
+        readiness: &Readiness,
+    ) {
+        let stage = match stage(svid.not_before(), svid.not_after(), now) {
+            // A short life, dated back, is near its end from its beginning.
+            Stage::Near | Stage::Imminent if !overdue => Stage::Far,
+            stage => stage,
+        };
         if stage == Stage::Over {
             let message = format!(
                 "identity: the SVID expired at {} and cannot be renewed: {}",

@@ -113,7 +113,10 @@ impl IdentityInput {
         let identity = running.updates.borrow().clone();
         if let Some(identity) = identity {
             let reason = || status.last_error().unwrap_or_else(|| "no newer one has come".to_owned());
-            running.alarm.check(identity.svid(), SystemTime::now(), &reason, readiness);
+            let now = SystemTime::now();
+            // Files are replaced by somebody else, who does not say when.
+            let overdue = status.last_error().is_some() || status.next_renewal().is_none_or(|next| next < now);
+            running.alarm.check(identity.svid(), now, (overdue, &reason), readiness);
         }
     }
 }

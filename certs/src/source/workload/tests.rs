@@ -105,7 +105,7 @@ impl World {
     }
 
     fn say(&self, svids: Vec<X509svid>) {
-        self.agent.says.send_replace(Ok(X509svidResponse { svids, ..Default::default() }));
+        let _ = self.agent.says.send_replace(Ok(X509svidResponse { svids, ..Default::default() }));
     }
 }
 
@@ -200,7 +200,7 @@ async fn federated_bundles_and_revocation_lists_are_used() {
     let (world, partner) = (World::new(), Ca::new("partner.net"));
     let list = crl(&world.ca.intermediate, &["0badcafe"], SystemTime::now() + hours(1));
     let list = rustls_pki_types::CertificateRevocationListDer::from_pem_slice(list.as_bytes()).unwrap();
-    world.agent.says.send_replace(Ok(X509svidResponse {
+    let _ = world.agent.says.send_replace(Ok(X509svidResponse {
         svids: vec![svid(&world.ca, CATALOG)],
         crl: vec![list.to_vec()],
         federated_bundles: [
