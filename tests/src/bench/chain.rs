@@ -180,7 +180,7 @@ fn start_envoy(pod: &Pod, envoy: &Path, config: &str) -> Process {
 }
 
 /// User and system time of a process, all threads, in seconds.
-fn cpu_seconds(process: &Process) -> f64 {
+pub(super) fn cpu_seconds(process: &Process) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap_or_default();
     // The command's name, in parentheses, may hold anything; what follows is numbers.
     let rest = stat.rsplit(')').next().unwrap_or_default();

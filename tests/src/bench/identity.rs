@@ -1,4 +1,4 @@
-//! Handshakes in results: a table of their own, and keys of their own in the file.
+//! Handshakes and certificates in results: a table of their own, and keys of their own in the file.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +17,19 @@ pub struct Handshakes {
     pub resumed: f64,
 }
 
+/// One measured round of certificates from the authority.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Certificates {
+    /// Per second, as the clients saw them.
+    pub rate: f64,
+    /// CPU microseconds of the authority per certificate.
+    pub cpu_us: f64,
+}
+
 /// What identity costs.
 #[derive(Clone, Debug, Default)]
 pub struct IdentityReport {
+    certificates: Vec<Certificates>,
     rounds: BTreeMap<(&'static str, &'static str), Vec<Handshakes>>,
 }
 
@@ -36,6 +46,17 @@ impl IdentityReport {
     /// Adds a round.
     pub fn add(&mut self, resumed: Resumed, kind: Kind, round: Handshakes) {
         self.rounds.entry((resumed.name(), kind.name())).or_default().push(round);
+    }
+
+    /// Adds a round of certificates.
+    pub fn add_certificates(&mut self, round: Certificates) {
+        self.certificates.push(round);
+    }
+
+    /// Per second, and CPU microseconds each.
+    fn certificates(&self) -> [f64; 2] {
+        let of = |value: fn(&Certificates) -> f64| super::report::median(self.certificates.iter().map(value).collect());
+        [of(|round| round.rate), of(|round| round.cpu_us)]
     }
 
     fn medians(&self, resumed: Resumed) -> [[f64; 3]; 2] {
@@ -59,10 +80,13 @@ impl IdentityReport {
                     &format!("{name:<18}{label:<26}{left:>10.digits$}{right:>12.digits$}{:>18}\n", ratio(left, right));
             }
         }
+        let [rate, cpu] = self.certificates();
+        text += &format!("{:<18}{:<26}{rate:>10.0}\n", "ca", "certificates/s");
+        text += &format!("{:<18}{:<26}{cpu:>10.0}\n", "", "CPU us/certificate");
         text
     }
 
-    /// For the file: beside what it holds of chains.
+    /// For the file: beside what it holds of chains. A round was of `handshakes`, and of as many certificates.
     #[must_use]
     pub fn json(&self, handshakes: u64) -> Value {
         let mut all = json!({
@@ -78,6 +102,14 @@ impl IdentityReport {
                 "ratio": json!({ "per_second": rounded(ours[0] / theirs[0]), "cpu_us": rounded(ours[1] / theirs[1]) }),
             });
         }
+        let [rate, cpu] = self.certificates();
+        all["ca"] = json!({
+            "what": "certificates from `remora-certs serve` over kept connections: OIDC tokens (ES256), requests with P-256 keys made beforehand, each certificate recorded on disk before it is handed out; medians",
+            "connections": super::authority::CONNECTIONS,
+            "certificates_per_round": handshakes,
+            "per_second": rounded(rate),
+            "cpu_us": rounded(cpu),
+        });
         all
     }
 }
@@ -94,5 +126,15 @@ mod tests {
         }
         assert_eq!(report.json(5)["handshake-full"]["ratio"]["per_second"], 3.0);
         assert!(report.table().contains("3.00"), "{}", report.table());
+    }
+
+    #[test]
+    fn certificates_are_told_by_their_medians() {
+        let mut report = IdentityReport::default();
+        for rate in [1_000.0, 9_000.0, 2_000.0] {
+            report.add_certificates(Certificates { rate, cpu_us: rate / 10.0 });
+        }
+        let told = &report.json(5)["ca"];
+        assert_eq!((&told["per_second"], &told["cpu_us"]), (&json!(2_000.0), &json!(200.0)));
     }
 }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use remora_test::bench::{Chain, IdentityReport, Kind, Report, Resumed, Scenario};
+use remora_test::bench::{Ca, Chain, IdentityReport, Kind, Report, Resumed, Scenario};
 
 struct Arguments {
     envoy: PathBuf,
@@ -56,6 +56,19 @@ fn measure_handshakes(chains: &[(Kind, Chain)], rounds: u32, count: u64, report:
     }
 }
 
+fn measure_certificates(rounds: u32, count: u64, report: &mut IdentityReport) -> anyhow::Result<()> {
+    let ca = Ca::start()?;
+    for round in 0..=rounds {
+        let measured = ca.certificates(count)?;
+        println!("ca {round}/{rounds} {:>8.0} certificates/s{:>8.1} us/certificate", measured.rate, measured.cpu_us);
+        // The first warms up.
+        if round > 0 {
+            report.add_certificates(measured);
+        }
+    }
+    Ok(())
+}
+
 fn main() -> anyhow::Result<()> {
     let Arguments { envoy, output, rounds, requests } = arguments()?;
     let mut report = Report::default();
@@ -85,6 +98,7 @@ fn main() -> anyhow::Result<()> {
             measure_handshakes(&chains, rounds, handshakes, &mut identity);
         }
     }
+    measure_certificates(rounds, handshakes, &mut identity)?;
     println!("\n{}{}", report.table(), identity.table());
     let mut results = report.json(requests);
     results["identity"] = identity.json(handshakes);
