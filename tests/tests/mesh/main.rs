@@ -21,6 +21,7 @@ mod lifecycle;
 mod loops;
 mod metrics;
 mod mtls;
+mod outage;
 mod pools;
 mod refusals;
 mod rotation;
