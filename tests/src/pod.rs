@@ -162,8 +162,10 @@ impl Pod {
     pub fn proxy_with(&self, config: &str, environment: &[(&str, &str)]) -> Sidecar {
         let file = self.0.folder.join("remora.yaml");
         self.write(&file, config);
-        let mut command = self.command_as(PROXY, PROXY, binary("remora-proxy"));
-        command.arg("--config").arg(&file).envs(environment.iter().copied());
+        // Set by `env`, last in the chain: what enters the namespace as root must not be preloaded with a library.
+        let mut command = self.command_as(PROXY, PROXY, "/usr/bin/env");
+        command.args(environment.iter().map(|(name, value)| format!("{name}={value}")));
+        command.arg(binary("remora-proxy")).arg("--config").arg(&file);
         Sidecar::new(self.clone(), file, self.process("proxy", &mut command))
     }
 
