@@ -228,6 +228,9 @@ async fn no_identity_and_no_agent_are_said_and_waited_out() {
     let first = of(&mut updates, CATALOG).await;
 
     let _ = world.agent.says.send_replace(Err(Status::unavailable("stopping")));
+    // Between two attempts of the source: a stream that is open outlives the server's task.
+    let stopping = |status: &SourceStatus| status.last_error().is_some_and(|error| error.contains("stopping"));
+    in_time(until_status(&source, stopping)).await;
     world.tasks.shutdown().await;
     std::fs::remove_file(&world.api.socket).unwrap();
     let gone = |status: &SourceStatus| status.last_error().is_some_and(|error| error.contains("does not exist"));
