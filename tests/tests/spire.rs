@@ -1,5 +1,6 @@
 //! A real SPIRE server and agent: two sidecars with identities from the Workload API, streamed anew every few seconds and
 //! across a change of SPIRE's authority, under load. Skipped where no SPIRE is (`make test-spire` builds it).
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
