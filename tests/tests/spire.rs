@@ -8,13 +8,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use remora_test::authority::script;
 use remora_test::eventually;
-use remora_test::mesh::Mesh;
+use remora_test::mesh::{Mesh, issue};
 use remora_test::pod::Pod;
 use remora_test::process::Process;
 use remora_test::sidecar::Sidecar;
 
 const ID: &str = "spiffe://example.org/ns/test/sa/web";
+/// What SPIRE calls whoever runs the tests.
+const ROOT: &str = "spiffe://example.org/ns/test/sa/root";
 const VIRTUAL: &str = "10.96.0.10";
 
 /// Where `tests/spire/build.sh` puts it.
@@ -57,8 +60,10 @@ impl Spire {
         std::fs::write(folder.join("bundle.pem"), text(&control(&["bundle", "show"]))).unwrap();
         let token = text(&control(&["token", "generate", "-spiffeID", "spiffe://example.org/node"]));
         let token = token.trim().strip_prefix("Token: ").unwrap().to_owned();
-        let entry = ["-parentID", "spiffe://example.org/node", "-spiffeID", ID, "-selector", "unix:uid:1337"];
-        text(&control(&[&["entry", "create"][..], &entry].concat()));
+        for (id, selector) in [(ID, "unix:uid:1337"), (ROOT, "unix:uid:0")] {
+            let entry = ["-parentID", "spiffe://example.org/node", "-spiffeID", id, "-selector", selector];
+            text(&control(&[&["entry", "create"][..], &entry].concat()));
+        }
         let mut command = Command::new(binaries.join("spire-agent"));
         command.arg("run").arg("-config").arg(folder.join("agent.conf")).args(["-joinToken", &token]);
         let agent = Process::start("spire-agent", &folder.join("agent-log"), &mut command);
@@ -136,6 +141,15 @@ fn find(value: &serde_json::Value, key: &str) -> Option<String> {
 }
 
 #[test]
+fn spiffes_own_library_reads_what_remora_certs_issues() {
+    let mesh = Mesh::new();
+    let folder = mesh.folder().join("issued");
+    issue(mesh.authority(), ID, &folder, &[]);
+    let told = text(&script("workload.py", &["files", folder.to_str().unwrap(), "example.org"]).output().unwrap());
+    assert_eq!(told.trim(), format!("{ID} 1"));
+}
+
+#[test]
 fn spire_gives_two_sidecars_identities_that_change_under_load() {
     let Some(binaries) = spire() else {
         println!(
@@ -157,6 +171,11 @@ fn spire_gives_two_sidecars_identities_that_change_under_load() {
     for sidecar in [&inbound, &outbound] {
         assert!(sidecar.admin("/certs").body.contains(ID), "{}", sidecar.admin("/certs").body);
     }
+
+    // SPIFFE's own client library is given the same at the same socket.
+    let socket = spire.folder.join("agent.sock");
+    let told = text(&script("workload.py", &["agent", socket.to_str().unwrap()]).output().unwrap());
+    assert_eq!(told.trim(), format!("{ROOT} 1"));
 
     let url = format!("http://{VIRTUAL}:8080/");
     let mut load = client.start_h2load(&["--h1", "-c", "8", "-t", "1", "-D", "40", &url]);
