@@ -173,9 +173,10 @@ fn a_ticket_does_not_outlive_the_trust_it_was_given_for() {
     for _ in 0..5 {
         assert!(!echo_once(&client).is_ok_and(|bytes| !bytes.is_empty()), "served with an old ticket");
     }
+    // Whichever was turned away first may have shaken hands before the change, and been drained.
     let failures =
         inbound.metric("remora_tls_handshake_failures_total", &[("side", "server"), ("reason", "unknown_ca")]);
-    assert!(failures >= 6.0, "{failures}");
+    assert!(failures >= 5.0, "{failures}");
 }
 
 #[test]
