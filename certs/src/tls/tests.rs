@@ -164,7 +164,9 @@ fn nothing_is_resumed_under_another_configuration() {
     let (client, server) = (client_of(&pricing, &[CATALOG]), server_of(&catalog));
     handshake(&client, &server).unwrap();
     let kind = |client: &_, server: &_| handshake(client, server).unwrap().1.handshake_kind();
-    assert_eq!(kind(&client, &server_of(&catalog)), Some(HandshakeKind::Full), "a new ticketer");
+    assert_eq!(kind(&client, &server_of(&catalog)), Some(HandshakeKind::Resumed), "another worker, the same identity");
+    let newer = Identity::new(catalog.svid().clone(), ca.bundle());
+    assert_eq!(kind(&client, &server_of(&newer)), Some(HandshakeKind::Full), "a new identity, new ticket keys");
     assert_eq!(kind(&client_of(&pricing, &[CATALOG]), &server), Some(HandshakeKind::Full), "a new session store");
     // A session made when the server was expected to be anybody is of no use to who expects somebody else.
     let strict = client_of(&pricing, &[PRICING]);

@@ -96,6 +96,8 @@ fn compaction_drops_what_expired_but_not_what_tells_of_a_replacement() {
         &[record("01", NOW - 1), record("02", NOW), record("03", NOW - 1), record("04", NOW + 9), replacing],
     );
     compact(directory.path(), moment(NOW)).unwrap();
+    assert_eq!(serials(&directory), ["01", "02", "03", "04", "05"], "all may still renew");
+    compact(directory.path(), moment(NOW) + RENEWAL_GRACE).unwrap();
     assert_eq!(serials(&directory), ["02", "04", "05"]);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing temporary is left");
 }
