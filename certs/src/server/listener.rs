@@ -1,6 +1,7 @@
 //! Connections: accepted, TLS 1.3, then HTTP/2, each within its bounds, and ended in order when the server ends.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -26,6 +28,8 @@ use crate::{Peer, SpiffeVerifier};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long to wait after the system refused a connection, such as for want of file descriptors.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a client may take to close its side after the last answer.
+const LINGER: Duration = Duration::from_secs(2);
 /// Calls at once on one connection.
 const MAX_STREAMS: u32 = 64;
 /// Header bytes of one call; a token has at most 16 KiB.
@@ -86,6 +90,8 @@ impl Front {
     async fn connection(&self, stream: TcpStream, address: SocketAddr) {
         let signing = Arc::clone(&self.signing.borrow());
         let _ = stream.set_nodelay(true);
+        // Without a descriptor to spare the connection is served all the same.
+        let held = stream.as_fd().try_clone_to_owned().ok();
         let handshake = TlsAcceptor::from(Arc::clone(&signing.tls)).accept(stream);
         let stream = match tokio::time::timeout(HANDSHAKE, handshake).await {
             Ok(Ok(stream)) => stream,
@@ -100,7 +106,12 @@ impl Front {
             }
         };
         match peer(&stream, &signing) {
-            Ok(peer) => self.calls(stream, Connection { address, peer: peer.map(Arc::new) }).await,
+            Ok(peer) => {
+                self.calls(stream, Connection { address, peer: peer.map(Arc::new) }).await;
+                if *self.ending.borrow() {
+                    linger(held).await;
+                }
+            }
             Err(error) => {
                 self.metrics.handshake_failed("peer");
                 tracing::debug!(peer = %address, %error, "a client certificate is not accepted");
@@ -134,6 +145,16 @@ impl Front {
             tracing::debug!(peer = %connection.address, %error, "a connection ended badly");
         }
     }
+}
+
+/// Reads on what a client sends that has not yet heard that the server ends, until it closes too: a socket closed over
+/// unread bytes is reset, and answers that are still on their way would be lost.
+async fn linger(held: Option<OwnedFd>) {
+    let stream = held.map(std::net::TcpStream::from).map(TcpStream::from_std);
+    let Some(Ok(mut stream)) = stream else { return };
+    let mut unread = [0; 4096];
+    let read = async { while stream.read(&mut unread).await.is_ok_and(|read| read > 0) {} };
+    let _ = tokio::time::timeout(LINGER, read).await;
 }
 
 /// Waits until the server ends; at once if nobody could tell any more.

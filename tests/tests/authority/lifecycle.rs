@@ -128,7 +128,10 @@ fn calls_under_way_are_finished_when_it_is_told_to_end() {
     assert!(!authority.process.stderr().contains("they are cut"));
     let good = answers.iter().filter(|answer| answer.code == "OK").count();
     let journal = std::fs::read_to_string(ca.join("issued.jsonl")).unwrap();
-    assert_eq!(journal.lines().count(), good, "what was recorded was handed out");
+    // The HTTP/2 library ends the connection of a client that, before it has read the last GOAWAY, opens a stream and widens
+    // its window: answers on the way are lost then, those of one connection at most. Nothing is handed out unrecorded.
+    let recorded = journal.lines().count();
+    assert!((good..=good + 64).contains(&recorded), "{recorded} recorded, {good} handed out");
     assert!((1..3000).contains(&good), "{good} of 3000: it ended in the middle");
     assert!(answers.iter().all(|answer| ["OK", "UNAVAILABLE"].contains(&&*answer.code)));
     let output = watcher.wait_with_output().unwrap();
