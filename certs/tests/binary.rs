@@ -85,7 +85,7 @@ fn failures_are_one_line_and_an_exit_code() {
     let scratch = Scratch::with_svid("failures");
     for (arguments, code, line) in [
         (&["init", "--dir", "ca", "--trust-domain", "example.org"][..], 1, "exists; a CA is never overwritten"),
-        (&["issue", "--ca", "nowhere", "--id", ID], 1, "nowhere/intermediate.pem: No such file or directory"),
+        (&["issue", "--ca", "nowhere", "--id", ID], 1, "nowhere: no certificate authority here"),
         (&["show", "nowhere"], 1, "nowhere: No such file or directory"),
     ] {
         let output = scratch.remora_certs(arguments);
