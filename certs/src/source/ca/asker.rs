@@ -32,7 +32,7 @@ use super::answer::{self, Answer};
 use super::failure::{Failure, causes};
 use crate::proto::istio::IstioCertificateRequest;
 use crate::proto::istio::istio_certificate_service_client::IstioCertificateServiceClient;
-use crate::{Error, Fingerprint, Svid, ca, pem, tls};
+use crate::{Error, Fingerprint, Svid, VerifyError, ca, pem, tls};
 
 /// The longest that one request may take, connection and all.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -99,8 +99,7 @@ impl Asker {
     ) -> Result<Answer, Failure> {
         let (key, csr) = new_request(self.client.key).await?;
         let learnt = *self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
-        // An expired certificate would end the handshake, and with it the way back.
-        let shown = current.filter(|svid| !learnt.leave_certificate_out && svid.check_time(now).is_ok());
+        let shown = current.filter(|svid| !learnt.leave_certificate_out && may_renew(svid, now));
         let token = self.token(shown.is_some())?;
         let fingerprint = token.as_ref().map(|token| Fingerprint::of(token.as_bytes()));
         let spent = shown.is_some() && fingerprint.is_some() && fingerprint == learnt.spent;
@@ -117,7 +116,7 @@ impl Asker {
             first => (first, learnt.spent),
         };
         *self.learnt.lock().unwrap_or_else(PoisonError::into_inner) =
-            Learnt { spent, leave_certificate_out: result.is_err() && shown.is_some() };
+            Learnt { spent, leave_certificate_out: shown.is_some() && result.as_ref().is_err_and(Failure::is_of_peer) };
         answer::read(self.address(), &result?, key, trust_domain, now)
     }
 
@@ -189,7 +188,8 @@ impl Asker {
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(DEADLINE)
             .keep_alive_while_idle(true);
-        endpoint.connect_with_connector(once).await.map_err(|error| unusable(causes(&error)))
+        let broken = |error| Failure::Broken { address: Arc::clone(address), reason: causes(&error) };
+        endpoint.connect_with_connector(once).await.map_err(broken)
     }
 
     fn tls(&self, shown: Option<&Svid>) -> Result<ClientConfig, Failure> {
@@ -239,6 +239,16 @@ impl Asker {
         let mut value = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| bad())?;
         value.set_sensitive(true);
         Ok(Some(value))
+    }
+}
+
+/// Whether to show `svid` as proof. Our authority takes one that ended a moment ago; one that ended earlier would end the
+/// handshake, and with it the way back by a token.
+fn may_renew(svid: &Svid, now: SystemTime) -> bool {
+    match svid.check_time(now) {
+        Ok(()) => true,
+        Err(VerifyError::Expired { not_after, .. }) => now <= not_after + ca::RENEWAL_GRACE,
+        Err(_) => false,
     }
 }
 

@@ -57,6 +57,11 @@ impl Failure {
         Self::Refused { address, code: status.code(), reason: foreign(status.message()) }
     }
 
+    /// Whether the authority was there: it, or what is taken for it, turned us away.
+    pub(super) fn is_of_peer(&self) -> bool {
+        matches!(self, Self::Tls { .. } | Self::Broken { .. } | Self::Refused { .. })
+    }
+
     /// The code of a refusal.
     pub(super) fn code(&self) -> Option<Code> {
         match self {

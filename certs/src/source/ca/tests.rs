@@ -123,6 +123,20 @@ async fn h65_recovers_alone_after_the_certificate_has_expired() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_certificate_that_ended_a_moment_ago_is_shown_still() {
+    let mut world = World::new(clock(), false);
+    let source = world.source();
+    let mut updates = source.identity();
+    let first = until(&mut updates, |_| true).await;
+    world.stop().await;
+    // The next attempt is a minute and a third away at most.
+    sleep(DAY + Duration::from_secs(20)).await;
+    world.restart(false);
+    until(&mut updates, |identity| identity.svid().serial() != first.svid().serial()).await;
+    assert!(world.seen()[1].with_certificate, "not that it was refused: nobody was there");
+}
+
+#[tokio::test(start_paused = true)]
 async fn h67_a_wound_clock_is_no_storm_and_ends_when_it_is_wound_back() {
     // Forward it is due at once, back only when the steady clock says so, at half of the life.
     for (by, hours) in [(400 * 86_400, 2), (-86_400, 14)] {

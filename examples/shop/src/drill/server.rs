@@ -34,6 +34,9 @@ pub(crate) struct Manner {
 pub(crate) const AS_IT_SHOULD: Manner = Manner { ttl: "10s", skew: 0 };
 /// What it issues has 12 seconds left when it comes.
 pub(crate) const BEHIND: Manner = Manner { ttl: "72s", skew: -60 };
+/// What it issues begins, by its own clock, a minute after everybody's now, but for the back-dating.
+pub(crate) const AHEAD: Manner = Manner { ttl: "10s", skew: 60 };
+
 /// A running `remora-certs serve`.
 pub(crate) struct Server(Process);
 

@@ -148,6 +148,8 @@ impl Drill<'_> {
         if !cli.drop_early && !cli.short {
             server = self.restart(server, server::BEHIND).await?;
             self.screen.good("its clock was wound back by 60 s, and every sidecar that asks it has renewed since");
+            server = self.restart(server, server::AHEAD).await?;
+            self.screen.good("its clock was wound forward by 60 s, and every sidecar that asks it has renewed since");
             server.stop().await?;
             server = Server::start(server::AS_IT_SHOULD).await?;
         }
