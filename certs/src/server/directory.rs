@@ -9,7 +9,7 @@ use remora_model::SpiffeId;
 
 use super::store::{Loaded, Store};
 use crate::Error;
-use crate::ca::{CaDirectory, CaError, IssuedRecord, SignerFiles};
+use crate::ca::{CaDirectory, CaError, IssuedRecord, RENEWAL_GRACE, SignerFiles};
 
 /// A [`Store`] in a directory. Other processes may work on it at the same time: the directory's lock keeps order.
 pub struct DirectoryStore {
@@ -55,6 +55,11 @@ impl DirectoryStore {
     }
 }
 
+/// A certificate that ended before this is not renewed any more.
+fn earliest_end() -> SystemTime {
+    SystemTime::now().checked_sub(RENEWAL_GRACE).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
 fn open(path: &Path, signer: Option<&SignerFiles>) -> Result<CaDirectory, Error> {
     match signer {
         Some(files) => CaDirectory::open_with_signer(path, files.clone()),
@@ -78,7 +83,7 @@ impl Store for DirectoryStore {
             bundle_version: opened.bundle_version(),
         };
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = opened;
-        self.forget_expired(SystemTime::now());
+        self.forget_expired(earliest_end());
         Ok(loaded)
     }
 
@@ -106,7 +111,7 @@ impl Store for DirectoryStore {
             return Ok(holder == *id);
         }
         // Issued before this process began, or by another beside it.
-        self.remember(&self.current().unexpired(SystemTime::now())?);
+        self.remember(&self.current().unexpired(earliest_end())?);
         Ok(self.holder(serial).is_some_and(|holder| holder == *id))
     }
 }

@@ -172,3 +172,26 @@ fn clients_that_do_not_shake_hands_hold_nobody_up() {
     assert_eq!(answer.code, "OK", "{answer:?}");
     drop(idle);
 }
+
+#[test]
+fn a_certificate_that_ended_a_moment_ago_renews_whatever_was_restarted_meanwhile() {
+    let (folder, ca) = with_ca();
+    let arguments = ["--join-tokens", "--max-ttl", "1s"];
+    let authority = Authority::start(folder.path(), &ca, &arguments);
+    let token = join_token(&ca, "spiffe://example.org/ns/shop/sa/cart", "10m");
+    let roots = ca.join("bundle.pem");
+    let first = ask(&authority, &roots, &csr(folder.path()), Some(&token), &json!({}));
+    assert_eq!(first.code, "OK", "{first:?}");
+    drop(authority);
+
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("used-key.pem"));
+    std::fs::write(&cert, first.chain.split_last().unwrap().1.concat()).unwrap();
+    std::fs::rename(folder.path().join("key.pem"), &key).unwrap();
+    eventually("the certificate has ended", || {
+        let ends = Command::new("openssl").args(["x509", "-checkend", "0", "-noout", "-in"]).arg(&cert).output();
+        (!ends.unwrap().status.success()).then_some(())
+    });
+    let authority = Authority::start(folder.path(), &ca, &arguments);
+    let second = ask(&authority, &roots, &csr(folder.path()), None, &json!({"cert": cert, "key": key}));
+    assert_eq!(second.code, "OK", "{second:?}");
+}
