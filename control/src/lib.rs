@@ -1,0 +1,1 @@
+//! What runs beside a cluster or in a person's shell: the injector, the control plane, run, install and check.

@@ -1,0 +1,3 @@
+//! `remora`: the tool in a person's hand.
+
+fn main() {}
