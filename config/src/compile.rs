@@ -17,6 +17,7 @@ use crate::errors::Problems;
 use crate::raw::Document;
 use crate::value;
 use clusters::Clusters;
+use variables::{Overrides, RESOURCE, Variables};
 
 mod addresses;
 mod clusters;
@@ -26,6 +27,7 @@ mod inbound;
 mod outbound;
 mod routes;
 mod telemetry;
+mod variables;
 
 /// How long a drain waits unless configured.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -57,6 +59,9 @@ struct Trusted {
 
 /// The snapshot of `document`; `None` or with problems reported: not to be used.
 pub(crate) fn compile(document: &Document, env: &Environment, problems: &mut Problems) -> Option<Snapshot> {
+    let mut variables = Variables { env, problems };
+    let overrides = Overrides::read(&mut variables);
+    let attributes = variables.pairs(RESOURCE);
     let (mesh, identity) = identity::identity(document, env, problems);
     let mut clusters = Clusters::new(mesh.clone());
     // All names first: a route may refer to what stands below it.
@@ -67,7 +72,7 @@ pub(crate) fn compile(document: &Document, env: &Environment, problems: &mut Pro
     let mut resolved_hosts = Vec::new();
     let sidecar = document.gateways.is_absent();
     if sidecar || !document.inbound.is_absent() {
-        listeners.push(inbound::listener(document, &mesh, &mut clusters, problems));
+        listeners.push(inbound::listener(document, overrides, &mesh, &mut clusters, problems));
     }
     if sidecar || !document.outbound.is_absent() || !document.outbound_listen.is_absent() {
         listeners.push(outbound::listener(document, &own, &mut clusters, &mut resolved_hosts, problems));
@@ -75,8 +80,8 @@ pub(crate) fn compile(document: &Document, env: &Environment, problems: &mut Pro
     listeners.extend(gateway::listeners(document, &mut clusters, problems));
     addresses::check(document, &listeners, problems);
 
-    let service = service(document, env, problems);
-    let telemetry = telemetry::telemetry(document, env, service.as_ref(), problems);
+    let service = service(document, env, &attributes, problems);
+    let telemetry = telemetry::telemetry(document, env, service.as_ref(), &attributes, problems);
     Some(Snapshot {
         service: service?,
         identity,
@@ -85,29 +90,40 @@ pub(crate) fn compile(document: &Document, env: &Environment, problems: &mut Pro
         resolved_hosts,
         telemetry,
         admin: admin(document),
-        drain_timeout: document.drain_timeout.or(DRAIN_TIMEOUT),
+        drain_timeout: overrides.drain_timeout.unwrap_or(document.drain_timeout.or(DRAIN_TIMEOUT)),
         workers: document.workers.given().copied(),
     })
 }
 
-fn service(document: &Document, env: &Environment, problems: &mut Problems) -> Option<Service> {
-    const NAMESPACE: &str = "default";
-    match (&document.service, env.variable("OTEL_SERVICE_NAME")) {
+/// What the file says of the workload, and where it is silent, the environment.
+fn service(
+    document: &Document,
+    env: &Environment,
+    attributes: &[(String, String)],
+    problems: &mut Problems,
+) -> Option<Service> {
+    // A key that is given twice has its last value.
+    let attribute = |key: &str| attributes.iter().rfind(|(name, value)| name == key && !value.is_empty());
+    let mut named =
+        |variable: &str, text: &str| value::name(text).map_err(|complaint| problems.variable(variable, complaint)).ok();
+    let name = match env.variable("OTEL_SERVICE_NAME") {
+        Some(name) => Some(named("OTEL_SERVICE_NAME", name)),
+        None => attribute("service.name").map(|(_, name)| named(RESOURCE, name)),
+    };
+    let mut of_resource = |key: &str| attribute(key).and_then(|(_, value)| named(RESOURCE, value));
+    let namespace = of_resource("service.namespace").or_else(|| of_resource("k8s.namespace.name"));
+    let namespace = namespace.unwrap_or_else(|| "default".into());
+    let version = of_resource("service.version");
+    match (&document.service, name) {
         (Field::Given(service), _) => Some(Service {
             name: service.name.clone(),
-            namespace: service.namespace.clone().unwrap_or_else(|| NAMESPACE.into()),
-            version: service.version.clone(),
+            namespace: service.namespace.clone().unwrap_or(namespace),
+            version: service.version.clone().or(version),
         }),
-        (Field::Absent, Some(name)) => match value::name(name) {
-            Ok(name) => Some(Service { name, namespace: NAMESPACE.into(), version: None }),
-            Err(complaint) => {
-                problems.variable("OTEL_SERVICE_NAME", complaint);
-                None
-            }
-        },
+        (Field::Absent, Some(name)) => Some(Service { name: name?, namespace, version }),
         // A gateway stands beside no workload.
         (Field::Absent, None) if document.gateways.given().is_some() => {
-            Some(Service { name: "gateway".into(), namespace: NAMESPACE.into(), version: None })
+            Some(Service { name: "gateway".into(), namespace, version })
         }
         (Field::Absent, None) => {
             problems.report(&document.place, "service is missing (the name of the workload beside the proxy)");

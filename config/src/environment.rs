@@ -2,18 +2,23 @@
 
 use std::collections::BTreeMap;
 
-/// The variables besides `OTEL_*`: where an identity comes from, unless the file says so.
-const KNOWN: [&str; 6] = [
+/// The variables besides `OTEL_*`: where an identity comes from, unless the file says so, and what a pod says of itself
+/// whatever the file says.
+const KNOWN: [&str; 9] = [
     "SPIFFE_ENDPOINT_SOCKET",
     "REMORA_TRUST_DOMAIN",
     "REMORA_CA_ADDRESS",
     "REMORA_CA_ROOTS",
     "REMORA_CA_TOKEN",
     "CA_ADDR",
+    "REMORA_INBOUND_MTLS",
+    "REMORA_INTERCEPTION",
+    "REMORA_DRAIN_TIMEOUT",
 ];
 
-/// The OpenTelemetry variables (`OTEL_*`), which complete or override the `tracing` part of a configuration, and those
-/// that complete its `mtls` part: `SPIFFE_ENDPOINT_SOCKET`, `REMORA_TRUST_DOMAIN`, `REMORA_CA_*` and Istio's `CA_ADDR`.
+/// The OpenTelemetry variables (`OTEL_*`), which complete or override the `tracing` part of a configuration and complete
+/// its `service`; those that complete its `mtls` part (`SPIFFE_ENDPOINT_SOCKET`, `REMORA_TRUST_DOMAIN`, `REMORA_CA_*` and
+/// Istio's `CA_ADDR`); and those by which a pod overrides a file that many share (`REMORA_INBOUND_MTLS` and so on).
 ///
 /// An empty value counts as unset, as the OpenTelemetry specification asks.
 #[derive(Clone, Default)]

@@ -129,9 +129,9 @@ pub(crate) struct Admin {
 
 pub(crate) const PROTOCOLS: &[(&str, Protocol)] =
     &[("auto", Protocol::Auto), ("http", Protocol::Http), ("http2", Protocol::Http2), ("tcp", Protocol::Tcp)];
-const MODES: &[(&str, MtlsMode)] =
+pub(crate) const MODES: &[(&str, MtlsMode)] =
     &[("strict", MtlsMode::Strict), ("permissive", MtlsMode::Permissive), ("off", MtlsMode::Off)];
-const INTERCEPTIONS: &[(&str, bool)] = &[("redirect", false), ("tproxy", true)];
+pub(crate) const INTERCEPTIONS: &[(&str, bool)] = &[("redirect", false), ("tproxy", true)];
 const OTLP_PROTOCOLS: &[(&str, OtlpProtocol)] = &[
     ("grpc", OtlpProtocol::Grpc),
     ("http", OtlpProtocol::HttpProtobuf),

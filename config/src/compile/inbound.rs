@@ -7,18 +7,27 @@ use remora_model::{
 };
 
 use super::clusters::Clusters;
+use super::variables::{INBOUND_MTLS, Overrides};
 use super::{CONNECT_TIMEOUT, DETECT_TIMEOUT, IDLE_TIMEOUT, Mesh, listen, routes};
 use crate::decode::{Field, Spanned};
 use crate::errors::Problems;
 use crate::raw::{Document, Inbound, InboundPort};
 
-pub(super) fn listener(document: &Document, mesh: &Mesh, clusters: &mut Clusters, problems: &mut Problems) -> Listener {
+pub(super) fn listener(
+    document: &Document,
+    overrides: Overrides,
+    mesh: &Mesh,
+    clusters: &mut Clusters,
+    problems: &mut Problems,
+) -> Listener {
     let absent = Inbound::default();
     let inbound = document.inbound.given().unwrap_or(&absent);
     let timeouts = inbound.timeouts;
     let idle = timeouts.idle.unwrap_or(IDLE_TIMEOUT);
     let cluster = clusters.inbound(timeouts.connect.unwrap_or(CONNECT_TIMEOUT), idle);
     let mode = mode(&inbound.mtls, default_mode(mesh), mesh, problems);
+    let mode = overrides.inbound_mtls.inspect(|mode| check_override(*mode, mesh, problems)).unwrap_or(mode);
+    let tproxy = overrides.tproxy.unwrap_or(inbound.tproxy);
 
     let chain = |name: &str, destination, protocol, mode| FilterChain {
         name: name.into(),
@@ -44,7 +53,7 @@ pub(super) fn listener(document: &Document, mesh: &Mesh, clusters: &mut Clusters
         name: "inbound".into(),
         direction: Direction::Inbound,
         addresses: listen(&inbound.listen, INBOUND_PORT),
-        original_dst: if inbound.tproxy { OriginalDst::Tproxy } else { OriginalDst::Redirect },
+        original_dst: if tproxy { OriginalDst::Tproxy } else { OriginalDst::Redirect },
         chains,
         default_chain: chain("inbound", DestinationMatch::default(), Protocol::Auto, mode),
     }
@@ -77,11 +86,26 @@ fn default_mode(mesh: &Mesh) -> MtlsMode {
 /// The mode given, which only the top-level `mtls` makes possible.
 fn mode(given: &Field<Spanned<MtlsMode>>, default: MtlsMode, mesh: &Mesh, problems: &mut Problems) -> MtlsMode {
     let Some(Spanned { value: mode, place }) = given.given() else { return default };
-    if *mode != MtlsMode::Off && *mesh == Mesh::Absent {
-        let word = if *mode == MtlsMode::Strict { "strict" } else { "permissive" };
-        problems.report(place, format!("{word} needs the top-level mtls, which is missing"));
+    if let Some(complaint) = impossible(*mode, mesh) {
+        problems.report(place, complaint);
     }
     *mode
+}
+
+/// Why there cannot be mTLS in this mode.
+fn impossible(mode: MtlsMode, mesh: &Mesh) -> Option<String> {
+    let word = match mode {
+        MtlsMode::Off => return None,
+        MtlsMode::Permissive => "permissive",
+        MtlsMode::Strict => "strict",
+    };
+    (*mesh == Mesh::Absent).then(|| format!("{word} needs the top-level mtls, which is missing"))
+}
+
+fn check_override(mode: MtlsMode, mesh: &Mesh, problems: &mut Problems) {
+    if let Some(complaint) = impossible(mode, mesh) {
+        problems.variable(INBOUND_MTLS, complaint);
+    }
 }
 
 /// Reports ports declared twice, and ports of the proxy itself, on which no connection is ever forwarded.

@@ -7,11 +7,11 @@ use http::{HeaderName, HeaderValue};
 use remora_model::snapshot::Service;
 use remora_model::telemetry::{AccessLog, OtlpProtocol, Propagation, Telemetry, Tracing};
 
+use super::variables::{Variables, word};
 use crate::decode::Field;
 use crate::environment::Environment;
 use crate::errors::{Complaint, Problems, quoted};
 use crate::raw::{self, Document};
-use crate::suggest::nearest;
 use crate::value::{self, Collector};
 
 const SAMPLING: f64 = 0.01;
@@ -22,20 +22,26 @@ const HTTP_PORT: u16 = 4318;
 /// The path of OTLP/HTTP traces (the OTLP specification, "OTLP/HTTP Request").
 const HTTP_PATH: &str = "/v1/traces";
 
-/// The telemetry of a proxy beside `service`.
+/// The telemetry of a proxy beside `service`, with the resource attributes of the environment.
 pub(super) fn telemetry(
     document: &Document,
     env: &Environment,
     service: Option<&Service>,
+    attributes: &[(String, String)],
     problems: &mut Problems,
 ) -> Telemetry {
     let (format, filter) = document.access_log;
     let mut variables = Variables { env, problems };
-    let tracing = if variables.disabled() { None } else { tracing(document, service, &mut variables) };
+    let tracing = if variables.disabled() { None } else { tracing(document, service, attributes, &mut variables) };
     Telemetry { tracing, access_log: AccessLog { format, filter } }
 }
 
-fn tracing(document: &Document, service: Option<&Service>, variables: &mut Variables<'_>) -> Option<Tracing> {
+fn tracing(
+    document: &Document,
+    service: Option<&Service>,
+    attributes: &[(String, String)],
+    variables: &mut Variables<'_>,
+) -> Option<Tracing> {
     let raw = document.tracing.given();
     let endpoint = endpoint(raw, variables);
     let from_env = variables.env.first(&[TRACES_ENDPOINT, ENDPOINT]).is_some();
@@ -55,7 +61,7 @@ fn tracing(document: &Document, service: Option<&Service>, variables: &mut Varia
     let timeout = variables.timeout().unwrap_or(raw.map_or(TIMEOUT, |raw| raw.timeout.or(TIMEOUT)));
     let sampling_ratio = variables.sampling().unwrap_or(sampling);
     let headers = variables.headers();
-    let (service_name, resource) = resource(raw, service, document, variables);
+    let (service_name, resource) = resource(raw, service, document, attributes, variables.env);
     let (collector, path) = endpoint?;
     Some(Tracing {
         endpoint: match protocol {
@@ -107,7 +113,8 @@ fn resource(
     raw: Option<&raw::Tracing>,
     service: Option<&Service>,
     document: &Document,
-    variables: &mut Variables<'_>,
+    from_environment: &[(String, String)],
+    env: &Environment,
 ) -> (Option<String>, Vec<(String, String)>) {
     let mut attributes = BTreeMap::new();
     if let Some(service) = document.service.given() {
@@ -116,28 +123,13 @@ fn resource(
             .extend(known.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.as_ref()?.to_string()))));
     }
     attributes.extend(raw.into_iter().flat_map(|raw| raw.attributes.iter().cloned()));
-    attributes.extend(variables.pairs("OTEL_RESOURCE_ATTRIBUTES"));
+    attributes.extend(from_environment.iter().cloned());
     let attribute = attributes.remove("service.name");
-    let name = variables.env.variable("OTEL_SERVICE_NAME").map(str::to_owned);
+    let name = env.variable("OTEL_SERVICE_NAME").map(str::to_owned);
     (name.or(attribute).or_else(|| service.map(|service| service.name.to_string())), attributes.into_iter().collect())
 }
 
-/// The variables, and where to complain about them.
-struct Variables<'e> {
-    env: &'e Environment,
-    problems: &'e mut Problems,
-}
-
-impl<'e> Variables<'e> {
-    fn parsed<T>(&mut self, name: &str, text: &str, parse: impl Fn(&str) -> Result<T, Complaint>) -> Option<T> {
-        parse(text).map_err(|complaint| self.problems.variable(name, complaint)).ok()
-    }
-
-    fn first<T>(&mut self, names: &[&str], parse: impl Fn(&str) -> Result<T, Complaint>) -> Option<T> {
-        let (name, text) = self.env.first(names)?;
-        self.parsed(name, text, parse)
-    }
-
+impl Variables<'_> {
     /// `OTEL_SDK_DISABLED` or `OTEL_TRACES_EXPORTER=none`.
     fn disabled(&mut self) -> bool {
         let disabled = self.first(&["OTEL_SDK_DISABLED"], |text| match text.to_ascii_lowercase().as_str() {
@@ -220,45 +212,9 @@ impl<'e> Variables<'e> {
         });
         headers
     }
-
-    /// `key=value,key=value`, percent-encoded (W3C Baggage, as the OpenTelemetry specification asks).
-    fn pairs(&mut self, name: &str) -> Vec<(String, String)> {
-        let text = self.env.variable(name).unwrap_or_default();
-        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-        let mut pairs = Vec::new();
-        for (index, item) in items.enumerate() {
-            let pair = item.split_once('=').and_then(|(key, value)| {
-                Some((percent_decoded(key.trim())?, percent_decoded(value.trim())?)).filter(|(key, _)| !key.is_empty())
-            });
-            if pair.is_none() {
-                self.problems.variable(name, format!("item {} is not KEY=VALUE, percent-encoded", index + 1));
-            }
-            pairs.extend(pair);
-        }
-        pairs
-    }
-}
-
-fn word<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, Complaint> {
-    let names = || known.iter().map(|(name, _)| *name);
-    known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
-        let all = names().collect::<Vec<_>>().join(", ");
-        Complaint::from(format!("{} is not one of {all}", quoted(text))).suggest(nearest(text, names()))
-    })
 }
 
 fn whole(text: &str, most: u32, unit: &str) -> Result<u32, Complaint> {
     let number = text.parse().ok().filter(|number| (1..=most).contains(number));
     number.ok_or_else(|| format!("{} is not a number of {unit} from 1 to {most}", quoted(text)).into())
-}
-
-/// `None`: a percent sign without two hexadecimal digits, or not UTF-8.
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        let mut digit = || char::from(rest.next()?).to_digit(16);
-        bytes.push(if byte == b'%' { u8::try_from(digit()? * 16 + digit()?).ok()? } else { byte });
-    }
-    String::from_utf8(bytes).ok()
 }
