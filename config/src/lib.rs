@@ -22,6 +22,8 @@ mod yaml;
 
 pub use environment::Environment;
 pub use errors::Errors;
+pub use suggest::nearest;
+pub use value::parse_duration;
 
 use errors::Problems;
 

@@ -6,7 +6,7 @@ const MAX_LENGTH: usize = 64;
 const MAX_CANDIDATES: usize = 1000;
 
 /// The candidate nearest to `word`, if it is near enough to be a slip of the hand (a third of its letters).
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = letters(word)?;
     let allowed = (word.len() / 3).max(1);
     candidates

@@ -41,6 +41,17 @@ pub(crate) fn duration(text: &str) -> Result<Duration, Complaint> {
     }
 }
 
+/// A duration as the native YAML writes it (`250ms`, `1s`, `5m`, `1h` or `0`), for other readers of such values.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    duration(text).map_err(|complaint| match complaint.suggestion {
+        Some(meant) => format!("{} (did you mean {}?)", complaint.message, quoted(&meant)),
+        None => complaint.message,
+    })
+}
+
 /// [`duration`], above zero.
 pub(crate) fn positive_duration(text: &str) -> Result<Duration, Complaint> {
     let duration = duration(text)?;

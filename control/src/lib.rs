@@ -1,1 +1,3 @@
 //! What runs beside a cluster or in a person's shell: the injector, the control plane, run, install and check.
+
+pub mod inject;
