@@ -7,7 +7,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: help demo demo-down drill test test-jaeger test-cluster test-spire test-all jaeger spire bench lint fmt deny fuzz packages build clean
+.PHONY: help demo demo-down drill test test-jaeger test-cluster test-spire test-images test-all images jaeger spire bench lint fmt deny fuzz packages build clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -30,6 +30,12 @@ build:  ## Builds every binary, as the tests use them
 test: packages build  ## Builds and runs every test (root: they make network namespaces)
 	REMORA_BIN_DIR=$(TARGET)/debug $(CARGO) test --locked --workspace
 
+images: packages  ## Builds the container images (init, proxy, control) into target/images, without an engine
+	@./images/build.sh
+
+test-images: images  ## What is said of the images is true of them (root)
+	@./images/test.sh
+
 jaeger:  ## Builds the real Jaeger with its UI, once (about 6 minutes; needs Go)
 	@./tests/jaeger/build.sh
 
@@ -45,7 +51,7 @@ spire:  ## Builds the real SPIRE, once (about 15 minutes of processor time; need
 test-spire: build  ## Identities from a real SPIRE, changed under load (root; needs Go)
 	@REMORA_BIN_DIR=$(TARGET)/debug ./tests/spire/test.sh
 
-test-all: lint test test-jaeger test-cluster test-spire  ## Everything
+test-all: lint test test-images test-jaeger test-cluster test-spire  ## Everything
 
 bench:  ## Measures Remora beside Envoy in one run; bench/results.json
 	@./bench/run.sh
