@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the tests use, as far as they are missing, and says which.
+# packages.sh [PACKAGE...]   Installs the Debian packages that the tests use, as far as they are missing, and says which.
+# With names, installs those.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 
@@ -8,11 +9,13 @@ needed=(
   ip:iproute2 iptables:iptables curl:curl h2load:nghttp2-client nghttpd:nghttp2-server iperf3:iperf3
   openssl:openssl faketime:faketime tcpdump:tcpdump strace:strace setpriv:util-linux python3:python3 conntrack:conntrack jq:jq
 )
-missing=()
-for pair in "${needed[@]}"; do
-  command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
-done
-python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+missing=("$@")
+if [ $# -eq 0 ]; then
+  for pair in "${needed[@]}"; do
+    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+  done
+  python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 if [ "$(id -u)" != 0 ]; then
   echo "these Debian packages are needed, and only root can install them: ${missing[*]}" >&2
