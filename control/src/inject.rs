@@ -164,7 +164,7 @@ fn list<'v>(pod: &'v mut Value, name: &str) -> &'v mut Vec<Value> {
 }
 
 /// The texts in `metadata.NAME`.
-fn texts(pod: &Value, name: &str) -> Annotations {
+pub(crate) fn texts(pod: &Value, name: &str) -> Annotations {
     let fields = pod.pointer(&format!("/metadata/{name}")).and_then(Value::as_object).into_iter().flatten();
     fields.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
 }

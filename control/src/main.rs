@@ -1,3 +1,7 @@
 //! `remora`: the tool in a person's hand.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    remora_control::cli::main()
+}

@@ -128,6 +128,10 @@ fn matches(old: &Value, new: &Value) -> bool {
 /// Aligns two lists by their longest common subsequence; [`None`]: too long to be worth it.
 fn items(old: &[Value], new: &[Value]) -> Option<Vec<Item>> {
     let keep = |(old, new): (&Value, &Value)| Item::Keep(Change::between(old, new));
+    // Where nothing has a name, as in a List of objects, and nothing was added, each is what stood there.
+    if old.len() == new.len() && !old.iter().chain(new).any(|item| item.get("name").is_some()) {
+        return Some(old.iter().zip(new).map(keep).collect());
+    }
     let front = old.iter().zip(new).take_while(|(old, new)| matches(old, new)).count();
     let (old_rest, new_rest) = (&old[front..], &new[front..]);
     let back = old_rest.iter().rev().zip(new_rest.iter().rev()).take_while(|(old, new)| matches(old, new)).count();

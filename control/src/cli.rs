@@ -1,0 +1,37 @@
+//! The command line of `remora`: which command, and the exit code it ends with.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // a program's own output
+
+mod inject;
+mod input;
+mod output;
+mod uninject;
+mod workloads;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A service mesh beside your applications
+#[derive(Debug, Parser)]
+#[command(name = "remora", version)]
+struct Remora {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Adds the sidecar to the pods in Kubernetes manifests
+    Inject(inject::Arguments),
+    /// Takes the sidecar out of Kubernetes manifests again
+    Uninject(uninject::Arguments),
+}
+
+/// Parses this process's command line, does what it says, and hands on the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Remora::parse().command {
+        Command::Inject(arguments) => inject::run(&arguments),
+        Command::Uninject(arguments) => uninject::run(&arguments),
+    }
+}
