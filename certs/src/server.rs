@@ -15,6 +15,7 @@ mod listener;
 mod metrics;
 pub mod refusal;
 pub mod reviewer;
+mod running;
 mod service;
 mod signing;
 pub mod store;
@@ -33,7 +34,7 @@ use tonic::service::Routes;
 
 pub use self::directory::DirectoryStore;
 pub use self::error::Error;
-use self::journal::Journal;
+use self::journal::{Journal, Recording};
 use self::limits::Limits;
 use self::listener::Front;
 use self::metrics::Metrics;
@@ -44,6 +45,7 @@ use self::reviewer::jwks::JwksSource;
 use self::reviewer::kubernetes::KubernetesReviewer;
 use self::reviewer::oidc::OidcReviewer;
 use self::reviewer::template::SubjectTemplate;
+pub use self::running::{Running, Watched};
 use self::service::{Bundles, Service};
 pub use self::service::{DEFAULT_TTL, MAX_MESSAGE};
 pub use self::signing::Presence;
@@ -62,8 +64,8 @@ const FORGET: Duration = Duration::from_secs(60);
 pub struct Settings {
     /// Where gRPC is served.
     pub listen: SocketAddr,
-    /// Where /metrics, /ready and /healthz are served.
-    pub admin: SocketAddr,
+    /// Where /metrics, /ready and /healthz are served; [`None`] where somebody else shows what [`Running`] knows.
+    pub admin: Option<SocketAddr>,
     /// Whether another process may listen on the same addresses, to take over without a gap.
     pub reuse_port: bool,
     /// Where to write the addresses listened on, for whoever asked for port 0.
@@ -89,10 +91,31 @@ pub struct Settings {
 /// How to reach the Kubernetes API server.
 #[derive(Clone, Debug)]
 pub struct Kubernetes {
-    /// The kubeconfig; without one the cluster this process runs in.
-    pub kubeconfig: Option<PathBuf>,
+    /// Where it is.
+    pub access: KubernetesAccess,
     /// The audience that tokens must be for.
     pub audience: String,
+}
+
+/// Where the Kubernetes API server is.
+#[derive(Clone)]
+pub enum KubernetesAccess {
+    /// This process runs in the cluster.
+    InCluster,
+    /// As a kubeconfig says.
+    Kubeconfig(PathBuf),
+    /// Where a client of the caller's leads, which must bound how long a call takes.
+    Client(kube::Client),
+}
+
+impl std::fmt::Debug for KubernetesAccess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::InCluster => f.write_str("InCluster"),
+            Self::Kubeconfig(path) => f.debug_tuple("Kubeconfig").field(path).finish(),
+            Self::Client(_) => f.write_str("Client"),
+        }
+    }
 }
 
 /// An OIDC issuer whose tokens are accepted.
@@ -114,7 +137,8 @@ pub struct Oidc {
 #[derive(Clone)]
 pub(crate) struct Health {
     kept: Kept,
-    journal: Journal,
+    // Not the journal itself: whoever holds that keeps its writer waiting.
+    records: Recording,
     ending: watch::Receiver<bool>,
 }
 
@@ -138,7 +162,7 @@ impl Health {
         if let Some(problem) = self.kept.problem.borrow().as_ref() {
             reasons.push(format!("the newest state is not in use: {problem}"));
         }
-        if !self.journal.is_good() {
+        if !self.records.is_good() {
             reasons.push("the last certificates could not be recorded".to_owned());
         }
         reasons
@@ -162,22 +186,40 @@ async fn serve(store: Arc<dyn Store>, settings: Settings) -> Result<(), Error> {
         signal(SignalKind::terminate()).map_err(Error::Signals)?,
         signal(SignalKind::interrupt()).map_err(Error::Signals)?,
     );
+    let running = start(store, settings).await?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: no new connections; calls under way are finished"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: no new connections; calls under way are finished"),
+    }
+    running.end().await;
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Starts to serve inside the caller's multi-threaded runtime.
+///
+/// # Errors
+/// Why it cannot.
+pub async fn start(store: Arc<dyn Store>, settings: Settings) -> Result<Running, Error> {
     let metrics = Arc::new(Metrics::new());
     let (keeper, kept) = Keeper::new(Arc::clone(&store), settings.presence.clone(), Arc::clone(&metrics))?;
     let trust_domain = kept.signing.borrow().trust_domain.clone();
     let reviewers = reviewers(&settings, &store, &trust_domain).await?;
     let listener = listen(settings.listen, settings.reuse_port, "gRPC")?;
-    let admin = listen(settings.admin, settings.reuse_port, "admin")?;
-    announce(&settings, (&listener, &admin), &kept)?;
+    let admin = settings.admin.map(|address| listen(address, settings.reuse_port, "admin")).transpose()?;
+    let address = announce(&settings, (&listener, admin.as_ref()), &kept)?;
 
     let (end, ending) = watch::channel(false);
     let (journal, writer) = Journal::start(Arc::clone(&store), Arc::clone(&metrics));
     let limits = Arc::new(Limits::new(settings.rate));
-    let health = Health { kept: kept.clone(), journal: journal.clone(), ending: ending.clone() };
+    let health = Health { kept: kept.clone(), records: journal.recording(), ending: ending.clone() };
+    let state = Watched { kept: kept.clone(), health: health.clone(), metrics: Arc::clone(&metrics) };
     let mut background = tokio::task::JoinSet::new();
     background.spawn(keeper.run());
-    background.spawn(admin::serve(admin, Arc::clone(&metrics), health));
     background.spawn(forget(Arc::clone(&limits)));
+    if let Some(admin) = admin {
+        background.spawn(admin::serve(admin, Arc::clone(&metrics), health));
+    }
 
     let service = Arc::new(Service {
         kept: kept.clone(),
@@ -192,17 +234,7 @@ async fn serve(store: Arc<dyn Store>, settings: Settings) -> Result<(), Error> {
     let slots = Arc::new(Semaphore::new(settings.max_connections));
     let front = Front { routes: routes(service), signing: kept.signing, metrics, ending, slots };
     let serving = tokio::spawn(front.serve(listener, settings.grace));
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: no new connections; calls under way are finished"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: no new connections; calls under way are finished"),
-    }
-    end.send_replace(true);
-    // Both end by themselves: the connections within the grace, the writer when nobody can hand it anything more.
-    let _ = serving.await;
-    background.shutdown().await;
-    let _ = writer.await;
-    tracing::info!("ended");
-    Ok(())
+    Ok(Running { address, end, state, serving, background, writer })
 }
 
 fn routes(service: Arc<Service>) -> Routes {
@@ -219,8 +251,8 @@ async fn reviewers(
     trust_domain: &TrustDomain,
 ) -> Result<Reviewers, Error> {
     let mut reviewers = Reviewers::default();
-    if let Some(Kubernetes { kubeconfig, audience }) = &settings.kubernetes {
-        let reviewer = KubernetesReviewer::new(kubeconfig.as_deref(), audience.clone(), trust_domain.clone()).await?;
+    if let Some(Kubernetes { access, audience }) = &settings.kubernetes {
+        let reviewer = KubernetesReviewer::new(access, audience.clone(), trust_domain.clone()).await?;
         reviewers.kubernetes = Some(Arc::new(reviewer));
     }
     if let Some(Oidc { issuer, jwks, jwks_ca, audience, template }) = &settings.oidc {
@@ -253,17 +285,24 @@ fn listen(address: SocketAddr, reuse_port: bool, what: &'static str) -> Result<T
     bind().map_err(|source| Error::Listen { address, what, source })
 }
 
-/// Says where it listens: in the log, and in the file that was asked for.
-fn announce(settings: &Settings, (grpc, admin): (&TcpListener, &TcpListener), kept: &Kept) -> Result<(), Error> {
+/// Says where it listens, in the log and in the file that was asked for; returns where gRPC is served.
+fn announce(
+    settings: &Settings,
+    (grpc, admin): (&TcpListener, Option<&TcpListener>),
+    kept: &Kept,
+) -> Result<SocketAddr, Error> {
     let address = |listener: &TcpListener, asked, what| {
         listener.local_addr().map_err(|source| Error::Listen { address: asked, what, source })
     };
     let grpc = address(grpc, settings.listen, "gRPC")?;
-    let admin = address(admin, settings.admin, "admin")?;
+    let admin = match (admin, settings.admin) {
+        (Some(admin), Some(asked)) => Some(address(admin, asked, "admin")?),
+        _ => None,
+    };
     let signing = kept.signing.borrow();
     tracing::info!(
         listen = %grpc,
-        admin = %admin,
+        admin = admin.map(tracing::field::display),
         trust_domain = %signing.trust_domain,
         anchor = %signing.anchor,
         bundle_version = signing.bundle_version,
@@ -271,9 +310,10 @@ fn announce(settings: &Settings, (grpc, admin): (&TcpListener, &TcpListener), ke
         "serving"
     );
     if let Some(path) = &settings.address_file {
-        Prepared::new(path, format!("grpc {grpc}\nadmin {admin}\n").as_bytes(), Access::Public, None)?.replace()?;
+        let admin = admin.map(|admin| format!("admin {admin}\n")).unwrap_or_default();
+        Prepared::new(path, format!("grpc {grpc}\n{admin}").as_bytes(), Access::Public, None)?.replace()?;
     }
-    Ok(())
+    Ok(grpc)
 }
 
 async fn forget(limits: Arc<Limits>) {

@@ -14,7 +14,7 @@ use super::value::duration;
 use crate::Error;
 use crate::ca::SignerFiles;
 use crate::server::reviewer::template::SubjectTemplate;
-use crate::server::{self, DirectoryStore, Kubernetes, Oidc, Presence, Settings};
+use crate::server::{self, DirectoryStore, Kubernetes, KubernetesAccess, Oidc, Presence, Settings};
 
 /// The options of `remora-certs serve`.
 #[derive(Debug, Args)]
@@ -160,11 +160,14 @@ fn settings(arguments: Serve) -> Settings {
     };
     Settings {
         listen: arguments.listen,
-        admin: arguments.admin,
+        admin: Some(arguments.admin),
         reuse_port: arguments.reuse_port,
         address_file: arguments.address_file,
         presence: Presence { names, trust_domain: arguments.trust_domain, spiffe_id: arguments.spiffe_id },
-        kubernetes: callers.kubernetes.then_some(Kubernetes { kubeconfig: callers.kubeconfig, audience }),
+        kubernetes: callers.kubernetes.then(|| Kubernetes {
+            access: callers.kubeconfig.map_or(KubernetesAccess::InCluster, KubernetesAccess::Kubeconfig),
+            audience,
+        }),
         oidc,
         join_tokens: callers.join_tokens,
         max_ttl: arguments.max_ttl,

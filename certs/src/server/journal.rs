@@ -37,7 +37,18 @@ pub(crate) enum Recorded {
 #[derive(Clone)]
 pub(crate) struct Journal {
     entries: mpsc::Sender<(Entry, oneshot::Sender<Recorded>)>,
-    good: Arc<AtomicBool>,
+    good: Recording,
+}
+
+/// How recording goes.
+#[derive(Clone)]
+pub(crate) struct Recording(Arc<AtomicBool>);
+
+impl Recording {
+    /// Whether the last write succeeded.
+    pub(crate) fn is_good(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Journal {
@@ -46,7 +57,7 @@ impl Journal {
         let (entries, waiting) = mpsc::channel(WAITING);
         let good = Arc::new(AtomicBool::new(true));
         let writer = tokio::spawn(write(waiting, store, metrics, Arc::clone(&good)));
-        (Self { entries, good }, writer)
+        (Self { entries, good: Recording(good) }, writer)
     }
 
     /// Waits until the record is on disk; the audit line is written with it, whether or not the caller still waits.
@@ -58,9 +69,9 @@ impl Journal {
         }
     }
 
-    /// Whether the last write succeeded.
-    pub(crate) fn is_good(&self) -> bool {
-        self.good.load(Ordering::Relaxed)
+    /// How recording goes, for as long as anybody asks.
+    pub(crate) fn recording(&self) -> Recording {
+        self.good.clone()
     }
 }
 

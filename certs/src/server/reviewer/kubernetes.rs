@@ -10,6 +10,7 @@ use kube::{Api, Client, Config};
 use remora_model::TrustDomain;
 
 use super::{Caller, Proof, TokenReviewer, service_account};
+use crate::server::KubernetesAccess;
 use crate::server::error::Error;
 use crate::server::refusal::{Reason, Refused};
 
@@ -24,28 +25,19 @@ pub struct KubernetesReviewer {
 }
 
 impl KubernetesReviewer {
-    /// Prepares to ask the API server that `kubeconfig` names, or without one the cluster this process runs in. Only
-    /// tokens for `audience` count. Needs the right to create `tokenreviews` (ClusterRole `system:auth-delegator`).
+    /// Prepares to ask the API server. Only tokens for `audience` count. Needs the right to create `tokenreviews`
+    /// (ClusterRole `system:auth-delegator`).
     ///
     /// # Errors
     /// The configuration cannot be read or used.
-    pub async fn new(kubeconfig: Option<&Path>, audience: String, trust_domain: TrustDomain) -> Result<Self, Error> {
-        let mut config = match kubeconfig {
-            Some(path) => {
-                let failed = |error: &dyn std::fmt::Display| Error::Kubeconfig {
-                    path: path.to_owned(),
-                    reason: error.to_string(),
-                };
-                let read = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
-                Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
-                    .await
-                    .map_err(|error| failed(&error))?
+    pub async fn new(access: &KubernetesAccess, audience: String, trust_domain: TrustDomain) -> Result<Self, Error> {
+        let client = match access {
+            KubernetesAccess::Client(client) => client.clone(),
+            KubernetesAccess::Kubeconfig(path) => client(kubeconfig(path).await?)?,
+            KubernetesAccess::InCluster => {
+                client(Config::incluster().map_err(|error| Error::InCluster(error.to_string()))?)?
             }
-            None => Config::incluster().map_err(|error| Error::InCluster(error.to_string()))?,
         };
-        config.connect_timeout = Some(TIMEOUT);
-        config.read_timeout = Some(TIMEOUT);
-        let client = Client::try_from(config).map_err(|error| Error::InCluster(error.to_string()))?;
         Ok(Self { reviews: Api::all(client), audience, trust_domain })
     }
 
@@ -69,6 +61,18 @@ impl KubernetesReviewer {
             Err(_) => Err(unavailable(format!("the API server did not answer within {TIMEOUT:?}"))),
         }
     }
+}
+
+async fn kubeconfig(path: &Path) -> Result<Config, Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::Kubeconfig { path: path.to_owned(), reason: error.to_string() };
+    let read = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
+    Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(|error| failed(&error))
+}
+
+fn client(mut config: Config) -> Result<Client, Error> {
+    config.connect_timeout = Some(TIMEOUT);
+    config.read_timeout = Some(TIMEOUT);
+    Client::try_from(config).map_err(|error| Error::InCluster(error.to_string()))
 }
 
 #[tonic::async_trait]
