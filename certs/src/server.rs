@@ -38,6 +38,7 @@ use self::journal::{Journal, Recording};
 use self::limits::Limits;
 use self::listener::Front;
 use self::metrics::Metrics;
+pub use self::metrics::prometheus as prometheus_text;
 use self::reviewer::Reviewers;
 use self::reviewer::certificate::CertificateReviewer;
 use self::reviewer::join::JoinTokenReviewer;

@@ -1,8 +1,10 @@
 //! The command line of `remora`: which command, and the exit code it ends with.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program's own output
 
+mod control;
 mod inject;
 mod input;
+mod install;
 mod output;
 mod uninject;
 mod workloads;
@@ -25,6 +27,9 @@ enum Command {
     Inject(inject::Arguments),
     /// Takes the sidecar out of Kubernetes manifests again
     Uninject(uninject::Arguments),
+    Control(control::Control),
+    Install(install::Install),
+    Uninstall(install::Uninstall),
 }
 
 /// Parses this process's command line, does what it says, and hands on the exit code.
@@ -33,5 +38,19 @@ pub fn main() -> ExitCode {
     match Remora::parse().command {
         Command::Inject(arguments) => inject::run(&arguments),
         Command::Uninject(arguments) => uninject::run(&arguments),
+        Command::Control(control) => ended(control.run()),
+        Command::Install(install) => ended(install.run(&mut std::io::stdout())),
+        Command::Uninstall(uninstall) => ended(uninstall.run(&mut std::io::stdout())),
+    }
+}
+
+/// What a command that either does all or nothing ends with.
+fn ended<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

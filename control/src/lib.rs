@@ -3,5 +3,8 @@
 pub mod authority;
 pub mod cli;
 pub mod cluster;
+pub mod control_plane;
 pub mod inject;
+pub mod install;
 pub mod manifest;
+pub mod webhook;

@@ -115,7 +115,7 @@ impl Metrics {
 
 /// OpenMetrics as the Prometheus text format has it (version 0.0.4): there a counter is described by its full name, with
 /// `_total`, and there is no end mark.
-fn prometheus(open_metrics: &str) -> String {
+pub fn prometheus(open_metrics: &str) -> String {
     let lines: Vec<_> = open_metrics.lines().filter(|line| *line != "# EOF").collect();
     let is_counter = |name: &str| lines.contains(&&*format!("# TYPE {name} counter"));
     let mut text = String::with_capacity(open_metrics.len() + 64);

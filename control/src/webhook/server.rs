@@ -1,0 +1,178 @@
+//! HTTPS for the API server: bounded, and each request answered by [`super::review`].
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+
+use super::certificates::Shown;
+use super::review::{LARGEST_BODY, Review, Unreadable, Verdict, check_head};
+use crate::control_plane::metrics::{Metrics, Outcome};
+use crate::control_plane::namespaces::Namespaces;
+use crate::inject::Settings;
+
+/// Where reviews are posted.
+pub const PATH: &str = "/inject";
+/// Connections at once.
+const MAX_CONNECTIONS: usize = 512;
+/// How long a handshake, a head or a body may take. The API server waits ten seconds for the whole.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a request needs.
+pub struct Webhook {
+    /// What injection does.
+    pub settings: Settings,
+    /// What is known about namespaces.
+    pub namespaces: Arc<Namespaces>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Serves until `ending` says so, then finishes the calls under way.
+///
+/// # Errors
+/// TLS cannot be set up.
+pub async fn serve(
+    listener: TcpListener,
+    shown: Arc<Shown>,
+    webhook: Arc<Webhook>,
+    mut ending: watch::Receiver<bool>,
+) -> Result<(), rustls::Error> {
+    let tls = TlsAcceptor::from(Arc::new(tls(shown)?));
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = ending.wait_for(|ending| *ending) => break,
+        };
+        while connections.try_join_next().is_some() {}
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the webhook cannot accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Who finds no room is refused: the API server comes again, or to another replica.
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+        let (tls, webhook, ending) = (tls.clone(), Arc::clone(&webhook), ending.clone());
+        connections.spawn(async move {
+            let _slot = slot;
+            connection(stream, tls, webhook, ending).await;
+        });
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+    Ok(())
+}
+
+fn tls(shown: Arc<Shown>) -> Result<ServerConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let mut config = builder.with_no_client_auth().with_cert_resolver(shown);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+async fn connection(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>, mut ending: watch::Receiver<bool>) {
+    let stream = match tokio::time::timeout(TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a handshake with the webhook failed");
+            return;
+        }
+        Err(_) => return,
+    };
+    let service = service_fn(|request: Request<Incoming>| {
+        let webhook = Arc::clone(&webhook);
+        async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(TIMEOUT * 6)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        _ = serving.as_mut() => return,
+        _ = ending.wait_for(|ending| *ending) => serving.as_mut().graceful_shutdown(),
+    }
+    let _ = tokio::time::timeout(TIMEOUT, serving).await;
+}
+
+impl Webhook {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let began = Instant::now();
+        let (outcome, response) = match self.review(request).await {
+            Ok((outcome, body)) => (outcome, of(StatusCode::OK, "application/json", body)),
+            Err(Unreadable { status, reason }) => {
+                tracing::info!(%status, reason, "what is no review was sent to the webhook");
+                let mut response = of(status, "text/plain; charset=utf-8", format!("{reason}\n").into_bytes());
+                if status == StatusCode::METHOD_NOT_ALLOWED {
+                    response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+                }
+                (Outcome::Unreadable, response)
+            }
+        };
+        self.metrics.reviewed(outcome, began.elapsed());
+        response
+    }
+
+    async fn review(&self, request: Request<Incoming>) -> Result<(Outcome, Vec<u8>), Unreadable> {
+        let (head, body) = request.into_parts();
+        if head.uri.path() != PATH {
+            let reason = format!("reviews are posted to {PATH}");
+            return Err(Unreadable { status: StatusCode::NOT_FOUND, reason });
+        }
+        check_head(&head.method, head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()))?;
+        let review = Review::parse(&read(body).await?)?;
+        let annotations = self.namespaces.annotations(review.namespace()).await;
+        let verdict = review.judge(annotations, &self.settings);
+        let outcome = match &verdict {
+            Verdict::Unchanged(_) => Outcome::Unchanged,
+            Verdict::Injected(_) => Outcome::Injected,
+            Verdict::Denied(reason) => {
+                tracing::info!(namespace = review.namespace(), reason, "a pod was refused");
+                Outcome::Denied
+            }
+        };
+        // A labelled namespace has them anyway, and loses them with its label.
+        if outcome == Outcome::Injected && review.asks_itself(&self.settings) && !review.is_dry_run() {
+            self.namespaces.needs_copies(review.namespace());
+        }
+        Ok((outcome, review.answer(verdict)))
+    }
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Unreadable> {
+    let bad = |status, reason: String| Unreadable { status, reason };
+    match tokio::time::timeout(TIMEOUT, Limited::new(body, LARGEST_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(bad(StatusCode::PAYLOAD_TOO_LARGE, format!("a review has at most {LARGEST_BODY} bytes")))
+        }
+        Ok(Err(error)) => Err(bad(StatusCode::BAD_REQUEST, format!("the body broke off: {error}"))),
+        Err(_) => Err(bad(StatusCode::REQUEST_TIMEOUT, "the body took too long".to_owned())),
+    }
+}
+
+fn of(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
