@@ -42,7 +42,7 @@ jaeger:  ## Builds the real Jaeger with its UI, once (about 6 minutes; needs Go)
 test-jaeger:  ## Fetches one joined trace back from a real Jaeger (needs Go)
 	@./tests/jaeger/test.sh
 
-test-cluster: build  ## Runs what needs a real Kubernetes API server, built once (about 8 minutes; needs Go)
+test-cluster: build  ## Real pods on a real Kubernetes, built once (about 13 minutes; root; needs Go)
 	@REMORA_BIN_DIR=$(TARGET)/debug ./tests/cluster/test.sh
 
 spire:  ## Builds the real SPIRE, once (about 15 minutes of processor time; needs Go)

@@ -1,14 +1,30 @@
 #!/bin/bash
-# What needs a real Kubernetes API server: TokenReview and the keys of its service-account issuer.
-# SKIPPED where it neither is built nor can be.
+# test.sh [--cached]   What needs a real Kubernetes.
+# First its API server alone: TokenReview and the keys of its service-account issuer. Then a whole cluster of one node, with the images of
+# `make images` and the shop's pods in it (root). KEEP=FOLDER leaves that cluster up in FOLDER, or takes the one that is there.
+# SKIPPED where Kubernetes neither is built nor can be.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-code=0
-bin=$("$here/build.sh" "$@" api) || code=$?
-case $code in
-    0) echo "Kubernetes in $bin" ;;
-    3) echo "SKIPPED test-cluster: no Kubernetes here (see above)"; exit 0 ;;
+available() { # part, flags
+  local code=0
+  bin=$("$here/build.sh" "${@:2}" "$1") || code=$?
+  case $code in
+    0) return ;;
+    3) echo "SKIPPED test-cluster, $1: no Kubernetes here (see above)"; return 1 ;;
     *) exit "$code" ;;
-esac
+  esac
+}
 cd "$here/../.."
-REMORA_CLUSTER=required ${CARGO:-cargo} test --locked -p remora-test --test authority kubernetes:: -- --nocapture
+if available api "$@"; then
+  echo "Kubernetes in $bin"
+  REMORA_CLUSTER=required ${CARGO:-cargo} test --locked -p remora-test --test authority kubernetes:: -- --nocapture
+fi
+available node "$@" || exit 0
+./images/build.sh init proxy control shop
+folder=${KEEP:-$(mktemp -d /tmp/remora-cluster-XXXXXX)}
+if [ -z "${KEEP:-}" ]; then
+  trap '"$here/run.sh" down "$folder"; rm -rf "$folder"' EXIT
+fi
+[ -e "$folder/slot" ] || CLUSTER_OWNER=$([ -n "${KEEP:-}" ] || echo $$) "$here/run.sh" node "$folder"
+export REMORA_CLUSTER_NODE=$folder REMORA_IMAGES=${CARGO_TARGET_DIR:-$PWD/target}/images
+${CARGO:-cargo} test --locked -p remora-test --test cluster -- --nocapture

@@ -1,0 +1,113 @@
+//! Pods that come, end, crash and are replaced.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use remora_test::netns::run;
+use serde_json::{Value, json};
+
+use crate::shop::{Shop, address, curl, shop};
+use crate::sidecar::{Shape, inject};
+
+#[test]
+fn a_jobs_pod_completes() {
+    let Some(shop) = shop() else { return };
+    let container = json!({"name": "job", "image": "localhost/remora/shop:0.1.0", "args": ["--version"]});
+    let mut template = json!({"spec": {"restartPolicy": "Never", "containers": [container]}});
+    inject(shop.cluster, "job", &mut template, Shape::default());
+    let job = json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, "spec": {"template": template, "backoffLimit": 0},
+    });
+    shop.cluster.apply("shop", &job);
+    let status = shop.cluster.await_that("the Job's end", || {
+        let status = shop.cluster.object(&["job", "-n", "shop", "job"])["status"].clone();
+        status["conditions"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|one| one["type"] == "Complete" || one["type"] == "Failed"))
+            .then_some(status)
+    });
+    assert_eq!(status["succeeded"], 1, "{status}");
+    shop.cluster.kubectl(&["-n", "shop", "delete", "job", "job"]);
+}
+
+#[test]
+fn an_application_that_crashes_restarts_alone() {
+    let Some(shop) = shop() else { return };
+    let before = shop.cluster.pod("shop", "pricing");
+    let process = shop.cluster.process(&before, "pricing");
+    run(&mut shop.cluster.on_node(&["kill", "-9", &process])).unwrap();
+    let after = shop.cluster.await_that("the application's restart", || {
+        let pod = shop.cluster.pod("shop", "pricing");
+        let status = &pod["status"]["containerStatuses"][0];
+        (status["restartCount"] == 1 && status["ready"] == true).then_some(pod)
+    });
+    assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"], "the same pod");
+    assert_eq!(after["status"]["initContainerStatuses"][1]["restartCount"], 0, "the sidecar went on");
+    shop.cluster.await_that("prices again", || {
+        let url = format!("http://{}:8080/products", shop.door("gateway"));
+        curl(&["-sS", "--fail", &url]).status.success().then_some(())
+    });
+}
+
+/// Requests through the door, four at a time, while `change` happens; how many there were, and those that failed.
+fn under_load(shop: &Shop, change: impl FnOnce()) -> (u32, Vec<String>) {
+    let url = format!("http://{}:8080/products", shop.door("gateway"));
+    let (done, count) = (AtomicBool::new(false), AtomicU32::new(0));
+    let failures = std::thread::scope(|scope| {
+        let client = || {
+            let mut failed = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                let answer = curl(&["-sS", "--fail-with-body", "-D", "-", &url]);
+                count.fetch_add(1, Ordering::Relaxed);
+                if !answer.status.success() {
+                    failed.push(String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).into_owned());
+                }
+            }
+            failed
+        };
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(client)).collect();
+        change();
+        done.store(true, Ordering::Relaxed);
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    (count.into_inner(), failures)
+}
+
+#[test]
+fn a_rolling_restart_of_the_replicas_under_load_loses_no_request() {
+    let Some(shop) = shop() else { return };
+    let deployment = "catalog";
+    let old: Vec<Value> =
+        shop.cluster.pods("shop", deployment).iter().map(|pod| pod["metadata"]["name"].clone()).collect();
+    let (count, failures) = under_load(&shop, || {
+        shop.cluster.kubectl(&["-n", "shop", "rollout", "restart", "deployment", deployment]);
+        shop.cluster.await_rollout("shop", deployment);
+        for name in &old {
+            let pod = format!("pod/{}", name.as_str().unwrap());
+            shop.cluster.kubectl(&["-n", "shop", "wait", "--for=delete", &pod, "--timeout=120s"]);
+        }
+    });
+    assert!(count >= 100, "only {count} requests in the whole restart of {deployment}");
+    assert!(
+        failures.is_empty(),
+        "{} of {count} failed as {deployment} restarted: {:#?}",
+        failures.len(),
+        &failures[..failures.len().min(3)]
+    );
+}
+
+#[test]
+fn a_classic_sidecar_serves_as_well() {
+    let Some(shop) = shop() else { return };
+    let container = json!({"name": "pricing", "image": "localhost/remora/shop:0.1.0", "args": ["pricing", "--listen", "0.0.0.0:8080"]});
+    let mut object =
+        crate::shop::deployment("classic", &json!({"serviceAccountName": "pricing", "containers": [container]}));
+    inject(shop.cluster, "classic", &mut object["spec"]["template"], Shape { classic: true, ..Shape::default() });
+    shop.cluster.apply("shop", &object);
+    shop.cluster.await_rollout("shop", "classic");
+    let pod = shop.cluster.pod("shop", "classic");
+    assert_eq!(pod["spec"]["containers"][0]["name"], "remora-proxy", "an ordinary container, the first");
+    // Strict like the others: in plaintext nothing comes out.
+    let url = format!("http://{}:8080/prices", address(&pod));
+    assert!(!curl(&["-sS", &url]).status.success(), "plaintext was served");
+    shop.cluster.kubectl(&["-n", "shop", "delete", "deployment", "classic", "--wait=false"]);
+}
