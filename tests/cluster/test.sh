@@ -1,7 +1,7 @@
 #!/bin/bash
-# test.sh [--cached]   What needs a real Kubernetes.
+# test.sh [--cached] [api]   What needs a real Kubernetes.
 # First its API server alone: TokenReview and the keys of its service-account issuer. Then a whole cluster of one node, with the images of
-# `make images` and the shop's pods in it (root). KEEP=FOLDER leaves that cluster up in FOLDER, or takes the one that is there.
+# `make images` and the shop's pods in it (root); with `api` not that. KEEP=FOLDER leaves that cluster up in FOLDER, or takes the one that is there.
 # SKIPPED where Kubernetes neither is built nor can be.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,10 +15,13 @@ available() { # part, flags
   esac
 }
 cd "$here/../.."
+only=
+if [ "${*: -1}" = api ]; then only=api; set -- "${@:1:$#-1}"; fi
 if available api "$@"; then
   echo "Kubernetes in $bin"
   REMORA_CLUSTER=required ${CARGO:-cargo} test --locked -p remora-test --test authority kubernetes:: -- --nocapture
 fi
+[ -z "$only" ] || exit 0
 available node "$@" || exit 0
 ./images/build.sh init proxy control shop
 folder=${KEEP:-$(mktemp -d /tmp/remora-cluster-XXXXXX)}
