@@ -99,6 +99,14 @@ pub(crate) fn wanted(compat: Option<Compat>, of: &Map) -> Option<bool> {
     own.or_else(foreign)
 }
 
+/// The whole names of every annotation that is understood: ours, then other meshes'.
+#[must_use]
+pub fn names() -> Vec<String> {
+    let foreign =
+        |annotation: &Annotation| annotation.istio.iter().chain(annotation.linkerd).map(|f| f.name.to_owned());
+    ANNOTATIONS.iter().map(Annotation::full).chain(ANNOTATIONS.iter().flat_map(foreign)).collect()
+}
+
 /// The documentation's table, in Markdown.
 #[must_use]
 pub fn markdown() -> String {

@@ -2,11 +2,11 @@
 //!
 //! Each HTTP, gRPC and TCP handler becomes an `httpGet` of `/app-health/CONTAINER/KIND` at the proxy's metrics port; what it
 //! was is told to the proxy in a variable, from which [`restore`] brings it back. A handler that names a host of its own, or
-//! a port by a name that the container does not have, is left as it is: it never reached the pod's own port.
+//! a port by a name that the container does not have, is left as it is: it never reached the pod's own port. So is one of the proxy's ports.
 
 use std::collections::BTreeMap;
 
-use remora_model::capture::METRICS_PORT;
+use remora_model::capture::{METRICS_PORT, OWN_PORTS};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -110,7 +110,10 @@ fn resolve(handler: &mut Map<String, Value>, ports: &BTreeMap<String, Value>, pr
         },
         number => number.clone(),
     };
-    let number = number.as_u64().filter(|port| (1..=65535).contains(port))?;
+    let number = number.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0)?;
+    if OWN_PORTS.contains(&number) {
+        return None;
+    }
     if let Value::String(name) = port {
         probe.port_name = Some(name.clone());
     }

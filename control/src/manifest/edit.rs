@@ -229,11 +229,7 @@ impl Editor<'_> {
             before.strip_suffix('-').map(str::len).ok_or(NotInPlace)
         };
         let first = dash(self, items.first().ok_or(NotInPlace)?)?;
-        let column = match self.alone(first) {
-            Ok(column) => column,
-            Err(NotInPlace) if anchor.is_none() => return Err(NotInPlace),
-            Err(NotInPlace) => return Err(NotInPlace),
-        };
+        let column = self.alone(first)?;
         let head = anchor.map(|(_, colon)| self.line_end(colon)).filter(|end| *end <= first);
         let (mut index, mut at) = (0_usize, head);
         for step in steps {
@@ -276,8 +272,7 @@ fn layout(text: &str, root: &Node) -> Layout {
                     open.push(&entry.value);
                 }
                 Content::Sequence { items, flow: false } => {
-                    let first = items.first().map(|item| text[..item.start].trim_end_matches([' ', '-']).len());
-                    let offset = items.first().zip(first).and_then(|(item, _)| {
+                    let offset = items.first().and_then(|item| {
                         let before = text[..item.start].trim_end_matches(' ').strip_suffix('-')?.len();
                         column(before).checked_sub(key)
                     });

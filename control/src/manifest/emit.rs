@@ -100,8 +100,8 @@ pub(crate) fn document(value: &Value) -> String {
 /// How flow style is laid out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Flow {
-    /// On one line, with or without blanks behind commas and colons.
-    Line { spaced: bool },
+    /// On one line, with or without blanks behind commas and colons; `bare`: YAML's, without needless quotes.
+    Line { spaced: bool, bare: bool },
     /// A line an item; `indent` is what the closing bracket stands behind, `step` what is added within.
     Lines { indent: String, step: String },
 }
@@ -109,16 +109,23 @@ pub(crate) enum Flow {
 impl Flow {
     fn within(&self) -> Self {
         match self {
-            Self::Line { spaced } => Self::Line { spaced: *spaced },
+            Self::Line { spaced, bare } => Self::Line { spaced: *spaced, bare: *bare },
             Self::Lines { indent, step } => Self::Lines { indent: format!("{indent}{step}"), step: step.clone() },
+        }
+    }
+
+    fn text(&self, text: &str) -> String {
+        match self {
+            Self::Line { bare: true, .. } => write(&Value::String(text.to_owned()), None),
+            _ => double(text),
         }
     }
 
     /// What separates two items.
     pub(crate) fn separator(&self) -> String {
         match self {
-            Self::Line { spaced: true } => ", ".to_owned(),
-            Self::Line { spaced: false } => ",".to_owned(),
+            Self::Line { spaced: true, .. } => ", ".to_owned(),
+            Self::Line { spaced: false, .. } => ",".to_owned(),
             Self::Lines { indent, step } => format!(",\n{indent}{step}"),
         }
     }
@@ -146,15 +153,15 @@ pub(crate) fn flow(value: &Value, layout: &Flow) -> String {
             let items: Vec<String> = items.iter().map(|value| flow(value, &within)).collect();
             layout.brackets(&items, '[', ']')
         }
-        Value::String(text) => double(text),
+        Value::String(text) => layout.text(text),
         other => other.to_string(),
     }
 }
 
 /// `"name": value`.
 pub(crate) fn flow_entry(name: &str, value: &Value, layout: &Flow) -> String {
-    let blank = if *layout == (Flow::Line { spaced: false }) { "" } else { " " };
-    format!("{}:{blank}{}", double(name), flow(value, layout))
+    let blank = if matches!(layout, Flow::Line { spaced: false, .. }) { "" } else { " " };
+    format!("{}:{blank}{}", layout.text(name), flow(value, layout))
 }
 
 /// A scalar in flow style, as it was written before where that is possible.

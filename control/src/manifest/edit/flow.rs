@@ -20,11 +20,9 @@ impl Editor<'_> {
             return Err(NotInPlace);
         }
         let text = match (&node.content, value) {
-            (Content::Scalar { style, .. }, Value::Object(_) | Value::Array(_)) => {
-                let _ = style;
-                flow(value, &self.around(node.start))
+            (Content::Scalar { style, .. }, scalar) if !scalar.is_object() && !scalar.is_array() => {
+                flow_scalar(scalar, *style, self.json)
             }
-            (Content::Scalar { style, .. }, scalar) => flow_scalar(scalar, *style, self.json),
             (_, value) => flow(value, &self.around(node.start)),
         };
         self.push(node.start, node.end, text);
@@ -119,14 +117,14 @@ impl Editor<'_> {
                 let step = inner.strip_prefix(own.as_str()).unwrap_or("  ").to_owned();
                 Flow::Lines { indent: own, step }
             }
-            None => Flow::Line { spaced: self.spaced() },
+            None => Flow::Line { spaced: self.spaced(), bare: !self.json },
         }
     }
 
     /// The layout for a value that stands at `at`: over lines where the whole document is.
     fn around(&self, at: usize) -> Flow {
         if !self.json || !self.text.trim().contains('\n') {
-            return Flow::Line { spaced: self.spaced() };
+            return Flow::Line { spaced: self.spaced(), bare: !self.json };
         }
         let second = self.text.trim_start().find('\n').map(|at| &self.text.trim_start()[at + 1..]).unwrap_or_default();
         let step: String = second.chars().take_while(|c| matches!(c, ' ' | '\t')).collect();
