@@ -40,7 +40,7 @@ pub use self::init::Lifetimes;
 pub use self::journal::{IssuedRecord, Proof, RENEWAL_GRACE};
 pub(crate) use self::journal::{moment, seconds};
 pub use self::plugin::SignerFiles;
-pub(crate) use self::profile::random_serial;
+pub(crate) use self::profile::{hexadecimal, random_serial};
 use self::profile::{ca_params, leaf_params};
 pub use self::state::{CaRoot, Phase, Revoked, Signer, State};
 use crate::leaf::system_time;

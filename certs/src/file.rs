@@ -38,7 +38,7 @@ impl Prepared {
         let failed = |source| Error::Write { path: path.to_owned(), source };
         let name = path.file_name().ok_or_else(|| failed(ErrorKind::InvalidInput.into()))?;
         let serial = ca::random_serial()?;
-        let unique: String = serial[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let unique = ca::hexadecimal(&serial[..8]);
         let temporary = path.with_file_name(format!(".{}.{unique}", name.to_string_lossy()));
         // Never an existing file, never through a symlink, never wider than its owner until it is complete.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(failed)?;

@@ -9,6 +9,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
+use crate::ca;
 use crate::verify::{Defect, PeerRole, SanDefect, VerifyError};
 
 /// Tag number of `uniformResourceIdentifier` in GeneralName (RFC 5280, section 4.2.1.6).
@@ -61,7 +62,7 @@ pub(crate) fn serial(certificate: &X509Certificate<'_>) -> String {
 /// A number in DER's bytes as lower-case hexadecimal, two digits a byte, without leading zero bytes.
 pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     let significant = bytes.iter().position(|&byte| byte != 0).unwrap_or(bytes.len().saturating_sub(1));
-    bytes[significant..].iter().map(|byte| format!("{byte:02x}")).collect()
+    ca::hexadecimal(&bytes[significant..])
 }
 
 /// Text out of a certificate as it may be printed: whoever made it must not write to our terminal or start log lines.

@@ -13,6 +13,8 @@ mod trust_files;
 mod workload;
 
 use std::sync::Arc;
+#[cfg(test)]
+use std::time::Duration;
 
 use remora_model::identity::{IdentityConfig, IdentitySource};
 use tokio::sync::watch;
@@ -22,6 +24,11 @@ pub use self::files::FileSource;
 pub use self::status::SourceStatus;
 pub use self::workload::WorkloadSource;
 use crate::Identity;
+
+/// The longest time from one request for a certificate to the next of the same process, where the first answer was lost:
+/// one deadline until it gives up, the longest wait, and two tries within the next attempt.
+#[cfg(test)]
+pub(crate) const LONGEST_RETRY: Duration = schedule::BACK_OFF_CAP.saturating_add(ca::DEADLINE.saturating_mul(3));
 
 /// Something that keeps an identity fresh.
 pub trait CertificateSource: Send + Sync {

@@ -41,7 +41,7 @@ pub(super) fn ca_params(
 ) -> Result<CertificateParams, Error> {
     let mut params = params(validity, &random_serial()?)?;
     // Two roots of one domain live side by side while one replaces the other: the key's digits tell them apart.
-    let digits: String = params.key_identifier(key).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let digits = hexadecimal(&params.key_identifier(key)[..4]);
     params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
     params.distinguished_name.push(DnType::CommonName, format!("{kind} {digits}"));
     // A signing certificate names its trust domain, without a path (X.509-SVID, section 3.2).
@@ -64,6 +64,6 @@ pub(super) fn leaf_params(id: &SpiffeId, validity: Validity) -> Result<(Certific
 }
 
 /// Two lower-case digits a byte.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -19,6 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use self::answer::Answer;
+#[cfg(test)]
+pub(super) use self::asker::DEADLINE;
 use self::asker::{Asker, Dial};
 use self::bundles::Told;
 use self::failure::Failure;
@@ -64,6 +66,7 @@ impl CaSource {
             clock,
             told,
             current: None,
+            held: None,
             version: None,
             clock_was_told: false,
             bundle_was_bad: false,
@@ -121,6 +124,8 @@ struct Renewal {
     clock: Clock,
     told: mpsc::Receiver<Told>,
     current: Option<(Svid, TrustBundle)>,
+    /// A newer one that has not begun yet, while the current one is good.
+    held: Option<Svid>,
     /// Of the bundle last told.
     version: Option<u64>,
     clock_was_told: bool,
@@ -130,10 +135,11 @@ struct Renewal {
 impl Renewal {
     async fn run(mut self) {
         loop {
+            let begins_in = self.begin_held();
             match self.schedule.wait(self.clock.now()) {
                 None => self.renew().await,
                 Some(wait) => tokio::select! {
-                    () = sleep(wait) => {}
+                    () = sleep(begins_in.map_or(wait, |begins_in| wait.min(begins_in))) => {}
                     Some(told) = self.told.recv() => self.hear(told),
                 },
             }
@@ -159,8 +165,36 @@ impl Renewal {
         self.schedule.renewed(self.clock.now(), svid.not_after());
         self.outlet.status().set_error(None);
         self.bundle_was_bad = false;
+        // Peers refuse what has not begun. Only where there is nothing better is it worth trying.
+        let now = self.clock.now().wall;
+        self.held = None;
+        let svid = match self.current.take() {
+            Some((good, _)) if !ahead.is_zero() && good.check_time(now).is_ok() => {
+                self.held = Some(svid);
+                good
+            }
+            _ => svid,
+        };
         self.outlet.publish(svid.clone(), bundle.clone());
         self.current = Some((svid, bundle));
+    }
+
+    /// Takes the certificate that was held into use once it has begun, or the current one is good no more; otherwise
+    /// says when to ask again.
+    fn begin_held(&mut self) -> Option<Duration> {
+        let (held, (current, bundle)) = (self.held.take()?, self.current.as_ref()?);
+        let now = self.clock.now().wall;
+        let wait = held.not_before().duration_since(now).unwrap_or_default();
+        if !wait.is_zero() && current.check_time(now).is_ok() {
+            let left = current.not_after().duration_since(now).unwrap_or_default();
+            self.held = Some(held);
+            // A little more than the end, so that it is past by then.
+            return Some(wait.min(left + Duration::from_millis(1)));
+        }
+        let bundle = bundle.clone();
+        self.outlet.publish(held.clone(), bundle.clone());
+        self.current = Some((held, bundle));
+        None
     }
 
     fn complain(&mut self, failure: &Failure) {

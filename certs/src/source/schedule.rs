@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// The least time between two attempts, whatever the clocks say.
 const LEAST: Duration = Duration::from_secs(1);
 /// The longest wait between two attempts that fail.
-const BACK_OFF_CAP: Duration = Duration::from_secs(60);
+pub(super) const BACK_OFF_CAP: Duration = Duration::from_secs(60);
 /// The same as long as there is no identity at all and the workload stands still.
 const FIRST_CAP: Duration = Duration::from_secs(15);
 /// The longest sleep before the wall clock is asked again.
@@ -52,12 +52,15 @@ impl Schedule {
         self.due = Some((now.wall + wait, now.steady + wait));
     }
 
-    /// An attempt failed. Waits double from a second to the cap, each cut by up to a third.
+    /// An attempt failed. Waits double to the cap, each cut by up to a third; the first is of a second at least and two
+    /// at most, since those that fail together must not come back together.
     pub(super) fn failed(&mut self, now: Now) {
         let doubled = LEAST.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX)).min(self.cap);
         self.failures = (self.failures + 1).min(31);
-        // Never shorter than a second, not even at first.
-        let wait = self.random.around(doubled.mul_f64(5.0 / 6.0), 0.2).max(LEAST);
+        let wait = match doubled <= LEAST {
+            true => LEAST + LEAST.mul_f64(self.random.fraction()),
+            false => self.random.around(doubled.mul_f64(5.0 / 6.0), 0.2).max(LEAST),
+        };
         self.earliest = now.steady + wait;
         self.due = None;
     }
@@ -173,8 +176,8 @@ mod tests {
         };
         let first = waits(1);
         for (index, wait) in first.iter().enumerate() {
-            let doubled = 2_f64.powi(index.min(20) as i32).min(60.0);
-            assert!((doubled * 0.66).max(1.0) <= *wait + 0.01 && *wait <= doubled.max(1.0) + 0.01, "{index}: {wait}");
+            let doubled = 2_f64.powi(index.min(20) as i32).clamp(2.0, 60.0);
+            assert!((doubled * 0.66).max(1.0) <= *wait + 0.34 && *wait <= doubled + 0.01, "{index}: {wait}");
         }
         assert_ne!(first, waits(2));
         assert_eq!(first, waits(1));
@@ -191,7 +194,22 @@ mod tests {
         }
         schedule.renewed(now, now.wall + DAY);
         schedule.failed(now);
-        assert!(schedule.wait(now).unwrap() <= LEAST);
+        assert!(schedule.wait(now).unwrap() <= 2 * LEAST);
+    }
+
+    #[test]
+    fn those_that_fail_together_do_not_come_back_together() {
+        let now = now();
+        let mut waits: Vec<_> = (0..1000)
+            .map(|seed| {
+                let mut schedule = Schedule::new(now, seed);
+                schedule.failed(now);
+                schedule.wait(now).unwrap()
+            })
+            .collect();
+        waits.sort();
+        assert!(waits[0] >= LEAST && waits[999] <= 2 * LEAST, "{:?} {:?}", waits[0], waits[999]);
+        assert!(waits[999] - waits[0] > LEAST.mul_f64(0.9), "{:?} {:?}", waits[0], waits[999]);
     }
 
     #[test]

@@ -9,9 +9,7 @@ use std::time::{Duration, SystemTime};
 use hyper_util::rt::TokioIo;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
-use rcgen::{
-    CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize,
-};
+use rcgen::{CertificateParams, DistinguishedName};
 use remora_model::TrustDomain;
 use remora_model::identity::{CaClient, KeyKind};
 use rustls::client::Resumption;
@@ -35,7 +33,7 @@ use crate::proto::istio::istio_certificate_service_client::IstioCertificateServi
 use crate::{Error, Fingerprint, Svid, VerifyError, ca, pem, tls};
 
 /// The longest that one request may take, connection and all.
-pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+pub(in crate::source) const DEADLINE: Duration = Duration::from_secs(10);
 /// The largest answer, in bytes; chains and bundles have a few thousand.
 pub(super) const MAX_ANSWER: usize = 1024 * 1024;
 /// The largest token, in bytes; a service account's has about a thousand.
@@ -82,7 +80,7 @@ impl Asker {
     pub(super) fn new(client: CaClient, dial: Dial) -> Self {
         let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
         let unique = ca::random_serial().unwrap_or_default();
-        let unique: String = unique[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        let unique = ca::hexadecimal(&unique[..4]);
         Self { client, dial, instance: format!("{host}-{unique}"), learnt: Mutex::default() }
     }
 
@@ -98,9 +96,11 @@ impl Asker {
         now: SystemTime,
     ) -> Result<Answer, Failure> {
         let (key, csr) = new_request(self.client.key).await?;
-        let learnt = *self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
-        let shown = current.filter(|svid| !learnt.leave_certificate_out && may_renew(svid, now));
-        let token = self.token(shown.is_some())?;
+        let learnt = self.recall();
+        let usable = current.filter(|svid| may_renew(svid, now));
+        let token = self.token(usable.is_some())?;
+        // Without a token the certificate is all there is.
+        let shown = usable.filter(|_| !(learnt.leave_certificate_out && token.is_some()));
         let fingerprint = token.as_ref().map(|token| Fingerprint::of(token.as_bytes()));
         let spent = shown.is_some() && fingerprint.is_some() && fingerprint == learnt.spent;
 
@@ -118,6 +118,14 @@ impl Asker {
         *self.learnt.lock().unwrap_or_else(PoisonError::into_inner) =
             Learnt { spent, leave_certificate_out: shown.is_some() && result.as_ref().is_err_and(Failure::is_of_peer) };
         answer::read(self.address(), &result?, key, trust_domain, now)
+    }
+
+    /// What was learnt before. To leave the certificate out is for one attempt, whatever becomes of that.
+    fn recall(&self) -> Learnt {
+        let mut learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *learnt;
+        learnt.leave_certificate_out = false;
+        known
     }
 
     fn request(&self, csr: String, current: Option<&Svid>) -> IstioCertificateRequest {
@@ -254,12 +262,8 @@ fn may_renew(svid: &Svid, now: SystemTime) -> bool {
 
 /// A new key and a request for it, PEM. The request names nobody: who we are the credentials say.
 pub(super) async fn new_request(kind: KeyKind) -> Result<(PrivateKeyDer<'static>, String), Failure> {
-    let make = move || -> Result<_, rcgen::Error> {
-        let key = match kind {
-            KeyKind::P256 => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
-            KeyKind::Ed25519 => KeyPair::generate_for(&PKCS_ED25519)?,
-            KeyKind::Rsa2048 => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?,
-        };
+    let make = move || -> Result<_, Error> {
+        let key = ca::key::generate(kind)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         let csr = params.serialize_request(&key)?.pem()?;
