@@ -71,20 +71,25 @@ impl Outlet {
 
     fn send(&self, identity: Identity) {
         let current = self.sender.borrow().clone();
+        let mut news = "identity obtained";
         if let Some(current) = &current {
             if identity.same_certificates(current) {
                 return;
             }
+            news = "trust bundle replaced";
             if !identity.bundles().same(current.bundles()) {
                 self.status.record_bundle_update();
             }
-            self.status.record_success();
+            if identity.svid().certificates() != current.svid().certificates() {
+                news = "identity replaced";
+                self.status.record_success();
+            }
         }
         tracing::info!(
             spiffe_id = %identity.svid().spiffe_id(),
             serial = identity.svid().serial(),
             generation = identity.generation(),
-            "{}", if current.is_some() { "identity replaced" } else { "identity obtained" }
+            "{news}"
         );
         self.sender.send_replace(Some(Arc::new(identity)));
     }

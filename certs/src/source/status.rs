@@ -48,7 +48,7 @@ impl SourceStatus {
         self.kind
     }
 
-    /// Newer identities taken into use after the first.
+    /// Newer SVIDs taken into use after the first.
     pub fn succeeded(&self) -> u64 {
         self.succeeded.load(Ordering::Relaxed)
     }

@@ -51,8 +51,16 @@ impl Reload {
 
     fn rotate(&mut self) {
         let Some(identity) = self.identity.current() else { return };
-        tracing::info!(serial = identity.svid().serial(), spiffe_id = %identity.svid().spiffe_id(), "identity renewed");
-        self.registry.identity_reload(true);
+        let (serial, spiffe_id) = (identity.svid().serial(), identity.svid().spiffe_id());
+        let known = self.inputs.borrow().identity.clone();
+        // Whom we trust may change alone.
+        if known.is_some_and(|known| known.svid().certificates() == identity.svid().certificates()) {
+            tracing::info!(serial, %spiffe_id, "trust bundle renewed");
+            self.registry.bundle_reload();
+        } else {
+            tracing::info!(serial, %spiffe_id, "identity renewed");
+            self.registry.identity_reload(true);
+        }
         self.registry.identity(&identity);
         self.identity.tick(&self.registry, &self.readiness);
         self.inputs.send_modify(|input| input.identity = Some(identity));

@@ -15,8 +15,8 @@ use super::registry::{Registry, Shard, ShardData, lock};
 /// What the control thread knows of the workload's own identity.
 #[derive(Debug, Default)]
 pub(crate) struct IdentityMetrics {
-    /// Applied, failed.
-    reloads: [AtomicU64; 2],
+    /// Applied, failed, the trust bundle alone.
+    reloads: [AtomicU64; 3],
     /// Succeeded, failed.
     renewals: [AtomicU64; 2],
     /// Seconds since the epoch; 0: no identity.
@@ -77,6 +77,11 @@ impl Registry {
         self.control.identity.reloads[usize::from(!ok)].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a change of whom we trust beside the same SVID.
+    pub fn bundle_reload(&self) {
+        self.control.identity.reloads[2].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Takes over what a certificate source counts: identities it got, and attempts that failed.
     pub fn identity_renewals(&self, succeeded: u64, failed: u64) {
         for (total, value) in self.control.identity.renewals.iter().zip([succeeded, failed]) {
@@ -134,7 +139,7 @@ type Series = Vec<(&'static str, String, Value)>;
 /// The families, in the order they are shown.
 pub(crate) fn gather(registry: &Registry, shards: &[Arc<ShardData>], families: &mut Vec<Family>) {
     let own = &registry.control.identity;
-    let results = |names: [&str; 2], counts: &[AtomicU64; 2]| -> Series {
+    let results = |names: &[&str], counts: &[AtomicU64]| -> Series {
         let counts = counts.iter().map(|count| Value::Count(count.load(Ordering::Relaxed)));
         names.iter().zip(counts).map(|(result, count)| ("", labels(&[("result", result)]), count)).collect()
     };
@@ -152,15 +157,15 @@ pub(crate) fn gather(registry: &Registry, shards: &[Arc<ShardData>], families: &
     families.extend([
         family(
             "remora_identity_reloads_total",
-            "Reloads of the workload's SVID.",
+            "Reloads of the workload's SVID, and of the trust bundle alone.",
             Kind::Counter,
-            results(["applied", "failed"], &own.reloads),
+            results(&["applied", "failed", "bundle"], &own.reloads),
         ),
         family(
             "remora_identity_renewals_total",
             "Newer SVIDs that the source got, and attempts that failed.",
             Kind::Counter,
-            results(["succeeded", "failed"], &own.renewals),
+            results(&["succeeded", "failed"], &own.renewals),
         ),
         family(
             "remora_identity_expiry_timestamp_seconds",

@@ -188,9 +188,9 @@ fn the_root_rotates_by_way_of_a_bundle_with_both() {
     let (old, new) = (read(pair.mesh.authority()), read(&other));
     let bundle = |text: &str| {
         for (pod, sidecar) in [(&pair.client, &pair.outbound), (&pair.server, &pair.inbound)] {
-            let applied = sidecar.metric("remora_identity_reloads_total", &[("result", "applied")]);
+            let applied = sidecar.metric("remora_identity_reloads_total", &[("result", "bundle")]);
             pod.write(&pod.tls().join("bundle.pem"), text);
-            sidecar.metric_until("remora_identity_reloads_total", &[("result", "applied")], |n| n > applied);
+            sidecar.metric_until("remora_identity_reloads_total", &[("result", "bundle")], |n| n > applied);
         }
     };
     let mut load = pair.client.start_h2load(&["--h1", "-c", "4", "-D", "600", &pair.url("/name")]);

@@ -145,7 +145,7 @@ fn connections_whose_anchor_was_removed_are_drained_and_ended() {
 
     let old_and_new = format!("{}{}", root(two.mesh.authority()), root(&other));
     two.server.write(&two.server.tls().join("bundle.pem"), &old_and_new);
-    two.inbound.metric_until("remora_identity_reloads_total", &[("result", "applied")], |n| n >= 1.0);
+    two.inbound.metric_until("remora_identity_reloads_total", &[("result", "bundle")], |n| n >= 1.0);
     assert_eq!(two.get(), 200);
     assert_eq!(two.inbound.metric("remora_connections_drained_total", &[]), 0.0, "an anchor more is no reason");
 

@@ -146,6 +146,8 @@ async fn a_changed_bundle_alone_is_a_new_identity() {
     std::fs::write(directory.path().join("bundle.pem"), both).unwrap();
     identity.changed().await.unwrap();
     assert_eq!(identity.borrow().as_ref().unwrap().bundle().roots().len(), 2);
+    let status = source.status();
+    assert_eq!((status.succeeded(), status.bundle_updates()), (0, 1), "and no renewal");
 }
 
 #[tokio::test]

@@ -43,6 +43,7 @@ fn two_workers() -> std::sync::Arc<Registry> {
     registry.config_reload(true);
     (0..5).for_each(|_| registry.identity_reload(true));
     registry.identity_reload(false);
+    (0..2).for_each(|_| registry.bundle_reload());
     registry.identity_renewals(6, 2);
     registry.identity_expiry(UNIX_EPOCH + Duration::from_secs(1_800_000_000));
     registry.spans_exported(11);
