@@ -184,6 +184,52 @@ fn a_rotation_is_walked_and_its_status_told() {
     assert!(judge(&directory, "other").is_ok());
 }
 
+/// An admin interface that answers with `metrics`, as often as it is asked.
+fn proxy(metrics: String) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/metrics", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = std::io::Read::read(&mut stream, &mut [0; 4096]).unwrap();
+            stream.write_all(format!("HTTP/1.0 200 OK\r\n\r\n{metrics}").as_bytes()).unwrap();
+        }
+    });
+    url
+}
+
+#[test]
+fn a_proxy_that_holds_the_old_root_or_cannot_be_asked_is_in_the_way_of_drop() {
+    let directory = with_ca();
+    let rotate = |rest: &str| remora_certs(&directory, &format!("rotate {rest} --dir DIR/ca")).unwrap();
+    let anchor = |n: usize, status: &serde_json::Value| status["anchors"][n]["anchor"].as_str().unwrap().to_owned();
+    rotate("root");
+    rotate("root");
+    let status = |urls: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&rotate(&format!("status --json --metrics {}", urls.join(" ")))).unwrap()
+    };
+    let alone: serde_json::Value = serde_json::from_str(&rotate("status --json")).unwrap();
+    assert_eq!(alone["next"]["safe"], true);
+    let own = |anchor: &str| format!("remora_identity_anchor{{anchor=\"{anchor}\",serial=\"01\"}} 1\n");
+    let (old, new) = (proxy(own(&anchor(0, &alone))), proxy(own(&anchor(1, &alone))));
+    assert_eq!(status(&[&new])["next"]["safe"], true);
+    let held = &status(&[&new, &old])["next"];
+    assert_eq!((&held["safe"], &held["needed_by"]), (&false.into(), &serde_json::json!([])));
+    assert_eq!(held["needed_by_proxies"], serde_json::json!([{"url": old, "why": "old_anchor"}]));
+
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let silent = format!("http://{closed}/metrics");
+    let unknown = &status(&[&new, &silent])["next"];
+    assert_eq!(unknown["safe"], false);
+    assert_eq!(unknown["needed_by_proxies"], serde_json::json!([{"url": silent, "why": "not_asked"}]));
+    let text = rotate(&format!("status --metrics {old} {silent}"));
+    assert!(text.contains("next step: drop (not safe)"), "{text}");
+    assert!(
+        text.contains(&format!("  {old} has a certificate of the old root\n  {silent} cannot be asked\n")),
+        "{text}"
+    );
+}
+
 #[test]
 fn one_command_walks_all_of_a_rotation() {
     let directory = with_ca();

@@ -73,6 +73,17 @@ struct Next {
     step: &'static str,
     safe: bool,
     needed_by: Vec<Needed>,
+    /// The proxies asked that are in its way: they hold a certificate of the old root, or could not be asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    needed_by_proxies: Vec<NeededBy>,
+}
+
+/// A proxy in the way of the next step, by its own word or for want of it.
+#[derive(Serialize)]
+struct NeededBy {
+    url: String,
+    /// `old_anchor`: its certificate leads to the old root; `not_asked`: it could not be asked.
+    why: &'static str,
 }
 
 /// Who would be cut off by it.
@@ -102,15 +113,18 @@ impl Report {
         let step = Step::after(state.phase);
         let decision = decide(step, state, &holders);
         // A proxy's own word counts as much as our record.
-        let old_roots = || state.roots.iter().filter(|root| root.fingerprint != state.signer.root);
-        let held = old_roots().any(|root| proxies.iter().any(|proxy| proxy.holds(&root.fingerprint.to_string())));
+        let needed_by_proxies = match step {
+            Step::Drop => proxies.iter().filter_map(|proxy| NeededBy::of(proxy, state)).collect(),
+            Step::Start | Step::Issue => Vec::new(),
+        };
         let next = Next {
             step: step.name(),
-            safe: decision == Decision::Safe && !(step == Step::Drop && held),
+            safe: decision == Decision::Safe && needed_by_proxies.is_empty(),
             needed_by: match decision {
                 Decision::Safe => Vec::new(),
                 Decision::Refused(obstacles) => obstacles.iter().filter_map(Needed::of).collect(),
             },
+            needed_by_proxies,
         };
         Ok(Self {
             trust_domain: state.trust_domain.to_string(),
@@ -142,6 +156,10 @@ impl Report {
             let why = if needed.why == "old_bundle" { "may not know the new root" } else { "is of the old root" };
             writeln!(out, "  {spiffe_id}{instance} {why}: serial {serial}, until {not_after}")?;
         }
+        for NeededBy { url, why } in &self.next.needed_by_proxies {
+            let why = if *why == "not_asked" { "cannot be asked" } else { "has a certificate of the old root" };
+            writeln!(out, "  {url} {why}")?;
+        }
         Ok(())
     }
 }
@@ -169,6 +187,18 @@ impl Holder {
             not_after: Clock(&moment(record.not_after)).to_string(),
             bundle_version: record.bundle_version,
         }
+    }
+}
+
+impl NeededBy {
+    fn of(proxy: &Scraped, state: &State) -> Option<Self> {
+        let mut old = state.roots.iter().filter(|root| root.fingerprint != state.signer.root);
+        let why = match old.any(|root| proxy.holds(&root.fingerprint.to_string())) {
+            true => "old_anchor",
+            false if proxy.error.is_some() => "not_asked",
+            false => return None,
+        };
+        Some(Self { url: proxy.url.clone(), why })
     }
 }
 

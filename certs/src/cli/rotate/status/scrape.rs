@@ -18,10 +18,10 @@ const SEEN: &str = "remora_tls_peer_anchor_last_seen_seconds{";
 /// One proxy's metrics.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub(super) struct Scraped {
-    url: String,
+    pub(super) url: String,
     /// Why it could not be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    pub(super) error: Option<String>,
     /// The roots (SHA-256) of its own certificate.
     own_anchors: Vec<String>,
     /// When it last saw a peer of each root, in seconds since 1970.
