@@ -7,6 +7,7 @@
 
 mod admin;
 pub mod audit;
+mod connections;
 mod directory;
 mod error;
 mod journal;
@@ -32,6 +33,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
 
+use self::connections::Shares;
 pub use self::directory::DirectoryStore;
 pub use self::error::Error;
 use self::journal::{Journal, Recording};
@@ -232,8 +234,8 @@ pub async fn start(store: Arc<dyn Store>, settings: Settings) -> Result<Running,
         watchers: Arc::new(Semaphore::new(settings.max_connections.saturating_mul(2))),
         ending: ending.clone(),
     });
-    let slots = Arc::new(Semaphore::new(settings.max_connections));
-    let front = Front { routes: routes(service), signing: kept.signing, metrics, ending, slots };
+    let shares = Shares::new(settings.max_connections);
+    let front = Front { routes: routes(service), signing: kept.signing, metrics, ending, shares };
     let serving = tokio::spawn(front.serve(listener, settings.grace));
     Ok(Running { address, end, state, serving, background, writer })
 }

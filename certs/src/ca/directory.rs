@@ -13,7 +13,7 @@ use remora_model::TrustDomain;
 use rustls_pki_types::CertificateDer;
 
 use super::init::{UNFINISHED, finish};
-use super::journal::{self, IssuedRecord};
+use super::journal::{self, IssuedRecord, Seen};
 use super::lock::{DirectoryLock, is_marked};
 use super::state::{STATE_FILE, State};
 use super::{Authority, CaError, Signer, SignerFiles};
@@ -178,11 +178,25 @@ impl CaDirectory {
     /// Records certificates, flushed once for all of them.
     ///
     /// # Errors
-    /// The record cannot be written; or [`CaError::Changed`]: the CA was rotated since it was opened, and what it
-    /// signed before must not be handed out any more. Open it again and sign anew.
+    /// The record cannot be written; or [`CaError::Changed`]: the CA was rotated since it was opened, or what proved
+    /// one of the holders was revoked, and what was signed before must not be handed out any more. Open it again and
+    /// sign anew, for whoever still may have it.
     pub fn record_all(&self, records: &[IssuedRecord]) -> Result<(), Error> {
         let lines = journal::lines(records).map_err(|source| self.journal_failed(source))?;
-        self.append(&lines)
+        let _lock = self.lock()?;
+        if let Some(state) = &self.state {
+            let now = State::read(&self.path)?;
+            let good = |now: &State| {
+                let same = now.bundle_version == state.bundle_version && now.signer == state.signer;
+                same && !records.iter().filter_map(|record| record.proved_by.as_deref()).any(|by| now.has_revoked(by))
+            };
+            if !now.as_ref().is_some_and(good) {
+                return Err(CaError::Changed(self.path.clone()).into());
+            }
+        }
+        let size = journal::append(&self.path, &lines)?;
+        self.compact_if_due(size);
+        Ok(())
     }
 
     /// Records that the certificate `serial`, which was recorded before, is in use now in place of `replaced`.
@@ -193,21 +207,16 @@ impl CaDirectory {
         journal::append(&self.path, &line).map(drop)
     }
 
-    fn append(&self, lines: &[u8]) -> Result<(), Error> {
-        let _lock = self.lock()?;
-        if let Some(state) = &self.state {
-            let now = State::read(&self.path)?;
-            let same = |now: &State| now.bundle_version == state.bundle_version && now.signer == state.signer;
-            if !now.as_ref().is_some_and(same) {
-                return Err(CaError::Changed(self.path.clone()).into());
-            }
+    /// What was recorded stays recorded, whatever becomes of this; the caller holds the lock.
+    fn compact_if_due(&self, size: u64) {
+        if size <= COMPACT_FROM || size <= 2 * self.compacted.load(Ordering::Relaxed) {
+            return;
         }
-        let size = journal::append(&self.path, lines)?;
-        let compacted = self.compacted.load(Ordering::Relaxed);
-        if size > COMPACT_FROM && size > 2 * compacted {
-            self.compacted.store(journal::compact(&self.path, SystemTime::now())?, Ordering::Relaxed);
-        }
-        Ok(())
+        let compacted = journal::compact(&self.path, SystemTime::now()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the record of certificates cannot be compacted; it is tried again when it has doubled");
+            size
+        });
+        self.compacted.store(compacted, Ordering::Relaxed);
     }
 
     fn journal_failed(&self, source: std::io::Error) -> Error {
@@ -221,6 +230,19 @@ impl CaDirectory {
     pub fn unexpired(&self, now: SystemTime) -> Result<Vec<IssuedRecord>, Error> {
         let mut records = journal::read(&self.path)?;
         records.retain(|record| !record.is_expired(now));
+        Ok(records)
+    }
+
+    /// Those recorded since `seen`, which is moved to the end; all, where the record was written anew meanwhile.
+    ///
+    /// # Errors
+    /// As [`CaDirectory::unexpired`]; `seen` is not moved then.
+    pub fn recorded_since(&self, seen: &mut Seen) -> Result<Vec<IssuedRecord>, Error> {
+        let lock = self.lock()?;
+        let (lines, end) = journal::written_since(&self.path, seen)?;
+        drop(lock);
+        let records = journal::records(&self.path, &lines)?;
+        *seen = end;
         Ok(records)
     }
 

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -76,6 +76,10 @@ pub struct IssuedRecord {
     pub replaces: Option<String>,
     /// How its holder proved who it is.
     pub by: Proof,
+    /// The serial number of the certificate that was the proof. Not on disk: it only says what must not be revoked by
+    /// the time this is recorded.
+    #[serde(skip)]
+    pub proved_by: Option<String>,
 }
 
 impl IssuedRecord {
@@ -101,6 +105,7 @@ impl IssuedRecord {
             instance: None,
             replaces: None,
             by,
+            proved_by: None,
         })
     }
 
@@ -202,6 +207,41 @@ pub(super) fn read(directory: &Path) -> Result<Vec<IssuedRecord>, Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(source) => Err(Error::Read { path, source }),
     }
+}
+
+/// How far the record was read.
+#[derive(Debug, Default)]
+pub struct Seen {
+    // Held open, so that no other file can get its number.
+    file: Option<File>,
+    length: u64,
+}
+
+/// What was written since `seen`, and how far that goes; everything, where the file is another. The caller holds the
+/// directory's lock, so that no write is taken back meanwhile.
+pub(super) fn written_since(directory: &Path, seen: &Seen) -> Result<(Vec<u8>, Seen), Error> {
+    let path = directory.join(JOURNAL_FILE);
+    let failed = |source| Error::Read { path: path.clone(), source };
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Default::default()),
+        Err(error) => return Err(failed(error)),
+    };
+    let now = file.metadata().map_err(failed)?;
+    let before = seen.file.as_ref().and_then(|file| file.metadata().ok());
+    let same = before.is_some_and(|before| (before.dev(), before.ino()) == (now.dev(), now.ino()));
+    let from = if same && now.len() >= seen.length { seen.length } else { 0 };
+    let mut content = Vec::new();
+    file.seek(SeekFrom::Start(from)).and_then(|_| file.read_to_end(&mut content)).map_err(failed)?;
+    // A torn last line was never handed out.
+    content.truncate(content.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1));
+    let length = from + content.len() as u64;
+    Ok((content, Seen { file: Some(file), length }))
+}
+
+/// The records of whole lines, without what completes earlier ones.
+pub(super) fn records(directory: &Path, lines: &[u8]) -> Result<Vec<IssuedRecord>, Error> {
+    parse(&directory.join(JOURNAL_FILE), lines)
 }
 
 fn parse(path: &Path, content: &[u8]) -> Result<Vec<IssuedRecord>, Error> {

@@ -172,9 +172,14 @@ impl State {
 
     /// Marks a certificate as revoked, once.
     pub(super) fn revoke(&mut self, record: &IssuedRecord, now: SystemTime) {
-        if !self.revoked.iter().any(|known| known.serial == record.serial) {
+        if !self.has_revoked(&record.serial) {
             self.revoked.push(Revoked::new(record, now));
         }
+    }
+
+    /// Whether the certificate with this serial number is not to be trusted any more.
+    pub(super) fn has_revoked(&self, serial: &str) -> bool {
+        self.revoked.iter().any(|known| known.serial == serial)
     }
 
     /// Forgets revocations of what has expired, and intermediates of which nothing valid is left; returns those.

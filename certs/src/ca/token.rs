@@ -58,6 +58,23 @@ impl CaDirectory {
         Ok(token)
     }
 
+    /// Whom `token` is for, where it was not used yet; this does not use it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn token_holder(&self, token: &str) -> Result<Option<SpiffeId>, Error> {
+        let path = fresh(self.path(), token);
+        match is_well_formed(token) && path.exists() {
+            true => match read(&path) {
+                Ok(kept) => Ok(Some(kept.spiffe_id)),
+                // Used meanwhile.
+                Err(_) if !path.exists() => Ok(None),
+                Err(error) => Err(error),
+            },
+            false => Ok(None),
+        }
+    }
+
     /// Takes `token` and tells whom it is for. That it is used is on disk before this returns: a crash may waste a
     /// token, but never lets it be used twice.
     ///

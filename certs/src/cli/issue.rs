@@ -84,6 +84,7 @@ fn issue(arguments: &Issue, out: &mut dyn Write) -> Result<(), Error> {
         instance: std::path::absolute(&arguments.out).ok().map(|out| out.display().to_string()),
         replaces: None,
         by: Proof::Command,
+        proved_by: None,
     })?;
     write_svid(arguments, &issued, ca.bundle_pem())?;
     if let Some(replaced) = replaced {

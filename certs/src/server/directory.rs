@@ -2,22 +2,26 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use remora_model::SpiffeId;
 
 use super::store::{Loaded, Store};
 use crate::Error;
-use crate::ca::{CaDirectory, CaError, IssuedRecord, RENEWAL_GRACE, SignerFiles};
+use crate::ca::{CaDirectory, CaError, IssuedRecord, RENEWAL_GRACE, Seen, SignerFiles};
 
 /// A [`Store`] in a directory. Other processes may work on it at the same time: the directory's lock keeps order.
 pub struct DirectoryStore {
     path: PathBuf,
     signer: Option<SignerFiles>,
-    // As it was read last; what was signed by another state is not recorded.
+    // As it is in use; what was signed by another state is not recorded.
     current: RwLock<Arc<CaDirectory>>,
+    // As it was read last, until it is in use.
+    loaded: Mutex<Option<Arc<CaDirectory>>>,
     renewable: Mutex<Renewable>,
+    // How far the record was looked through for those that others issued.
+    seen: Mutex<Seen>,
 }
 
 /// Certificates that may be renewed by showing them: serial number, holder, end in seconds since 1970.
@@ -31,11 +35,16 @@ impl DirectoryStore {
     /// There is no CA, or its files cannot be used.
     pub fn open(path: &Path, signer: Option<SignerFiles>) -> Result<Self, Error> {
         let current = RwLock::new(Arc::new(open(path, signer.as_ref())?));
-        Ok(Self { path: path.to_owned(), signer, current, renewable: Mutex::default() })
+        let (loaded, renewable, seen) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self { path: path.to_owned(), signer, current, loaded, renewable, seen })
     }
 
     fn current(&self) -> Arc<CaDirectory> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Option<Arc<CaDirectory>>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn holder(&self, serial: &str) -> Option<SpiffeId> {
@@ -82,13 +91,21 @@ impl Store for DirectoryStore {
             crl,
             bundle_version: opened.bundle_version(),
         };
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = opened;
+        *self.loaded() = Some(opened);
         self.forget_expired(earliest_end());
         Ok(loaded)
     }
 
+    fn accepted(&self) {
+        if let Some(loaded) = self.loaded().take() {
+            *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+        }
+    }
+
     fn watch_paths(&self) -> Vec<PathBuf> {
-        self.current().watch_paths()
+        // What cannot be used yet is what somebody will mend.
+        let loaded = self.loaded().clone();
+        loaded.unwrap_or_else(|| self.current()).watch_paths()
     }
 
     fn record(&self, records: &[IssuedRecord]) -> Result<(), Error> {
@@ -106,12 +123,23 @@ impl Store for DirectoryStore {
         self.current().redeem_token(token, now)
     }
 
+    fn token_holder(&self, token: &str) -> Result<Option<SpiffeId>, Error> {
+        self.current().token_holder(token)
+    }
+
     fn began_with_join_token(&self, serial: &str, id: &SpiffeId) -> Result<bool, Error> {
         if let Some(holder) = self.holder(serial) {
             return Ok(holder == *id);
         }
-        // Issued before this process began, or by another beside it.
-        self.remember(&self.current().unexpired(earliest_end())?);
+        // Issued before this process began, or by another beside it. Each line is read once, whoever asks.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut records = self.current().recorded_since(&mut seen)?;
+        records.retain(|record| !record.is_expired(earliest_end()));
+        self.remember(&records);
+        drop(seen);
         Ok(self.holder(serial).is_some_and(|holder| holder == *id))
     }
 }
+
+#[cfg(test)]
+mod tests;

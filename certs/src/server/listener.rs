@@ -11,15 +11,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tonic::Status;
+use tonic::body::Body;
 use tonic::service::Routes;
 use tower::ServiceExt;
 
+use super::connections::{Connection, Share, Shares};
 use super::metrics::Metrics;
-use super::service::Connection;
 use super::signing::Signing;
 use crate::ca::RENEWAL_GRACE;
 use crate::{Peer, SpiffeVerifier};
@@ -28,6 +30,10 @@ use crate::{Peer, SpiffeVerifier};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long to wait after the system refused a connection, such as for want of file descriptors.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection may be without a call, its first bytes of HTTP/2 included.
+const IDLE: Duration = Duration::from_secs(20);
+/// How long a call may take until its answer begins, the message that asks included.
+const CALL: Duration = Duration::from_secs(30);
 /// How long a client may take to close its side after the last answer.
 const LINGER: Duration = Duration::from_secs(2);
 /// Calls at once on one connection.
@@ -44,7 +50,7 @@ pub(crate) struct Front {
     pub(crate) signing: watch::Receiver<Arc<Signing>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) ending: watch::Receiver<bool>,
-    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) shares: Arc<Shares>,
 }
 
 impl Front {
@@ -74,13 +80,13 @@ impl Front {
     }
 
     fn start(&self, stream: TcpStream, address: SocketAddr, connections: &mut JoinSet<()>) {
-        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            self.metrics.handshake_failed("too_many_connections");
-            return;
+        let share: Share = match self.shares.take(address.ip()) {
+            Ok(share) => share,
+            Err(word) => return self.metrics.handshake_failed(word),
         };
         let front = self.clone();
         connections.spawn(async move {
-            let _slot = slot;
+            let _share = share;
             front.metrics.connections.inc();
             front.connection(stream, address).await;
             front.metrics.connections.dec();
@@ -107,7 +113,7 @@ impl Front {
         };
         match peer(&stream, &signing) {
             Ok(peer) => {
-                self.calls(stream, Connection { address, peer: peer.map(Arc::new) }).await;
+                self.calls(stream, Connection::new(address, peer)).await;
                 if *self.ending.borrow() {
                     linger(held).await;
                 }
@@ -122,7 +128,12 @@ impl Front {
     async fn calls(&self, stream: TlsStream<TcpStream>, connection: Connection) {
         let service = service_fn(|mut request: http::Request<Incoming>| {
             request.extensions_mut().insert(connection.clone());
-            self.routes.clone().oneshot(request)
+            let (call, answer) = (connection.calls.begin(), self.routes.clone().oneshot(request));
+            async move {
+                let _call = call;
+                let late = |_| Ok(Status::deadline_exceeded("the call took too long").into_http::<Body>());
+                tokio::time::timeout(CALL, answer).await.unwrap_or_else(late)
+            }
         });
         let (interval, timeout) = KEEP_ALIVE;
         let served = http2::Builder::new(TokioExecutor::new())
@@ -139,6 +150,14 @@ impl Front {
             () = ended(&mut ending) => {
                 served.as_mut().graceful_shutdown();
                 served.await
+            }
+            () = connection.calls.idle_for(IDLE) => {
+                served.as_mut().graceful_shutdown();
+                // A call may be on its way; a client that says nothing is not waited for.
+                tokio::select! {
+                    result = served => result,
+                    () = connection.calls.idle_for(LINGER) => Ok(()),
+                }
             }
         };
         if let Err(error) = result {

@@ -116,7 +116,8 @@ impl Reason {
 
     /// Whether it counts against the peer's address: whoever guesses gets it, a caller in good standing does not.
     pub fn is_guess(self) -> bool {
-        self.code() == Code::Unauthenticated || matches!(self, Self::BadCsr | Self::BadRequest)
+        self.code() == Code::Unauthenticated
+            || matches!(self, Self::BadCsr | Self::BadRequest | Self::NoIdentity | Self::NotRenewable)
     }
 }
 

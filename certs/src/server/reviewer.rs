@@ -56,6 +56,15 @@ pub trait TokenReviewer: Send + Sync {
     /// # Errors
     /// The token proves nobody, or whoever must be asked cannot be.
     async fn review(&self, token: &str) -> Result<Caller, Refused>;
+
+    /// Whom `token` is for, where that can be told without using it up; it is not judged yet.
+    ///
+    /// # Errors
+    /// As [`TokenReviewer::review`].
+    async fn announced(&self, token: &str) -> Result<Option<SpiffeId>, Refused> {
+        let _ = token;
+        Ok(None)
+    }
 }
 
 /// The reviewers that are configured; none of a kind: such tokens are refused.
@@ -85,6 +94,22 @@ impl Reviewers {
         };
         let token = bearer(authorization)?;
         self.reviewer_of(token)?.review(token).await
+    }
+
+    /// Whom [`Reviewers::review`] would prove, where judging is dear: it uses up a token or looks through the record.
+    ///
+    /// # Errors
+    /// As [`Reviewers::review`].
+    pub async fn announced(
+        &self,
+        authorization: Option<&str>,
+        peer: Option<&Peer>,
+    ) -> Result<Option<SpiffeId>, Refused> {
+        let Some(authorization) = authorization else {
+            return Ok(self.certificate.as_ref().and(peer).map(|peer| peer.spiffe_id.clone()));
+        };
+        let token = bearer(authorization)?;
+        self.reviewer_of(token)?.announced(token).await
     }
 
     fn reviewer_of(&self, token: &str) -> Result<&dyn TokenReviewer, Refused> {

@@ -1,6 +1,5 @@
 //! The gRPC services: `IstioCertificateService/CreateCertificate` and `TrustBundles/Watch`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,12 +9,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::audit::{self, Asker};
+use super::connections::Connection;
 use super::journal::{Entry, Journal, Recorded};
 use super::limits::Limits;
 use super::listener::ended;
 use super::metrics::{Metrics, unix};
 use super::refusal::{Reason, Refused};
-use super::reviewer::{Caller, Reviewers};
+use super::reviewer::{Caller, Proof, Reviewers};
 use super::signing::{Kept, Signing};
 use crate::Peer;
 use crate::ca::{CsrError, IssuedRecord, ParsedCsr, RENEWAL_GRACE};
@@ -34,13 +34,6 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const SIGNING_TRIES: usize = 3;
 /// The longest value of a metadata field, in bytes.
 const MAX_FIELD: usize = 256;
-
-/// What a connection knows of its client; put into each of its requests.
-#[derive(Clone)]
-pub(crate) struct Connection {
-    pub(crate) address: SocketAddr,
-    pub(crate) peer: Option<Arc<Peer>>,
-}
 
 /// What all calls share.
 pub(crate) struct Service {
@@ -71,16 +64,40 @@ impl Service {
         authorization: Option<&str>,
         request: &IstioCertificateRequest,
     ) -> Result<IstioCertificateResponse, Refused> {
-        self.limits.peer(connection.address.ip())?;
         asker.instance = field(request, "remora.instance")?;
         // Before the proof: a join token must not be spent on a request that is refused anyway.
         let wish = self.wish(request, asker.instance.clone())?;
-        let peer = self.peer(connection)?;
+        let peer = self.peer(connection);
+        // Nor on one that comes too often; and to look a certificate up costs us more than asking costs them.
+        let announced = self.reviewers.announced(authorization, peer).await?;
+        if let Some(id) = &announced {
+            self.limits.caller(id)?;
+        }
         let caller = self.reviewers.review(authorization, peer).await?;
         asker.caller = Some(caller.clone());
-        self.limits.caller(&caller.spiffe_id)?;
+        if announced.is_none() {
+            self.limits.caller(&caller.spiffe_id)?;
+        }
         wish.csr.check_names(&caller.spiffe_id).map_err(|error| refused_csr(&error))?;
-        self.sign(asker, &caller, &wish).await
+        self.sign(asker, connection, &caller, &wish).await
+    }
+
+    /// As [`Service::create`], unless the address has guessed too often.
+    async fn create_in_time(
+        &self,
+        asker: &mut Asker,
+        connection: &Connection,
+        authorization: Option<&str>,
+        request: &IstioCertificateRequest,
+    ) -> Result<IstioCertificateResponse, Refused> {
+        let guess = self.limits.peer(connection.address.ip())?;
+        let call = self.create(asker, connection, authorization, request);
+        let late = |_| Err(Refused::new(Reason::Deadline, format!("not done in {DEADLINE:?}")));
+        let answer = tokio::time::timeout(DEADLINE, call).await.unwrap_or_else(late);
+        if answer.as_ref().is_err_and(|refused| refused.reason.is_guess()) {
+            guess.counts();
+        }
+        answer
     }
 
     fn wish(&self, request: &IstioCertificateRequest, instance: Option<String>) -> Result<Wish, Refused> {
@@ -98,15 +115,21 @@ impl Service {
     }
 
     /// The client certificate, as long as it is good: a connection may outlive it, and the trust in it.
-    fn peer<'c>(&self, connection: &'c Connection) -> Result<Option<&'c Peer>, Refused> {
-        let Some(peer) = connection.peer.as_deref() else { return Ok(None) };
+    fn peer<'c>(&self, connection: &'c Connection) -> Option<&'c Peer> {
+        let peer = connection.peer.as_deref()?;
         let signing = self.kept.signing.borrow();
         let good = SystemTime::now() <= peer.not_after + RENEWAL_GRACE
             && signing.identity.bundles().still_trusts(peer).is_ok();
-        Ok(good.then_some(peer))
+        good.then_some(peer)
     }
 
-    async fn sign(&self, asker: &Asker, caller: &Caller, wish: &Wish) -> Result<IstioCertificateResponse, Refused> {
+    async fn sign(
+        &self,
+        asker: &Asker,
+        connection: &Connection,
+        caller: &Caller,
+        wish: &Wish,
+    ) -> Result<IstioCertificateResponse, Refused> {
         let failed = || Refused::new(Reason::StoreUnavailable, "the certificate cannot be recorded");
         for _ in 0..SIGNING_TRIES {
             let signing = Arc::clone(&self.kept.signing.borrow());
@@ -116,16 +139,20 @@ impl Service {
                 Recorded::No => return Err(failed()),
                 Recorded::Stale => self.kept.read_after(&signing).await,
             }
+            // What changed may be that the proof was revoked.
+            if caller.proof == Proof::Certificate && self.peer(connection).is_none() {
+                return Err(Refused::new(Reason::NotRenewable, "this certificate is not trusted any more"));
+            }
         }
         Err(failed())
     }
 
     fn refuse(&self, asker: &Asker, refused: &Refused) -> Status {
-        if refused.reason.is_guess() {
-            self.limits.refused(asker.peer.ip());
-        }
         self.metrics.refused(refused.reason);
-        audit::refused(asker, refused);
+        // Whoever is not listened to must not fill the log either.
+        if refused.reason != Reason::PeerRate || self.limits.is_news(asker.peer.ip()) {
+            audit::refused(asker, refused);
+        }
         refused.status()
     }
 }
@@ -158,6 +185,7 @@ fn signed(
         tracing::error!(%error, "cannot record");
         Refused::new(Reason::SignerNotValid, "the authority cannot sign")
     })?;
+    record.proved_by = (caller.proof == Proof::Certificate).then(|| caller.subject.clone());
     record.instance.clone_from(&wish.instance);
     record.replaces.clone_from(&wish.replaces);
     let mut cert_chain = leaf.chain_pem;
@@ -207,10 +235,7 @@ impl IstioCertificateService for Service {
         let authorization = request.metadata().get("authorization").map(|value| value.to_str().unwrap_or_default());
         let authorization = authorization.map(str::to_owned);
         let message = request.into_inner();
-        let call = self.create(&mut asker, &connection, authorization.as_deref(), &message);
-        let answer = tokio::time::timeout(DEADLINE, call).await;
-        let answer =
-            answer.unwrap_or_else(|_| Err(Refused::new(Reason::Deadline, format!("not done in {DEADLINE:?}"))));
+        let answer = self.create_in_time(&mut asker, &connection, authorization.as_deref(), &message).await;
         self.metrics.duration.observe(began.elapsed().as_secs_f64());
         answer.map(Response::new).map_err(|refused| self.refuse(&asker, &refused))
     }
@@ -225,16 +250,19 @@ impl TrustBundles for Bundles {
 
     async fn watch(&self, request: Request<WatchTrustBundleRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let connection = connection(&request)?;
-        let Ok(slot) = Arc::clone(&self.0.watchers).try_acquire_owned() else {
+        let refuse = |detail| {
             let asker = Asker { peer: connection.address, instance: None, caller: None };
-            let refused = Refused::new(Reason::Watchers, "too many watch the trust bundle");
-            return Err(self.0.refuse(&asker, &refused));
+            self.0.refuse(&asker, &Refused::new(Reason::Watchers, detail))
         };
+        let own = connection.watch().ok_or_else(|| refuse("this connection watches the trust bundle already"))?;
+        let slot = Arc::clone(&self.0.watchers).try_acquire_owned();
+        let slot = slot.map_err(|_| refuse("too many watch the trust bundle"))?;
+        let call = connection.calls.begin();
         let (bundles, stream) = mpsc::channel(1);
         let (signing, ending) = (self.0.kept.signing.clone(), self.0.ending.clone());
         let metrics = Arc::clone(&self.0.metrics);
         tokio::spawn(async move {
-            let _slot = slot;
+            let _held = (own, slot, call);
             metrics.watchers.inc();
             send_bundles(signing, ending, bundles).await;
             metrics.watchers.dec();

@@ -170,6 +170,7 @@ impl Keeper {
         let paths = store.watch_paths();
         let watcher = FileWatcher::new(paths.clone());
         let first = Signing::new(store.load()?, &presence, SystemTime::now())?;
+        store.accepted();
         note(&metrics, &first);
         let (signing, signing_out) = watch::channel(Arc::new(first));
         let (problem, problem_out) = watch::channel(None);
@@ -225,7 +226,9 @@ impl Keeper {
         let loaded = tokio::task::spawn_blocking(move || {
             // A running server's trust domain does not change under its callers.
             let presence = Presence { trust_domain: Some(told), ..presence };
-            Signing::new(store.load()?, &presence, SystemTime::now())
+            let fresh = Signing::new(store.load()?, &presence, SystemTime::now())?;
+            store.accepted();
+            Ok::<_, Error>(fresh)
         })
         .await;
         match loaded {

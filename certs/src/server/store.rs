@@ -33,6 +33,10 @@ pub trait Store: Send + Sync {
     /// Something is missing, unreadable, or does not fit together.
     fn load(&self) -> Result<Loaded, Error>;
 
+    /// What was loaded last is in use from now on. Until then, and for ever if it cannot be used, records are still
+    /// those of what was loaded before.
+    fn accepted(&self) {}
+
     /// What to watch: a change of any of these files means that [`Store::load`] may give something else.
     fn watch_paths(&self) -> Vec<PathBuf>;
 
@@ -48,6 +52,16 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`crate::ca::CaError`]'s variants for tokens that are not known, used or ended; else it cannot be looked up.
     fn redeem_token(&self, token: &str, now: SystemTime) -> Result<SpiffeId, Error>;
+
+    /// The identity that a join token which was not used yet is for; it is not used by this. [`None`] where that is not
+    /// known before [`Store::redeem_token`].
+    ///
+    /// # Errors
+    /// It cannot be looked up.
+    fn token_holder(&self, token: &str) -> Result<Option<SpiffeId>, Error> {
+        let _ = token;
+        Ok(None)
+    }
 
     /// Whether the certificate with this serial number was issued to `id` by this authority, and it or what it renews
     /// began with a join token.

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use remora_test::authority::{Authority, join_token, script, with_ca};
+use remora_test::binaries::binary;
 use remora_test::eventually;
 use remora_test::mesh::Folder;
 use remora_test::netns::{run, tool};
@@ -171,6 +172,30 @@ fn clients_that_do_not_shake_hands_hold_nobody_up() {
     let answer = ask(&authority, &ca.join("bundle.pem"), &csr(folder.path()), Some(&token), &json!({}));
     assert_eq!(answer.code, "OK", "{answer:?}");
     drop(idle);
+}
+
+#[test]
+fn a_client_that_says_nothing_is_let_go_and_one_that_watches_is_not() {
+    let (folder, ca) = with_ca();
+    let authority = Authority::start(folder.path(), &ca, &["--join-tokens"]);
+    let (mut watcher, mut bundles) = follow(&authority, &ca.join("bundle.pem"), 2);
+    assert_eq!(bundles.next().unwrap()["version"], 1);
+    let mut silent = Command::new("openssl")
+        .args(["s_client", "-quiet", "-alpn", "h2", "-connect", &authority.grpc.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let connections = || authority.metrics().sum("remora_ca_connections", &[]);
+    eventually("both are connected", || (connections() == 2.0).then_some(()));
+    // After the handshake, without any HTTP/2.
+    eventually("the silent one is let go", || (connections() == 1.0).then_some(()));
+    silent.wait().unwrap();
+    let mut rotate = Command::new(binary("remora-certs"));
+    run(rotate.args(["rotate", "root", "--step", "start", "--dir"]).arg(&ca)).unwrap();
+    assert_eq!(bundles.next().unwrap()["version"], 2, "on the same connection");
+    assert!(watcher.wait().unwrap().success());
 }
 
 #[test]

@@ -128,6 +128,9 @@ fn a_caller_that_asks_too_often_is_told_so() {
     let codes: Vec<_> = (0..4).map(|_| ask(&authority, &roots, &request, Some(&token(&ca)), &json!({})).code).collect();
     assert_eq!(codes[..2], ["OK", "OK"]);
     assert!(codes[2..].iter().any(|code| code == "RESOURCE_EXHAUSTED"), "{codes:?}");
+    let tokens = std::fs::read_dir(ca.join("tokens")).unwrap().map(|entry| entry.unwrap().path());
+    let used = tokens.filter(|path| path.extension().is_some_and(|end| end == "used")).count();
+    assert_eq!(used, codes.iter().filter(|code| *code == "OK").count(), "a refused caller keeps its token");
     let other = join_token(&ca, "spiffe://example.org/ns/shop/sa/other", "10m");
     assert_eq!(ask(&authority, &roots, &request, Some(&other), &json!({})).code, "OK");
 }
@@ -141,4 +144,7 @@ fn an_address_that_keeps_guessing_is_not_listened_to() {
         ask_all(&authority, &ca.join("bundle.pem"), &request, Some("remora-join-guess"), &json!({"times": 2000}));
     assert!(answers.iter().any(|answer| answer.details.starts_with("peer_rate")), "{:?}", answers.last());
     assert!(answers.iter().all(|answer| answer.code != "OK"));
+    let log = authority.audit();
+    let said = log.iter().filter(|line| line["reason"] == "peer_rate").count();
+    assert_eq!(said, 1, "once a minute, of all that were refused so");
 }

@@ -123,6 +123,42 @@ fn what_was_signed_before_a_change_is_not_recorded_after_it() {
 }
 
 /// Writes a CA from elsewhere, with its key as openssl writes it in another format.
+#[test]
+fn what_a_certificate_proved_is_not_recorded_once_that_is_revoked() {
+    let directory = TestDir::new();
+    let ca = init(&directory);
+    let shown = record(&ca);
+    ca.record(&shown).unwrap();
+    let renewal = |serial: &str| IssuedRecord {
+        serial: serial.to_owned(),
+        by: Proof::Certificate,
+        proved_by: Some(shown.serial.clone()),
+        ..record(&ca)
+    };
+    ca.record(&renewal("0b")).unwrap();
+    // By another process, while a renewal is under way.
+    let other = CaDirectory::open(ca.path()).unwrap();
+    other.revoke(|record| record.serial == shown.serial, SystemTime::now()).unwrap();
+    let of_somebody_else = IssuedRecord { serial: "0d".to_owned(), ..record(&ca) };
+    let refused = ca.record_all(&[of_somebody_else.clone(), renewal("0c")]).unwrap_err();
+    assert!(matches!(refused, Error::Ca(CaError::Changed(_))), "{refused}");
+    ca.record(&of_somebody_else).unwrap();
+    let serials: Vec<_> = ca.unexpired(SystemTime::now()).unwrap().into_iter().map(|record| record.serial).collect();
+    assert_eq!(serials, ["0a", "0b", "0d"]);
+}
+
+#[test]
+fn what_cannot_be_compacted_is_recorded_all_the_same() {
+    let directory = TestDir::new();
+    let ca = init(&directory);
+    let path = ca.path().join(journal::JOURNAL_FILE);
+    std::fs::write(&path, format!("{}\n", "x".repeat(COMPACT_FROM as usize))).unwrap();
+    assert!(ca.compact(SystemTime::now()).is_err());
+    ca.record(&record(&ca)).unwrap();
+    assert!(std::fs::read_to_string(&path).unwrap().ends_with("}\n"));
+    assert!(ca.compacted.load(Ordering::Relaxed) > COMPACT_FROM, "and it is not tried again every time");
+}
+
 fn plugin(directory: &TestDir, ca: &Ca, convert: &[&str]) -> Option<CaDirectory> {
     let path = |name: &str| directory.path().join(name);
     std::fs::write(path("tls.crt"), ca.intermediate.certificate_pem()).unwrap();

@@ -15,6 +15,7 @@ fn record(serial: &str, not_after: u64) -> IssuedRecord {
         instance: Some("pod-1".to_owned()),
         replaces: None,
         by: Proof::Oidc,
+        proved_by: None,
     }
 }
 

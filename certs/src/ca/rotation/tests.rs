@@ -39,6 +39,7 @@ fn leaf(serial: &str, root: &str, bundle_version: u64) -> IssuedRecord {
         instance: None,
         replaces: None,
         by: Proof::Oidc,
+        proved_by: None,
     }
 }
 

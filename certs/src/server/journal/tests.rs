@@ -52,6 +52,7 @@ fn entry() -> Entry {
         instance: None,
         replaces: None,
         by: Proof::JoinToken,
+        proved_by: None,
     };
     let caller = Caller { spiffe_id: id, subject: "cart".to_owned(), proof: Proof::JoinToken };
     Entry { record, asker: Asker { peer: "127.0.0.1:1".parse().unwrap(), instance: None, caller: Some(caller) } }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use remora_model::SpiffeId;
+
 use super::{Caller, Proof, TokenReviewer};
 use crate::Error;
 use crate::ca::CaError;
@@ -24,10 +26,25 @@ impl JoinTokenReviewer {
 #[tonic::async_trait]
 impl TokenReviewer for JoinTokenReviewer {
     async fn review(&self, token: &str) -> Result<Caller, Refused> {
+        let spiffe_id = self.ask(token, |store, token| store.redeem_token(token, SystemTime::now())).await?;
+        Ok(Caller { subject: spiffe_id.to_string(), spiffe_id, proof: Proof::JoinToken })
+    }
+
+    async fn announced(&self, token: &str) -> Result<Option<SpiffeId>, Refused> {
+        self.ask(token, |store, token| store.token_holder(token)).await
+    }
+}
+
+impl JoinTokenReviewer {
+    async fn ask<T: Send + 'static>(
+        &self,
+        token: &str,
+        ask: impl FnOnce(&dyn Store, &str) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Refused> {
         let (store, token) = (Arc::clone(&self.store), token.to_owned());
-        let redeemed = tokio::task::spawn_blocking(move || store.redeem_token(&token, SystemTime::now())).await;
+        let asked = tokio::task::spawn_blocking(move || ask(&*store, &token)).await;
         let failed = || Refused::new(Reason::StoreUnavailable, "the join token cannot be looked up");
-        let spiffe_id = redeemed.map_err(|_| failed())?.map_err(|error| {
+        asked.map_err(|_| failed())?.map_err(|error| {
             let reason = match &error {
                 Error::Ca(CaError::UnknownToken) => Reason::JoinTokenUnknown,
                 Error::Ca(CaError::UsedToken) => Reason::JoinTokenUsed,
@@ -38,7 +55,6 @@ impl TokenReviewer for JoinTokenReviewer {
                 }
             };
             Refused::new(reason, error.to_string())
-        })?;
-        Ok(Caller { subject: spiffe_id.to_string(), spiffe_id, proof: Proof::JoinToken })
+        })
     }
 }

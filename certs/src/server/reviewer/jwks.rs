@@ -1,7 +1,7 @@
 //! The keys of an OIDC issuer (RFC 7517), from a file that is watched or a URL that is asked again.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
@@ -13,7 +13,8 @@ use jsonwebtoken::jwk::{Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::server::error::Error;
@@ -27,7 +28,7 @@ const MAX_DOCUMENT: usize = 256 * 1024;
 const MAX_KEYS: usize = 64;
 /// How old the keys of a URL may grow before it is asked again, so that withdrawn ones go.
 const FRESH: Duration = Duration::from_secs(15 * 60);
-/// The shortest time between two questions, whatever key IDs are asked for.
+/// The shortest time from the end of one question to the next, whatever key IDs are asked for.
 const FLOOR: Duration = Duration::from_secs(10);
 /// How long one question may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,7 +44,7 @@ pub(crate) struct Key {
 /// Where the keys come from.
 pub struct JwksSource {
     keys: Arc<RwLock<Vec<Key>>>,
-    remote: Option<Remote>,
+    remote: Option<Arc<Remote>>,
     // Held for its end.
     _watching: Option<tokio::task::JoinSet<()>>,
 }
@@ -51,11 +52,13 @@ pub struct JwksSource {
 struct Remote {
     url: http::Uri,
     client: Client<HttpsConnector<HttpConnector>, Empty<bytes::Bytes>>,
-    // When it was asked last, and when last with success; the lock makes one question of many at a time.
-    asked: Mutex<Asked>,
+    // Held through a question, so that there is one at a time.
+    asking: Arc<Mutex<()>>,
+    asked: std::sync::Mutex<Asked>,
 }
 
-#[derive(Default)]
+/// When the last question ended, and when the last that was answered.
+#[derive(Clone, Copy, Default)]
 struct Asked {
     tried: Option<Instant>,
     answered: Option<Instant>,
@@ -79,8 +82,8 @@ impl JwksSource {
             (Some("http"), _) => return Err(refused("http is for loopback addresses only")),
             _ => return Err(refused("its scheme is neither https nor http")),
         }
-        let remote = Remote { url, client: client(ca)?, asked: Mutex::default() };
-        let source = Self { keys: Arc::default(), remote: Some(remote), _watching: None };
+        let remote = Remote { url, client: client(ca)?, asking: Arc::default(), asked: Default::default() };
+        let source = Self { keys: Arc::default(), remote: Some(Arc::new(remote)), _watching: None };
         // Whoever comes first need not wait; a failure is told, and tried again then.
         let _ = source.refresh().await;
         Ok(source)
@@ -106,13 +109,11 @@ impl JwksSource {
         Ok(Self { keys, remote: None, _watching: Some(watching) })
     }
 
-    /// The key with this ID; without an ID, the only key there is.
+    /// The key with this ID; without an ID, the only key there is. One that is known is told at once, and serves on if
+    /// the URL does not answer; for another one question is waited for.
     pub(crate) async fn key(&self, id: Option<&str>) -> Result<Key, Refused> {
-        if self.is_stale().await {
-            // The keys at hand serve on if nobody answers.
-            let _ = self.refresh().await;
-        }
         if let Some(key) = self.find(id) {
+            self.freshen();
             return Ok(key);
         }
         let unknown = || Refused::new(Reason::UnknownKey, "no key of the issuer has the token's key ID");
@@ -121,7 +122,7 @@ impl JwksSource {
     }
 
     fn find(&self, id: Option<&str>) -> Option<Key> {
-        let keys = self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         match (id, keys.as_slice()) {
             (Some(id), keys) => keys.iter().find(|key| key.id.as_deref() == Some(id)).cloned(),
             (None, [only]) => Some(only.clone()),
@@ -129,37 +130,61 @@ impl JwksSource {
         }
     }
 
-    async fn is_stale(&self) -> bool {
-        let Some(remote) = &self.remote else { return false };
-        remote.asked.lock().await.answered.is_none_or(|at| at.elapsed() > FRESH)
+    /// Asks the URL again where the keys are old, without anybody waiting for it.
+    fn freshen(&self) {
+        let Some(remote) = &self.remote else { return };
+        let asked = *remote.asked();
+        let old = asked.answered.is_none_or(|at| at.elapsed() > FRESH);
+        let rested = asked.tried.is_none_or(|at| at.elapsed() >= FLOOR);
+        if old
+            && rested
+            && let Ok(turn) = Arc::clone(&remote.asking).try_lock_owned()
+        {
+            self.ask(remote, turn);
+        }
     }
 
-    /// Asks the URL again, unless it was asked a moment ago. No error for a file.
+    /// Asks the URL again, unless it was asked a moment ago: whoever waited for another's question is served by it. No
+    /// error for a file.
     async fn refresh(&self) -> Result<(), Refused> {
         let Some(remote) = &self.remote else { return Ok(()) };
-        let mut asked = remote.asked.lock().await;
-        if asked.tried.is_some_and(|at| at.elapsed() < FLOOR) {
-            return match asked.answered {
-                Some(_) => Ok(()),
-                None => Err(Refused::new(Reason::ReviewerUnavailable, "the issuer's keys are not at hand")),
-            };
+        let turn = Arc::clone(&remote.asking).lock_owned().await;
+        if remote.asked().tried.is_none_or(|at| at.elapsed() >= FLOOR) {
+            // Goes on where the caller gives up.
+            let _ = self.ask(remote, turn).await;
         }
-        asked.tried = Some(Instant::now());
-        match remote.fetch().await {
-            Ok(fresh) => {
-                asked.answered = Some(Instant::now());
-                replace(&self.keys, fresh);
-                Ok(())
-            }
-            Err(reason) => {
-                tracing::warn!(url = %remote.url, reason, "the issuer's keys cannot be fetched");
-                Err(Refused::new(Reason::ReviewerUnavailable, "the issuer's keys cannot be fetched"))
-            }
+        let asked = *remote.asked();
+        match asked.tried == asked.answered {
+            true => Ok(()),
+            false => Err(Refused::new(Reason::ReviewerUnavailable, "the issuer's keys cannot be fetched")),
         }
+    }
+
+    fn ask(&self, remote: &Arc<Remote>, turn: OwnedMutexGuard<()>) -> JoinHandle<()> {
+        let (remote, keys) = (Arc::clone(remote), Arc::clone(&self.keys));
+        tokio::spawn(async move {
+            let fetched = remote.fetch().await;
+            let now = Instant::now();
+            match fetched {
+                Ok(fresh) => {
+                    replace(&keys, fresh);
+                    *remote.asked() = Asked { tried: Some(now), answered: Some(now) };
+                }
+                Err(reason) => {
+                    tracing::warn!(url = %remote.url, reason, "the issuer's keys cannot be fetched");
+                    remote.asked().tried = Some(now);
+                }
+            }
+            drop(turn);
+        })
     }
 }
 
 impl Remote {
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn fetch(&self) -> Result<Vec<Key>, String> {
         let answer = async {
             let response = self.client.get(self.url.clone()).await.map_err(|error| describe(&error))?;
@@ -181,7 +206,7 @@ fn describe(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn replace(keys: &RwLock<Vec<Key>>, fresh: Vec<Key>) {
-    *keys.write().unwrap_or_else(std::sync::PoisonError::into_inner) = fresh;
+    *keys.write().unwrap_or_else(PoisonError::into_inner) = fresh;
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -255,33 +280,4 @@ fn usable(key: serde_json::Value) -> Option<Key> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ES256: &str = r#"{"kty":"EC","crv":"P-256","kid":"a",
-        "x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
-
-    fn parsed(keys: &str) -> Result<usize, &'static str> {
-        parse(format!(r#"{{"keys":[{keys}]}}"#).as_bytes()).map(|keys| keys.len())
-    }
-
-    #[test]
-    fn unknown_kinds_are_passed_over_and_secrets_never_taken() {
-        let others = r#"{"kty":"XX","kid":"b"},{"kty":"oct","k":"c2VjcmV0","kid":"c"}"#;
-        assert_eq!(parsed(&format!("{ES256},{others}")), Ok(1));
-        assert!(parsed(others).is_err());
-        assert!(parsed("").is_err());
-        assert!(parse(b"{").is_err());
-        assert!(parsed(&ES256.replace(r#""kid""#, r#""use":"enc","kid""#)).is_err());
-        assert!(parsed(&ES256.replace(r#""kid""#, r#""alg":"HS256","kid""#)).is_err());
-    }
-
-    #[tokio::test]
-    async fn http_is_for_loopback() {
-        for url in ["http://example.org/keys", "http://10.0.0.1/keys", "ftp://localhost/keys", "https://"] {
-            assert!(JwksSource::new(url, None).await.is_err(), "{url}");
-        }
-        assert!(is_loopback("127.0.0.1") && is_loopback("[::1]") && is_loopback("localhost"));
-        assert!(!is_loopback("localhost.example.org"));
-    }
-}
+mod tests;
