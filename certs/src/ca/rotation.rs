@@ -4,7 +4,7 @@
 //! new one; when the last leaf of the old one is replaced or has expired, take the old one out. At each step everybody
 //! trusts whoever may appear.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -13,9 +13,10 @@ use super::{IssuedRecord, Phase, Proof, State};
 use crate::leaf::printable;
 use crate::verify::Clock;
 
-/// How long after it was signed a certificate counts as in use. Its holder may not have got the answer, and then asks
-/// again with the old certificate still in its hand.
-pub const SETTLED: Duration = Duration::from_secs(5);
+/// How long after it was signed a certificate counts as in use where its holder does not say so. It may not have got the
+/// answer: then it gives up after ten seconds at most, waits a minute at most, tries twice for ten seconds each (with its
+/// token, and without), and that attempt is on record again with the old certificate still in its hand.
+pub const SETTLED: Duration = Duration::from_secs(90);
 
 /// A step of a root's rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,12 +73,19 @@ impl Step {
     }
 }
 
-/// Those of `records` whose certificates may be in use at `now`: not expired, not revoked, and not replaced. The
-/// certificate is replaced once a later one of the same identity says so.
+/// Those of `records`, in the order of issue, whose certificates may be in use at `now`: not expired, not revoked, and
+/// not replaced. A certificate is replaced once a later one of the same identity says so and is in use itself.
 pub fn holders(state: &State, records: Vec<IssuedRecord>, now: SystemTime) -> Vec<IssuedRecord> {
-    let replacements = records.iter().filter(|record| is_settled(record, now));
-    let gone: HashSet<(String, String)> = replacements
-        .filter_map(|record| Some((record.spiffe_id.to_string(), record.replaces.clone()?)))
+    // Whoever asks anew with the same certificate in its hand still has it, so the latest counts.
+    let latest: HashMap<(String, &str), &IssuedRecord> = records
+        .iter()
+        .filter_map(|record| Some(((record.spiffe_id.to_string(), record.replaces.as_deref()?), record)))
+        .collect();
+    let confirmed = |record: &IssuedRecord| latest.contains_key(&(record.spiffe_id.to_string(), &*record.serial));
+    let gone: HashSet<(String, String)> = latest
+        .iter()
+        .filter(|(_, record)| confirmed(record) || is_settled(record, now))
+        .map(|((id, replaced), _)| (id.clone(), (*replaced).to_owned()))
         .chain(state.revoked.iter().filter_map(|revoked| {
             let record = records.iter().find(|record| record.serial == revoked.serial)?;
             Some((record.spiffe_id.to_string(), revoked.serial.clone()))
@@ -89,8 +97,8 @@ pub fn holders(state: &State, records: Vec<IssuedRecord>, now: SystemTime) -> Ve
     records.into_iter().filter(in_use).collect()
 }
 
-/// `remora-certs issue` says that a certificate is in use when it is; of others time must tell. A certificate from the
-/// future was signed by a clock that was wrong: it is old, whatever it says.
+/// `remora-certs issue` says that a certificate is in use when it is, others when they renew by it; until then time must
+/// tell. A certificate from the future was signed by a clock that was wrong: it is old, whatever it says.
 fn is_settled(record: &IssuedRecord, now: SystemTime) -> bool {
     record.by == Proof::Command || seconds(now).abs_diff(record.issued_at) >= SETTLED.as_secs()
 }
