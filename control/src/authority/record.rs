@@ -135,6 +135,7 @@ mod tests {
             instance: instance.map(str::to_owned),
             replaces: None,
             by: Proof::TokenReview,
+            proved_by: None,
         }
     }
 
