@@ -20,7 +20,9 @@ pod=remora-identity
 work=$(mktemp -d /var/tmp/remora-identity.XXXXXX)
 started=()
 finish() {
-  [ ${#started[@]} -eq 0 ] || kill "${started[@]}" 2>/dev/null || true
+  local pid
+  # What a function of this script started is the child of a shell.
+  for pid in "${started[@]}"; do pkill -P "$pid" || kill "$pid" 2>/dev/null || true; done
   wait 2>/dev/null || true
   ip netns del $pod 2>/dev/null || true
   ip link del rid0 2>/dev/null || true
