@@ -180,8 +180,9 @@ impl Manifest {
                 continue;
             }
             // A document's own text reaches to where the next begins; comments before it are the one's before.
-            let next = self.documents.get(index + 1).map_or(self.text.len(), |next| next.start);
-            let (start, end) = if self.json { (document.start, document.end) } else { (document.start, next) };
+            let next = self.documents.get(index + 1).map_or(self.text.len(), |next| self.margin(next.start));
+            let (start, end) =
+                if self.json { (document.start, document.end) } else { (self.margin(document.start), next) };
             text.push_str(&self.text[at..start]);
             match self.edited(document, value, start..end) {
                 Some(edited) => text.push_str(&edited),
@@ -193,7 +194,40 @@ impl Manifest {
             at = end;
         }
         text.push_str(&self.text[at..]);
-        Written { text, rewritten }
+        // Each edit was checked alone; only what was written anew can fit badly between its neighbours.
+        if rewritten.is_empty() || self.means(&text, values) {
+            Written { text, rewritten }
+        } else {
+            self.all_anew(values)
+        }
+    }
+
+    /// Where the blanks before `at` begin: a document's first column counts.
+    fn margin(&self, at: usize) -> usize {
+        self.text[..at].trim_end_matches([' ', '\t']).len()
+    }
+
+    /// Whether `text` holds just `values` (what is [`None`] there is as it was).
+    fn means(&self, text: &str, values: &[Option<Value>]) -> bool {
+        let limits = Limits { bytes: usize::MAX, values: usize::MAX, ..Limits::default() };
+        let again = Self::read(text.as_bytes(), &limits).map(|manifest| manifest.documents);
+        again.is_ok_and(|again| {
+            again.iter().filter_map(|document| document.value.as_ref()).eq(self.wanted(values).map(|(_, value)| value))
+        })
+    }
+
+    /// Every value as it is to be, with its document's index.
+    fn wanted<'v>(&'v self, values: &'v [Option<Value>]) -> impl Iterator<Item = (usize, &'v Value)> {
+        let each = self.documents.iter().enumerate();
+        each.filter_map(|(index, document)| {
+            Some((index, values.get(index).and_then(Option::as_ref).or(document.value.as_ref())?))
+        })
+    }
+
+    fn all_anew(&self, values: &[Option<Value>]) -> Written {
+        let (rewritten, texts): (Vec<usize>, Vec<String>) =
+            self.wanted(values).map(|(index, value)| (index, emit::document(value))).unzip();
+        Written { text: texts.join("---\n"), rewritten }
     }
 
     /// The document's text edited in place; [`None`] where that does not give just the value.

@@ -148,3 +148,31 @@ fn what_is_broken_or_too_much_is_refused_with_its_place() {
     assert!(Manifest::read(&big, &limits).is_err());
     assert_eq!(Manifest::read(b"a: \xff", &limits).unwrap_err().to_string(), "1:4: not UTF-8 text");
 }
+
+#[test]
+fn a_document_that_is_indented_is_judged_with_its_indentation() {
+    for text in ["            ?\n", " ?\n\n\n", "\n  -\n"] {
+        let manifest = read(text);
+        let mut new = manifest.documents[0].value.clone().unwrap();
+        match &mut new {
+            Value::Array(items) => items.push(json!({"name": "last"})),
+            other => other["added"] = json!(1),
+        }
+        let written = manifest.with(&[Some(new.clone())]);
+        assert_eq!(read(&written.text).documents[0].value, Some(new), "{text:?}: {written:?}");
+    }
+}
+
+#[test]
+fn indented_documents_do_not_overlap() {
+    let text = "        a: 1\n...\n          b: {c: 1}\n";
+    let manifest = read(text);
+    let change = |document: &Document| {
+        let mut value = document.value.clone().unwrap();
+        value["added"] = json!(1);
+        Some(value)
+    };
+    let new: Vec<Option<Value>> = manifest.documents.iter().map(change).collect();
+    let again = read(&manifest.with(&new).text);
+    assert_eq!(again.documents.into_iter().map(|document| document.value).collect::<Vec<_>>(), new);
+}
