@@ -67,11 +67,14 @@ fn a_hesitating_client_is_told_why() {
     use std::io::{Read, Write};
     let mesh = Mesh::new();
     let (client, server) = (mesh.pod("client"), mesh.pod("server"));
-    let _outbound = client.sidecar(&entry(8080, &[server.at(8080)], ", mtls: false"));
+    let outbound = client.sidecar(&entry(8080, &[server.at(8080)], ", mtls: false"));
     let mut stream = client.enter(|| std::net::TcpStream::connect(service(8080))).unwrap();
     stream.set_read_timeout(Some(remora_test::PATIENCE)).unwrap();
-    // The silence is the point: meanwhile the proxy dials for a server that might speak first, and fails.
-    std::thread::sleep(std::time::Duration::from_millis(150));
+    // Meanwhile the proxy dials for a server that might speak first, and fails.
+    remora_test::eventually("the proxy has dialled in vain", || {
+        let failures = outbound.metric("remora_upstream_connect_failures_total", &[("cluster", "server:8080")]);
+        (failures >= 1.0).then_some(())
+    });
     write!(stream, "GET /name HTTP/1.1\r\nhost: server:8080\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use remora_test::eventually;
 use remora_test::mesh::Mesh;
 use remora_test::netns::tool;
 use remora_test::pod::Pod;
@@ -74,8 +75,9 @@ fn a_server_that_speaks_first_is_heard_at_once() {
 fn a_client_that_hesitates_may_still_speak_http() {
     let pair = Pair::usual();
     let mut stream = connect(&pair.client, service(8080));
-    // The silence is the point: long enough for the proxy to have dialled as if the server would speak first.
-    std::thread::sleep(Duration::from_millis(150));
+    eventually("the proxy has dialled as if the server would speak first", || {
+        (pair.outbound.metric("remora_upstream_connections_total", &[]) >= 1.0).then_some(())
+    });
     write!(stream, "GET /name HTTP/1.1\r\nhost: server:8080\r\nconnection: close\r\n\r\n").unwrap();
     let answer = String::from_utf8(rest(&mut stream)).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("server"), "{answer}");
