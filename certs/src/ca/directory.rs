@@ -241,7 +241,7 @@ impl CaDirectory {
         let lock = self.lock()?;
         let (lines, end) = journal::written_since(&self.path, seen)?;
         drop(lock);
-        let records = journal::records(&self.path, &lines)?;
+        let records = IssuedRecord::read_all(&self.path.join(journal::JOURNAL_FILE), &lines)?;
         *seen = end;
         Ok(records)
     }

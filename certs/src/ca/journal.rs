@@ -109,6 +109,14 @@ impl IssuedRecord {
         })
     }
 
+    /// Reads the lines of a record, in the order of issue; a torn last line was never handed out. `path` is for errors.
+    ///
+    /// # Errors
+    /// [`CaError::Journal`] for the first line that is none.
+    pub fn read_all(path: &Path, content: &[u8]) -> Result<Vec<Self>, Error> {
+        parse(path, content)
+    }
+
     /// Whether it is past its end at `now`.
     pub fn is_expired(&self, now: SystemTime) -> bool {
         self.not_after < seconds(now)
@@ -237,11 +245,6 @@ pub(super) fn written_since(directory: &Path, seen: &Seen) -> Result<(Vec<u8>, S
     content.truncate(content.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1));
     let length = from + content.len() as u64;
     Ok((content, Seen { file: Some(file), length }))
-}
-
-/// The records of whole lines, without what completes earlier ones.
-pub(super) fn records(directory: &Path, lines: &[u8]) -> Result<Vec<IssuedRecord>, Error> {
-    parse(&directory.join(JOURNAL_FILE), lines)
 }
 
 fn parse(path: &Path, content: &[u8]) -> Result<Vec<IssuedRecord>, Error> {

@@ -74,27 +74,30 @@ impl Step {
 }
 
 /// Those of `records`, in the order of issue, whose certificates may be in use at `now`: not expired, not revoked, and
-/// not replaced. A certificate is replaced once a later one of the same identity says so and is in use itself.
+/// not replaced.
 pub fn holders(state: &State, records: Vec<IssuedRecord>, now: SystemTime) -> Vec<IssuedRecord> {
+    let mut gone = replaced(&records, now);
+    gone.extend(state.revoked.iter().filter_map(|revoked| {
+        let record = records.iter().find(|record| record.serial == revoked.serial)?;
+        Some((record.spiffe_id.to_string(), revoked.serial.clone()))
+    }));
+    let in_use = |record: &IssuedRecord| {
+        !record.is_expired(now) && !gone.contains(&(record.spiffe_id.to_string(), record.serial.clone()))
+    };
+    records.into_iter().filter(in_use).collect()
+}
+
+/// The identities and serial numbers of the certificates that, by `records` in the order of issue, nobody has any more: a
+/// later one of the same identity says that it takes their place, and is in use itself.
+pub fn replaced(records: &[IssuedRecord], now: SystemTime) -> HashSet<(String, String)> {
     // Whoever asks anew with the same certificate in its hand still has it, so the latest counts.
     let latest: HashMap<(String, &str), &IssuedRecord> = records
         .iter()
         .filter_map(|record| Some(((record.spiffe_id.to_string(), record.replaces.as_deref()?), record)))
         .collect();
     let confirmed = |record: &IssuedRecord| latest.contains_key(&(record.spiffe_id.to_string(), &*record.serial));
-    let gone: HashSet<(String, String)> = latest
-        .iter()
-        .filter(|(_, record)| confirmed(record) || is_settled(record, now))
-        .map(|((id, replaced), _)| (id.clone(), (*replaced).to_owned()))
-        .chain(state.revoked.iter().filter_map(|revoked| {
-            let record = records.iter().find(|record| record.serial == revoked.serial)?;
-            Some((record.spiffe_id.to_string(), revoked.serial.clone()))
-        }))
-        .collect();
-    let in_use = |record: &IssuedRecord| {
-        !record.is_expired(now) && !gone.contains(&(record.spiffe_id.to_string(), record.serial.clone()))
-    };
-    records.into_iter().filter(in_use).collect()
+    let gone = latest.iter().filter(|(_, record)| confirmed(record) || is_settled(record, now));
+    gone.map(|((id, replaced), _)| (id.clone(), (*replaced).to_owned())).collect()
 }
 
 /// `remora-certs issue` says that a certificate is in use when it is, others when they renew by it; until then time must

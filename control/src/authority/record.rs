@@ -1,52 +1,16 @@
 //! The record of issued certificates in the Secret: the lines of a directory's `issued.jsonl`, but only those that say
 //! something about who would be cut off if a root went. A Secret has room for 1 MiB.
 
-use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::collections::HashSet;
 use std::time::SystemTime;
 
-use remora_certs::ca::rotation::SETTLED;
-use remora_certs::ca::{CaError, IssuedRecord, RENEWAL_GRACE};
-use serde::Deserialize;
+use remora_certs::ca::rotation::replaced;
+use remora_certs::ca::{IssuedRecord, RENEWAL_GRACE};
 
 /// The record's key.
 pub(super) const RECORD: &str = "issued.jsonl";
 /// The largest record in bytes; the rest of the Secret's 1 MiB is for certificates and keys.
 const LARGEST: usize = 768 * 1024;
-
-/// A line of the record.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Line {
-    /// Says that a certificate has taken another's place; `remora-certs issue` writes such.
-    Adopted {
-        adopted: String,
-        replaces: String,
-    },
-    Issued(IssuedRecord),
-}
-
-/// Reads the record. A last line without an end counts for nothing, as in a file.
-pub(super) fn parse(content: &[u8]) -> Result<Vec<IssuedRecord>, CaError> {
-    let mut records: Vec<IssuedRecord> = Vec::new();
-    for (index, line) in content.split_inclusive(|&byte| byte == b'\n').enumerate() {
-        let Some(line) = line.strip_suffix(b"\n") else { break };
-        let line = serde_json::from_slice(line).map_err(|error| CaError::Journal {
-            path: PathBuf::from(RECORD),
-            line: index + 1,
-            reason: error.to_string(),
-        })?;
-        match line {
-            Line::Issued(record) => records.push(record),
-            Line::Adopted { adopted, replaces } => {
-                if let Some(record) = records.iter_mut().rev().find(|record| record.serial == adopted) {
-                    record.replaces = Some(replaces);
-                }
-            }
-        }
-    }
-    Ok(records)
-}
 
 /// Those of `records` that count at `now`, as lines; and how many more there would be if there were room for them.
 pub(super) fn lines(records: Vec<IssuedRecord>, now: SystemTime) -> (Vec<u8>, usize) {
@@ -81,29 +45,13 @@ pub(super) fn lines(records: Vec<IssuedRecord>, now: SystemTime) -> (Vec<u8>, us
     (content, dropped)
 }
 
-/// Not expired, not replaced, and of each known process only the last that it surely has, and those after it.
+/// Those whose end, and the grace after it, is yet to come, and which somebody may still have.
 fn kept(mut records: Vec<IssuedRecord>, now: SystemTime) -> Vec<IssuedRecord> {
-    let unix = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let earliest_end = unix(now.checked_sub(RENEWAL_GRACE).unwrap_or(SystemTime::UNIX_EPOCH));
-    let is_settled = |record: &IssuedRecord| unix(now).abs_diff(record.issued_at) >= SETTLED.as_secs();
-    records.retain(|record| record.not_after >= earliest_end);
-    let replaced: HashSet<(String, String)> = records
-        .iter()
-        .filter(|record| is_settled(record))
-        .filter_map(|record| Some((record.spiffe_id.to_string(), record.replaces.clone()?)))
-        .collect();
-    let process = |record: &IssuedRecord| Some((record.spiffe_id.to_string(), record.instance.clone()?));
-    let mut latest = HashMap::new();
-    for (index, record) in records.iter().enumerate().filter(|(_, record)| is_settled(record)) {
-        if let Some(process) = process(record) {
-            latest.insert(process, index);
-        }
-    }
-    let mut index = 0..;
+    let earliest_end = now.checked_sub(RENEWAL_GRACE).unwrap_or(SystemTime::UNIX_EPOCH);
+    let replaced = replaced(&records, now);
     records.retain(|record| {
-        let index = index.next().unwrap_or(usize::MAX);
-        let is_latest = process(record).and_then(|process| latest.get(&process)).is_none_or(|&last| index >= last);
-        is_latest && !replaced.contains(&(record.spiffe_id.to_string(), record.serial.clone()))
+        let is_gone = replaced.contains(&(record.spiffe_id.to_string(), record.serial.clone()));
+        !record.is_expired(earliest_end) && !is_gone
     });
     records
 }
@@ -139,39 +87,39 @@ mod tests {
         }
     }
 
+    fn read(lines: &[u8]) -> Vec<IssuedRecord> {
+        IssuedRecord::read_all(RECORD.as_ref(), lines).unwrap()
+    }
+
     fn serials(records: Vec<IssuedRecord>) -> Vec<String> {
         let (lines, dropped) = lines(records, now());
         assert_eq!(dropped, 0);
-        parse(&lines).unwrap().into_iter().map(|record| record.serial).collect()
-    }
-
-    #[test]
-    fn of_each_process_the_last_certificate_that_it_surely_has_is_kept_and_what_came_after() {
-        let records = vec![
-            record("01", Some("a"), NOW - 300),
-            record("02", Some("b"), NOW - 250),
-            record("03", Some("a"), NOW - 200),
-            record("04", None, NOW - 100),
-            record("05", None, NOW - 90),
-            record("06", Some("a"), NOW - 1),
-        ];
-        assert_eq!(serials(records), ["02", "03", "04", "05", "06"]);
+        read(&lines).into_iter().map(|record| record.serial).collect()
     }
 
     #[test]
     fn what_ended_or_was_replaced_is_forgotten() {
-        let mut renewed = record("03", None, NOW - 100);
-        renewed.replaces = Some("02".to_owned());
-        let mut unsettled = record("05", None, NOW - 1);
-        unsettled.replaces = Some("04".to_owned());
+        let replacing = |serial, replaced: &str, age| IssuedRecord {
+            replaces: Some(replaced.to_owned()),
+            ..record(serial, None, NOW - age)
+        };
         let records = vec![
             record("01", None, NOW - 4000),
             record("02", None, NOW - 200),
-            renewed,
+            replacing("03", "02", 100),
             record("04", None, NOW - 150),
-            unsettled,
+            replacing("05", "04", 1),
         ];
         assert_eq!(serials(records), ["03", "04", "05"]);
+    }
+
+    #[test]
+    fn whoever_asks_anew_with_a_certificate_still_has_it() {
+        let replacing =
+            |serial, age| IssuedRecord { replaces: Some("01".to_owned()), ..record(serial, Some("a"), NOW - age) };
+        // The first answer was lost, long ago.
+        let records = vec![record("01", Some("a"), NOW - 1000), replacing("02", 300), replacing("03", 1)];
+        assert_eq!(serials(records), ["01", "02", "03"]);
     }
 
     #[test]
@@ -179,19 +127,9 @@ mod tests {
         let records: Vec<_> = (0..5000).map(|n| record(&format!("{n:040x}"), None, NOW - 3000 + n % 100)).collect();
         let (content, dropped) = lines(records, now());
         assert!(content.len() <= LARGEST && content.len() > LARGEST - 1000, "{}", content.len());
-        let kept = parse(&content).unwrap();
+        let kept = read(&content);
         assert_eq!(kept.len() + dropped, 5000);
         let first_end = kept.iter().map(|record| record.not_after).min().unwrap();
         assert!(first_end > NOW + 600, "those that end last stay: {first_end}");
-    }
-
-    #[test]
-    fn a_line_that_cannot_be_read_is_named() {
-        let error = parse(b"{}\n").unwrap_err().to_string();
-        assert!(error.starts_with("issued.jsonl:1: "), "{error}");
-        let adopted =
-            [lines(vec![record("01", None, NOW - 1)], now()).0, br#"{"adopted":"01","replaces":"00"}"#.to_vec()];
-        let content = [adopted.concat(), b"\n".to_vec()].concat();
-        assert_eq!(parse(&content).unwrap()[0].replaces.as_deref(), Some("00"));
     }
 }

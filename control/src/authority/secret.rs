@@ -160,7 +160,7 @@ impl SecretStore {
     }
 }
 
-/// Whether two thirds of the signer's life are over, and the root above it would give it a longer one.
+/// Whether two thirds of the signer's life are over.
 fn is_due(opened: &CaDirectory, now: SystemTime) -> bool {
     let validity = opened.authority().validity();
     let life = validity.not_after.duration_since(validity.not_before).unwrap_or_default();

@@ -92,7 +92,7 @@ fn check_current(secret: &Secret, records: &[IssuedRecord]) -> Result<(), CaErro
 /// The Secret with `records` on record, too.
 fn with(mut secret: Secret, records: &[IssuedRecord], now: SystemTime) -> Result<Secret, Error> {
     let data = secret.data.get_or_insert_default();
-    let mut all = record::parse(data.get(RECORD).map_or(&[][..], |content| &content.0))?;
+    let mut all = IssuedRecord::read_all(RECORD.as_ref(), data.get(RECORD).map_or(&[][..], |content| &content.0))?;
     all.extend_from_slice(records);
     let (lines, dropped) = record::lines(all, now);
     if dropped > 0 {

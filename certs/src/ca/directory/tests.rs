@@ -122,7 +122,6 @@ fn what_was_signed_before_a_change_is_not_recorded_after_it() {
     assert_eq!(ca.unexpired(SystemTime::now()).unwrap(), []);
 }
 
-/// Writes a CA from elsewhere, with its key as openssl writes it in another format.
 #[test]
 fn what_a_certificate_proved_is_not_recorded_once_that_is_revoked() {
     let directory = TestDir::new();
@@ -159,6 +158,7 @@ fn what_cannot_be_compacted_is_recorded_all_the_same() {
     assert!(ca.compacted.load(Ordering::Relaxed) > COMPACT_FROM, "and it is not tried again every time");
 }
 
+/// Writes a CA from elsewhere, with its key as openssl writes it in another format.
 fn plugin(directory: &TestDir, ca: &Ca, convert: &[&str]) -> Option<CaDirectory> {
     let path = |name: &str| directory.path().join(name);
     std::fs::write(path("tls.crt"), ca.intermediate.certificate_pem()).unwrap();
