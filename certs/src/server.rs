@@ -5,7 +5,7 @@
 //! the SPIFFE ID of a certificate follows from that proof alone. [`signing`] holds what signs, read anew whenever the
 //! store changes; [`journal`] makes each certificate's record durable before it is handed out.
 
-mod admin;
+pub mod admin;
 pub mod audit;
 mod connections;
 mod directory;
@@ -216,12 +216,12 @@ pub async fn start(store: Arc<dyn Store>, settings: Settings) -> Result<Running,
     let (journal, writer) = Journal::start(Arc::clone(&store), Arc::clone(&metrics));
     let limits = Arc::new(Limits::new(settings.rate));
     let health = Health { kept: kept.clone(), records: journal.recording(), ending: ending.clone() };
-    let state = Watched { kept: kept.clone(), health: health.clone(), metrics: Arc::clone(&metrics) };
+    let state = Watched { kept: kept.clone(), health, metrics: Arc::clone(&metrics) };
     let mut background = tokio::task::JoinSet::new();
     background.spawn(keeper.run());
     background.spawn(forget(Arc::clone(&limits)));
     if let Some(admin) = admin {
-        background.spawn(admin::serve(admin, Arc::clone(&metrics), health));
+        background.spawn(admin::serve(admin, state.clone()));
     }
 
     let service = Arc::new(Service {

@@ -188,7 +188,7 @@ impl Plane {
             metrics: Arc::clone(&metrics),
             ending: ending.clone(),
         };
-        background.spawn(interface.serve(admin));
+        background.spawn(authority_server::admin::serve(admin, interface));
         let service = Arc::new(Webhook { settings: settings.injection.clone(), namespaces, metrics });
         let webhook = tokio::spawn(async move {
             if let Err(error) = webhook_server::serve(webhook, shown, service, ending).await {

@@ -15,9 +15,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::Health;
-use super::metrics::Metrics;
-
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 64;
 /// How long a request's head may take.
@@ -25,18 +22,27 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may live; whoever scrapes comes again.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// What is shown.
+pub trait Shown: Clone + Send + Sync + 'static {
+    /// The metrics in Prometheus' text format, version 0.0.4.
+    fn metrics(&self) -> String;
+
+    /// Why the process is not ready; nothing where it is.
+    fn reasons(&self) -> Vec<String>;
+}
+
 /// Serves until dropped.
-pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Health) {
+pub async fn serve(listener: TcpListener, shown: impl Shown) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (metrics, health) = (Arc::clone(&metrics), health.clone());
+                let shown = shown.clone();
                 connections.spawn(async move {
                     let _slot = slot;
-                    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, metrics, health)).await;
+                    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, shown)).await;
                 });
             }
             Err(error) => {
@@ -48,9 +54,9 @@ pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: 
     }
 }
 
-async fn connection(stream: TcpStream, metrics: Arc<Metrics>, health: Health) {
+async fn connection(stream: TcpStream, shown: impl Shown) {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = answer(request.method(), request.uri().path(), &metrics, &health);
+        let response = answer(request.method(), request.uri().path(), &shown);
         async move { Ok::<_, Infallible>(response) }
     });
     let served = http1::Builder::new()
@@ -63,18 +69,18 @@ async fn connection(stream: TcpStream, metrics: Arc<Metrics>, health: Health) {
     }
 }
 
-fn answer(method: &Method, path: &str, metrics: &Metrics, health: &Health) -> Response<Full<Bytes>> {
+fn answer(method: &Method, path: &str, shown: &impl Shown) -> Response<Full<Bytes>> {
     if method != Method::GET && method != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned());
     }
     match path {
         "/metrics" => {
-            let mut response = text(StatusCode::OK, metrics.text());
+            let mut response = text(StatusCode::OK, shown.metrics());
             let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(CONTENT_TYPE, kind);
             response
         }
-        "/ready" => match health.reasons() {
+        "/ready" => match shown.reasons() {
             reasons if reasons.is_empty() => text(StatusCode::OK, "ready\n".to_owned()),
             reasons => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", reasons.join("\n"))),
         },

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::Health;
+use super::admin::Shown;
 use super::metrics::Metrics;
 use super::signing::Kept;
 
@@ -51,16 +52,6 @@ impl Running {
 }
 
 impl Watched {
-    /// Why it is not ready; nothing where it is.
-    pub fn reasons(&self) -> Vec<String> {
-        self.health.reasons()
-    }
-
-    /// Its metrics in Prometheus' text format.
-    pub fn metrics(&self) -> String {
-        self.metrics.text()
-    }
-
     /// The trust bundle as PEM.
     pub fn bundle(&self) -> String {
         self.kept.signing.borrow().bundle.clone()
@@ -72,5 +63,15 @@ impl Watched {
         if self.kept.signing.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+impl Shown for Watched {
+    fn metrics(&self) -> String {
+        self.metrics.text()
+    }
+
+    fn reasons(&self) -> Vec<String> {
+        self.health.reasons()
     }
 }

@@ -85,11 +85,11 @@ impl Metrics {
         self.certificates.inc();
     }
 
-    /// All of it in OpenMetrics' text format, without its end mark.
+    /// All of it in OpenMetrics' text format.
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing into a string does not fail.
         let _ = encode(&mut text, &self.registry);
-        text.trim_end_matches("# EOF\n").to_owned()
+        text
     }
 }
