@@ -58,6 +58,14 @@ pub fn parse(source_name: &str, text: &[u8], env: &Environment) -> Result<Snapsh
     }
 }
 
+/// Reads a duration as the configuration writes them (`250ms`, `1s`, `5m`, `1h`, `0`); for command lines.
+///
+/// # Errors
+/// It is none, or longer than a year: a sentence for people.
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
+    value::duration(text).map_err(|complaint| complaint.message)
+}
+
 /// The file's bytes, never more than one beyond the limit (the parser refuses those).
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();

@@ -28,6 +28,7 @@ pub mod tcp_proxy;
 pub mod telemetry;
 pub mod tls;
 mod upstream;
+pub mod wait;
 mod worker;
 
 pub use error::Error;

@@ -1,12 +1,14 @@
-//! `remora-proxy`: reads its arguments, sets up logging, and runs the proxy.
+//! `remora-proxy`: reads its arguments, sets up logging, and runs the proxy, or waits for one.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A command-line program: these are its answers.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use remora_proxy::admin::Loggers;
-use remora_proxy::control;
+use remora_proxy::{control, wait};
 
 /// Allocation is on the request path; mimalloc costs the least of it.
 #[global_allocator]
@@ -14,8 +16,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The sidecar proxy: intercepts a pod's traffic, protects, routes, balances and tells of it.
 #[derive(Debug, Parser)]
-#[command(name = "remora-proxy", version)]
+#[command(name = "remora-proxy", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// The configuration file (YAML); watched, and reloaded when it changes.
     #[arg(long, env = "REMORA_CONFIG", value_name = "FILE", required_unless_present = "validate")]
     config: Option<PathBuf>,
@@ -33,8 +38,28 @@ struct Arguments {
     log_format: String,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Waits until the proxy of this pod is ready: exits with 0, or else with 1 and the reasons.
+    Wait {
+        /// How long, such as 500ms, 60s or 5m.
+        #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = remora_config::duration)]
+        timeout: Duration,
+
+        /// Where the proxy tells of its readiness.
+        #[arg(long, default_value = "127.0.0.1:15021", value_name = "IP:PORT")]
+        address: SocketAddr,
+    },
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Wait { timeout, address }) = arguments.command {
+        return match wait::until_ready(address, timeout) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.to_string(), 1),
+        };
+    }
     if let Some(file) = arguments.validate {
         return validate(&file);
     }
