@@ -1,7 +1,7 @@
 //! What host names resolve to, asked again and again on the control thread.
 //!
 //! Is handed the names a snapshot mentions, hands on an `Arc<Resolved>` through a `watch`, whenever an answer changes and
-//! only then. Invariant: an answer once had stays until a newer one replaces it; a name server that fails takes nothing away.
+//! only then. Names are asked for again when their answers are no longer good (TTL), within bounds. Invariant: an answer once had stays until a newer one replaces it; a name server that fails takes nothing away.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,8 +15,14 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-/// Between two questions for a name that resolves.
-const INTERVAL: Duration = Duration::from_secs(5);
+mod system;
+
+use system::{Found, System};
+
+/// Between two questions for a name that resolves, however short the life of its answers is.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// And however long.
+const MAX_INTERVAL: Duration = Duration::from_secs(30);
 /// After the first failure; doubled by each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Bound of the doubling.
@@ -75,22 +81,18 @@ pub fn names_of(snapshot: &Snapshot) -> Vec<Arc<str>> {
     names
 }
 
-/// Asks the system's resolver: /etc/hosts, then DNS, as nsswitch.conf says.
-async fn system(host: Arc<str>) -> io::Result<Vec<IpAddr>> {
-    Ok(tokio::net::lookup_host((&*host, 0)).await?.map(|address| address.ip()).collect())
-}
-
 /// Watches names until it is dropped.
 #[derive(Debug)]
 pub struct Resolver {
     publish: Arc<watch::Sender<Arc<Resolved>>>,
     tasks: BTreeMap<Arc<str>, AbortHandle>,
+    system: Arc<System>,
 }
 
 impl Resolver {
     /// Begins to resolve `names` on the current runtime.
     pub fn spawn(names: Vec<Arc<str>>) -> Self {
-        let mut resolver = Self { publish: Arc::default(), tasks: BTreeMap::new() };
+        let mut resolver = Self { publish: Arc::default(), tasks: BTreeMap::new(), system: Arc::default() };
         resolver.set_names(names);
         resolver
     }
@@ -102,7 +104,11 @@ impl Resolver {
 
     /// Replaces the names. Those that stay keep their answers.
     pub fn set_names(&mut self, names: Vec<Arc<str>>) {
-        self.set_names_with(names, system);
+        let system = self.system.clone();
+        self.set_names_with(names, move |name| {
+            let system = system.clone();
+            async move { system.lookup(&name).await }
+        });
     }
 
     /// Waits until every name has had an answer, be it a failure, but no longer than `bound`: to start with endpoints.
@@ -116,7 +122,7 @@ impl Resolver {
     fn set_names_with<L, F>(&mut self, names: Vec<Arc<str>>, lookup: L)
     where
         L: Fn(Arc<str>) -> F + Clone + Send + 'static,
-        F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
+        F: Future<Output = io::Result<Found>> + Send + 'static,
     {
         self.tasks.retain(|name, task| {
             let stays = names.contains(name);
@@ -153,26 +159,26 @@ impl Drop for Resolver {
 async fn watch_name<L, F>(name: Arc<str>, lookup: L, publish: Arc<watch::Sender<Arc<Resolved>>>)
 where
     L: Fn(Arc<str>) -> F,
-    F: Future<Output = io::Result<Vec<IpAddr>>>,
+    F: Future<Output = io::Result<Found>>,
 {
     let mut retry = FIRST_RETRY;
     loop {
         let answer =
             timeout(LOOKUP, lookup(Arc::clone(&name))).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let addresses = match answer {
-            Ok(addresses) if addresses.is_empty() => Err("no address".to_owned()),
-            Ok(addresses) => Ok(sorted(addresses)),
+        let answer = match answer {
+            Ok(Found { addresses, .. }) if addresses.is_empty() => Err("no address".to_owned()),
+            Ok(Found { addresses, good_for }) => Ok((sorted(addresses), good_for)),
             Err(error) => Err(error.to_string()),
         };
-        let failure = addresses.as_ref().err().cloned();
-        let mut addresses = addresses.ok();
+        let good_for = answer.as_ref().map(|(_, good_for)| *good_for).map_err(Clone::clone);
+        let mut addresses = answer.ok().map(|(addresses, _)| addresses);
         let changed = publish.send_if_modified(|resolved| record(resolved, &name, addresses.take()));
-        let wait = match failure {
-            None => {
+        let wait = match good_for {
+            Ok(good_for) => {
                 retry = FIRST_RETRY;
-                INTERVAL
+                good_for.clamp(MIN_INTERVAL, MAX_INTERVAL)
             }
-            Some(error) => {
+            Err(error) => {
                 if retry == FIRST_RETRY {
                     tracing::warn!(%name, %error, "a name does not resolve; its last addresses stay");
                 }
