@@ -25,12 +25,15 @@ mod gateway;
 mod identity;
 mod inbound;
 mod outbound;
+mod probes;
 mod routes;
 mod telemetry;
 mod variables;
 
 /// How long a drain waits unless configured.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long callers take to learn that a pod leaves, unless configured.
+const LAME_DUCK: Duration = Duration::from_secs(5);
 /// Bound of a connect to a meshed or named destination, all of them near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The same for a destination that nothing is known of: a lost SYN alone costs a second.
@@ -90,7 +93,10 @@ pub(crate) fn compile(document: &Document, env: &Environment, problems: &mut Pro
         resolved_hosts,
         telemetry,
         admin: admin(document),
+        exit_with_application: overrides.exit_with_application,
+        probes: probes::probes(env, problems),
         drain_timeout: overrides.drain_timeout.unwrap_or(document.drain_timeout.or(DRAIN_TIMEOUT)),
+        lame_duck: overrides.lame_duck.unwrap_or(document.lame_duck.or(LAME_DUCK)),
         workers: document.workers.given().copied(),
     })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// The variables besides `OTEL_*`: where an identity comes from, unless the file says so, and what a pod says of itself
 /// whatever the file says.
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 12] = [
     "SPIFFE_ENDPOINT_SOCKET",
     "REMORA_TRUST_DOMAIN",
     "REMORA_CA_ADDRESS",
@@ -14,11 +14,15 @@ const KNOWN: [&str; 9] = [
     "REMORA_INBOUND_MTLS",
     "REMORA_INTERCEPTION",
     "REMORA_DRAIN_TIMEOUT",
+    "REMORA_LAME_DUCK",
+    "REMORA_EXIT_WITH_APPLICATION",
+    "REMORA_PROBES",
 ];
 
 /// The OpenTelemetry variables (`OTEL_*`), which complete or override the `tracing` part of a configuration and complete
 /// its `service`; those that complete its `mtls` part (`SPIFFE_ENDPOINT_SOCKET`, `REMORA_TRUST_DOMAIN`, `REMORA_CA_*` and
-/// Istio's `CA_ADDR`); and those by which a pod overrides a file that many share (`REMORA_INBOUND_MTLS` and so on).
+/// Istio's `CA_ADDR`); and those by which a pod overrides a file that many share (`REMORA_INBOUND_MTLS` and so on)
+/// or tells of its application's probes (`REMORA_PROBES`).
 ///
 /// An empty value counts as unset, as the OpenTelemetry specification asks.
 #[derive(Clone, Default)]

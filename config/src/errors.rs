@@ -119,6 +119,16 @@ impl Problems {
         self.push(|| (None, format!("environment: {name}")), complaint.into());
     }
 
+    /// Reports what is wrong inside an environment variable, with the places there.
+    pub(crate) fn of_variable(&mut self, name: &str, inside: Self) {
+        for Problem { at, path, message, suggestion } in inside.list {
+            let at = at.map(|Position { line, column }| format!(":{line}:{column}")).unwrap_or_default();
+            let path = if path.is_empty() { path } else { format!(": {path}") };
+            self.push(|| (None, format!("environment: {name}{at}{path}")), Complaint { message, suggestion });
+        }
+        self.omitted += inside.omitted;
+    }
+
     /// Reports what has no place.
     pub(crate) fn unlocated(&mut self, complaint: impl Into<Complaint>) {
         self.push(|| (None, String::new()), complaint.into());

@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod identity;
 pub mod listener;
 pub mod port;
+pub mod probe;
 pub mod route;
 pub mod snapshot;
 pub mod telemetry;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::cluster::{Cluster, ClusterId};
 use crate::identity::IdentityConfig;
 use crate::listener::{Listener, ResolvedHostId};
+use crate::probe::Probes;
 use crate::telemetry::Telemetry;
 
 /// The whole configuration of one proxy. Snapshots swap whole; live state survives a swap by cluster name.
@@ -28,8 +29,14 @@ pub struct Snapshot {
     pub telemetry: Telemetry,
     /// The proxy's own interfaces.
     pub admin: Admin,
-    /// How long a drain waits for requests and connections to end.
+    /// How long a drain waits for requests and connections to end, `lame_duck` included.
     pub drain_timeout: Duration,
+    /// How long a drain goes on accepting inbound connections: callers learn late that the pod leaves.
+    pub lame_duck: Duration,
+    /// Whether the proxy ends when no process of the application is left that it can see.
+    pub exit_with_application: bool,
+    /// The application's probes.
+    pub probes: Probes,
     /// Worker threads; `None`: the CPU quota, at most 2 for a sidecar.
     pub workers: Option<u32>,
 }

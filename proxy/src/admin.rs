@@ -1,6 +1,6 @@
 //! The proxy's own interfaces, on the control thread: admin (loopback), metrics and readiness.
 //!
-//! Read-only except for the log levels. Each is HTTP/1.1 with bounded heads, bounded time and a bounded number of connections; none can
+//! Read-only except for the log levels and the end. Each is HTTP/1.1 with bounded heads, bounded time and a bounded number of connections; none can
 //! delay the traffic. The admin interface answers only to names of this machine, so that a web page cannot reach it by DNS rebinding.
 
 use std::future::Future;
@@ -14,8 +14,9 @@ use remora_certs::Identity;
 use remora_certs::source::SourceStatus;
 use remora_model::Snapshot;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use crate::probe::Prober;
 use crate::readiness::Readiness;
 use crate::telemetry::Registry;
 
@@ -79,6 +80,10 @@ pub struct AdminState {
     pub loggers: Loggers,
     /// Asks for the clusters' endpoints.
     pub clusters: Box<dyn Fn() -> Clusters + Send + Sync>,
+    /// Notified to end the proxy, as SIGTERM does.
+    pub quit: Arc<Notify>,
+    /// Asks the application what the kubelet asks.
+    pub prober: Prober,
     /// When the proxy started.
     pub started: SystemTime,
 }

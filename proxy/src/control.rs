@@ -8,26 +8,32 @@ use std::time::{Duration, SystemTime};
 
 use remora_certs::watch::FileWatcher;
 use remora_model::Snapshot;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::admin::{self, AdminState, Loggers};
+use crate::probe::Prober;
 use crate::readiness::Readiness;
 use crate::resolve::{self, Resolver};
 use crate::telemetry::{self, Registry};
 use crate::worker::Input;
 
 mod alarm;
+mod application;
 mod bind;
+mod drain;
 pub(crate) mod gateway;
 mod identity;
 mod reload;
+mod stop;
 mod workers;
 
+use application::Application;
 use bind::{AdminListeners, Bound};
+use drain::Farewell;
 use identity::IdentityInput;
 use reload::Reload;
+use stop::Stop;
 use workers::Workers;
 
 /// How long start-up waits for names to resolve before it serves without them.
@@ -105,25 +111,6 @@ fn watch(config: &Path) -> Result<(Arc<Snapshot>, FileWatcher), Failure> {
     }
 }
 
-/// The signals that end the proxy, caught from the beginning: as process 1 it would not notice them otherwise.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn catch() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 /// The workers, once they are there.
 type LateWorkers = Arc<OnceLock<Arc<Workers>>>;
 
@@ -131,7 +118,10 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     let (snapshot, watcher) = watch(&config)?;
     let gateways = gateway::load(&snapshot)?;
     let (mut bound, interfaces) = Bound::bind(&snapshot)?;
-    let mut signals = Signals::catch()?;
+    let mut stop = Stop::catch()?;
+    if snapshot.exit_with_application {
+        stop.end_with(Application::of_the_pod());
+    }
     let mut identity = IdentityInput::start(snapshot.identity.as_ref());
 
     let registry = Registry::new();
@@ -149,13 +139,15 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
         identity: identity.shown(),
         loggers,
         clusters: clusters(&late),
+        quit: stop.quit(),
+        prober: Prober::new(&snapshot.probes),
         started: SystemTime::now(),
     });
     serve_admin(interfaces, &state);
     seed();
     tokio::select! {
         first = identity.first(&readiness) => first?,
-        () = signals.next() => return Ok(()),
+        _ = stop.due() => return Ok(()),
     }
     if let Some(identity) = identity.current() {
         registry.identity(&identity);
@@ -172,10 +164,11 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     let resolved = resolver.watch().borrow().clone();
     let input = Input { snapshot: snapshot.clone(), resolved, identity: identity.current(), gateways };
     let (inputs, input) = watch::channel(input);
-    let (drain, draining) = watch::channel(false);
-    let workers = Workers::spawn(&mut bound, &input, &draining, (&registry, &sinks), &readiness)?;
+    let ((drain, draining), (leave, leaving)) = (watch::channel(false), watch::channel(false));
+    let farewell = Farewell { drain, leave };
+    let workers = Workers::spawn(&mut bound, &input, (&draining, &leaving), (&registry, &sinks), &readiness)?;
     let workers = late.get_or_init(|| Arc::new(workers)).clone();
-    drop((sinks, input, draining, starting));
+    drop((sinks, input, draining, leaving, starting));
 
     let asked = workers.clone();
     readiness.ask(move || {
@@ -189,7 +182,7 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     let reload =
         Reload { config, watcher, identity, resolver, snapshots, inputs, registry: told, readiness: watched, rejected };
     let reload = spawn_local(reload.follow());
-    drained(&mut signals, &drain, &readiness, &workers, &newest).await;
+    drain::drained(&mut stop, &farewell, &readiness, &workers, &newest).await;
     reload.abort();
     let _ = exported.send(true);
     // Bounded: a dead collector or a stopped reader of the log must not keep the process.
@@ -243,24 +236,4 @@ fn seed() {
 async fn ended(mut signal: watch::Receiver<bool>) {
     // An error means that the sender is gone, which is an end too.
     let _ = signal.wait_for(|ended| *ended).await;
-}
-
-/// Waits for a signal, then until no connection is left, the bound has passed, or a second signal comes.
-async fn drained(
-    signals: &mut Signals,
-    drain: &watch::Sender<bool>,
-    readiness: &Readiness,
-    workers: &Workers,
-    newest: &watch::Receiver<Arc<Snapshot>>,
-) {
-    signals.next().await;
-    readiness.draining();
-    let drain_timeout = newest.borrow().drain_timeout;
-    tracing::info!(timeout = ?drain_timeout, "draining");
-    let _ = drain.send(true);
-    tokio::select! {
-        () = workers.ended() => tracing::info!("drained"),
-        () = tokio::time::sleep(drain_timeout) => tracing::warn!("connections are left at the end of the drain"),
-        () = signals.next() => tracing::warn!("second signal: ending now"),
-    }
 }

@@ -75,6 +75,9 @@ mod tests {
             telemetry: Telemetry { tracing: None, access_log: AccessLog::default() },
             admin: Admin { address: any, metrics: any, readiness: any },
             drain_timeout: Duration::ZERO,
+            lame_duck: Duration::ZERO,
+            exit_with_application: false,
+            probes: Default::default(),
             workers: None,
         }
     }

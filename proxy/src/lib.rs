@@ -19,6 +19,7 @@ mod listener;
 mod live;
 pub mod original_dst;
 mod pool;
+pub mod probe;
 pub mod readiness;
 mod request;
 pub mod resolve;

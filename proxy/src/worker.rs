@@ -66,6 +66,8 @@ pub(crate) struct Start {
     pub(crate) own: OwnAddresses,
     pub(crate) input: watch::Receiver<Input>,
     pub(crate) drain: watch::Receiver<bool>,
+    /// Whether the application needs nobody any more.
+    pub(crate) leave: watch::Receiver<bool>,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) sinks: Sinks,
@@ -329,7 +331,7 @@ fn seed(index: usize) -> u64 {
     RandomState::new().hash_one(index) | 1
 }
 
-/// Starts a worker thread; it ends when a drain has begun and no connection is left.
+/// Starts a worker thread; it ends when a drain has begun, the application is gone and no connection is left.
 ///
 /// # Errors
 /// The thread or its runtime could not be made.
@@ -342,7 +344,7 @@ pub(crate) fn spawn(start: Start) -> std::io::Result<std::thread::JoinHandle<()>
 
 async fn run(start: Start) {
     let worker = Worker::new(&start);
-    let Start { index, listeners, mut input, drain, mut commands, ready, .. } = start;
+    let Start { index, listeners, mut input, drain, mut leave, mut commands, ready, .. } = start;
     for (id, socket) in listeners {
         match tokio::net::TcpListener::from_std(socket) {
             Ok(socket) => drop(spawn_local(listener::accept(worker.clone(), id, socket))),
@@ -361,6 +363,8 @@ async fn run(start: Start) {
     let mut ticks = 0;
     let left = async {
         drain.signaled().await;
+        // Its sender lives as long as the process.
+        let _ = leave.wait_for(|leave| *leave).await;
         worker.connections.none().await;
     };
     tokio::pin!(left);

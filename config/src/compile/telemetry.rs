@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use remora_model::snapshot::Service;
 use remora_model::telemetry::{AccessLog, OtlpProtocol, Propagation, Telemetry, Tracing};
 
-use super::variables::{Variables, word};
+use super::variables::{Variables, truth, word};
 use crate::decode::Field;
 use crate::environment::Environment;
 use crate::errors::{Complaint, Problems, quoted};
@@ -132,11 +132,7 @@ fn resource(
 impl Variables<'_> {
     /// `OTEL_SDK_DISABLED` or `OTEL_TRACES_EXPORTER=none`.
     fn disabled(&mut self) -> bool {
-        let disabled = self.first(&["OTEL_SDK_DISABLED"], |text| match text.to_ascii_lowercase().as_str() {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err(format!("{} is not true or false", quoted(text)).into()),
-        });
+        let disabled = self.first(&["OTEL_SDK_DISABLED"], truth);
         let none = self.first(&["OTEL_TRACES_EXPORTER"], |text| word(text, &[("none", true), ("otlp", false)]));
         disabled == Some(true) || none == Some(true)
     }

@@ -27,6 +27,8 @@ pub(super) struct Overrides {
     pub(super) inbound_mtls: Option<MtlsMode>,
     pub(super) tproxy: Option<bool>,
     pub(super) drain_timeout: Option<Duration>,
+    pub(super) lame_duck: Option<Duration>,
+    pub(super) exit_with_application: bool,
 }
 
 impl Overrides {
@@ -35,6 +37,8 @@ impl Overrides {
             inbound_mtls: variables.first(&[INBOUND_MTLS], |text| word(text, MODES)),
             tproxy: variables.first(&["REMORA_INTERCEPTION"], |text| word(text, INTERCEPTIONS)),
             drain_timeout: variables.first(&["REMORA_DRAIN_TIMEOUT"], value::duration),
+            lame_duck: variables.first(&["REMORA_LAME_DUCK"], value::duration),
+            exit_with_application: variables.first(&["REMORA_EXIT_WITH_APPLICATION"], truth).unwrap_or(false),
         }
     }
 }
@@ -69,6 +73,15 @@ impl Variables<'_> {
             pairs.extend(pair);
         }
         pairs
+    }
+}
+
+/// `true` or `false`, in any case.
+pub(super) fn truth(text: &str) -> Result<bool, Complaint> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("{} is not true or false", quoted(text)).into()),
     }
 }
 

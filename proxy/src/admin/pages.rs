@@ -28,6 +28,7 @@ pub(crate) enum PageId {
     Live,
     Loggers,
     Prometheus,
+    Quit,
     Ready,
     ServerInfo,
     Stats,
@@ -40,18 +41,20 @@ pub(crate) struct Route {
     pub(crate) on: &'static [Interface],
     pub(crate) read: bool,
     pub(crate) write: bool,
+    /// Only for peers on loopback, wherever the interface listens.
+    pub(crate) loopback: bool,
     help: &'static str,
 }
 
 const fn route(path: &'static str, page: PageId, on: &'static [Interface], help: &'static str) -> Route {
-    Route { path, page, on, read: true, write: false, help }
+    Route { path, page, on, read: true, write: false, loopback: false, help }
 }
 
 const ADMIN: &[Interface] = &[Interface::Admin];
 const ADMIN_AND_METRICS: &[Interface] = &[Interface::Admin, Interface::Metrics];
 const EVERYWHERE: &[Interface] = &[Interface::Admin, Interface::Metrics, Interface::Readiness];
 
-pub(crate) const ROUTES: [Route; 16] = [
+pub(crate) const ROUTES: [Route; 17] = [
     route("/", PageId::Help, ADMIN, "this list"),
     route("/certs", PageId::Certs, ADMIN, "the workload's SVID and trust anchors"),
     route("/clusters", PageId::Clusters, ADMIN, "clusters and their endpoints; ?format=json"),
@@ -66,6 +69,17 @@ pub(crate) const ROUTES: [Route; 16] = [
     },
     Route { read: false, write: true, ..route("/logging", PageId::Loggers, ADMIN, "POST: as /loggers") },
     route("/metrics", PageId::Prometheus, &[Interface::Metrics], "metrics for Prometheus"),
+    Route {
+        read: false,
+        write: true,
+        loopback: true,
+        ..route(
+            "/quitquitquit",
+            PageId::Quit,
+            ADMIN,
+            "POST ends the proxy after a drain, as SIGTERM does; from loopback only",
+        )
+    },
     route("/ready", PageId::Ready, &[Interface::Admin, Interface::Readiness], "whether traffic may come"),
     route("/server_info", PageId::ServerInfo, ADMIN, "version, state and uptime"),
     route("/stats", PageId::Stats, ADMIN, "metrics; ?filter=TEXT, ?format=json or prometheus"),
@@ -88,6 +102,7 @@ pub(crate) async fn page(interface: Interface, state: &AdminState, page: PageId,
     match page {
         PageId::Help => Page::ok(help(interface)),
         PageId::Live => Page::ok("live\n"),
+        PageId::Quit => quit(state),
         PageId::Ready => ready(state).await,
         PageId::Prometheus => prometheus(state),
         PageId::Stats => match parameter("format").as_deref() {
@@ -152,6 +167,11 @@ async fn ready(state: &AdminState) -> Page {
             Page::text(StatusCode::SERVICE_UNAVAILABLE, body)
         }
     }
+}
+
+fn quit(state: &AdminState) -> Page {
+    state.quit.notify_one();
+    Page::ok("draining\n")
 }
 
 fn prometheus(state: &AdminState) -> Page {

@@ -20,6 +20,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use remora_model::probe::PROBE_PREFIX;
+
 use super::{AdminState, pages};
 
 /// Connections to one interface at most; more wait in the kernel's queue.
@@ -39,6 +41,16 @@ pub(crate) enum Interface {
     Admin,
     Metrics,
     Readiness,
+}
+
+/// The two ends of a connection.
+#[derive(Clone, Copy, Debug)]
+struct From {
+    /// Where the interface listens.
+    own: SocketAddr,
+    /// Which of the pod's addresses it was asked at.
+    local: SocketAddr,
+    peer: SocketAddr,
 }
 
 /// A page, ready to send.
@@ -85,9 +97,12 @@ pub(crate) async fn serve(listener: TcpListener, interface: Interface, state: Ar
 }
 
 async fn serve_connection(stream: TcpStream, own: SocketAddr, interface: Interface, state: Arc<AdminState>) {
+    // Gone already.
+    let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return };
+    let from = From { own, local, peer };
     let service = service_fn(|request| {
         let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(respond(own, interface, &state, &request).await) }
+        async move { Ok::<_, Infallible>(respond(from, interface, &state, &request).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_BYTES);
@@ -101,15 +116,17 @@ async fn serve_connection(stream: TcpStream, own: SocketAddr, interface: Interfa
 }
 
 async fn respond(
-    own: SocketAddr,
+    from: From,
     interface: Interface,
     state: &AdminState,
     request: &Request<Incoming>,
 ) -> Response<Full<Bytes>> {
-    let page = if interface == Interface::Admin && !from_here(own, request.uri(), request.headers()) {
+    let page = if interface == Interface::Admin && !from_here(from.own, request.uri(), request.headers()) {
         Page::text(StatusCode::FORBIDDEN, "the admin interface is asked by its address or as localhost\n")
+    } else if interface == Interface::Metrics && request.uri().path().starts_with(PROBE_PREFIX) {
+        probe(from, state, request).await
     } else {
-        page(interface, state, request.method(), request.uri()).await
+        page(from, interface, state, request.method(), request.uri()).await
     };
     let head_only = request.method() == Method::HEAD;
     let body = if head_only { Bytes::new() } else { Bytes::from(page.body) };
@@ -125,8 +142,21 @@ async fn respond(
     response
 }
 
+/// Asks the application what the kubelet asks, if injection has seen such a probe.
+async fn probe(from: From, state: &AdminState, request: &Request<Incoming>) -> Page {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let page = Page::text(StatusCode::METHOD_NOT_ALLOWED, "probes take GET, HEAD\n");
+        return Page { allow: Some("GET, HEAD"), ..page };
+    }
+    match state.prober.ask(request.uri().path(), from.local.ip(), request.headers()).await {
+        None => Page::text(StatusCode::NOT_FOUND, "no such probe\n"),
+        Some(Ok(())) => Page::ok("healthy\n"),
+        Some(Err(error)) => Page::text(error.status(), format!("{error}\n")),
+    }
+}
+
 /// Finds the page, or says what there is.
-async fn page(interface: Interface, state: &AdminState, method: &Method, uri: &Uri) -> Page {
+async fn page(from: From, interface: Interface, state: &AdminState, method: &Method, uri: &Uri) -> Page {
     let path = uri.path();
     let Some(route) = pages::ROUTES.iter().find(|route| route.path == path && route.on.contains(&interface)) else {
         let body = format!("no page {path}\n\n{}", pages::help(interface));
@@ -141,6 +171,9 @@ async fn page(interface: Interface, state: &AdminState, method: &Method, uri: &U
     if !((read && route.read) || (*method == Method::POST && route.write)) {
         let body = format!("{path} takes {allow}\n");
         return Page { allow: Some(allow), ..Page::text(StatusCode::METHOD_NOT_ALLOWED, body) };
+    }
+    if route.loopback && !from.peer.ip().to_canonical().is_loopback() {
+        return Page::text(StatusCode::FORBIDDEN, format!("{path} is for this pod's own processes, over loopback\n"));
     }
     pages::page(interface, state, route.page, !read, uri.query().unwrap_or_default()).await
 }

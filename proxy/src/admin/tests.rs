@@ -36,6 +36,9 @@ fn snapshot() -> Snapshot {
         telemetry: Telemetry { tracing: Some(tracing), access_log: Default::default() },
         admin: Admin { address: nowhere, metrics: nowhere, readiness: nowhere },
         drain_timeout: Duration::from_secs(30),
+        lame_duck: Duration::ZERO,
+        exit_with_application: false,
+        probes: Default::default(),
         workers: None,
     }
 }
@@ -85,6 +88,8 @@ fn state() -> Arc<AdminState> {
             let status = status.clone();
             Box::pin(async { status })
         }),
+        quit: Arc::default(),
+        prober: Prober::new(&Default::default()),
         started: SystemTime::now(),
     })
 }
@@ -126,7 +131,8 @@ async fn every_page_of_every_interface_answers() {
         for route in pages::ROUTES.iter().filter(|route| route.on.contains(&interface)) {
             let method = if route.read { "GET" } else { "POST" };
             let (status, head, _) = ask(address, method, route.path).await;
-            assert_eq!(status, if route.read { 200 } else { 400 }, "{interface:?} {}", route.path);
+            let fine = route.read || route.path == "/quitquitquit";
+            assert_eq!(status, if fine { 200 } else { 400 }, "{interface:?} {}", route.path);
             assert!(head.contains("cache-control: no-store") && head.contains("x-content-type-options: nosniff"));
         }
         let (status, _, text) = ask(address, "GET", "/nowhere").await;
@@ -210,6 +216,25 @@ async fn a_page_of_another_site_reaches_nothing() {
         assert!(matches!(status, 400 | 403), "{fields:?} got {status}");
     }
     assert_eq!(body(address, "/loggers").await, "default: info\n");
+}
+
+#[tokio::test]
+async fn the_end_is_asked_for_by_post_and_by_names_of_this_machine() {
+    let state = state();
+    let address = start(&state, Interface::Admin);
+    assert_eq!(ask(address, "GET", "/quitquitquit").await.0, 405);
+    for fields in ["host: evil.example", "host: localhost\r\norigin: http://evil.example"] {
+        let request = format!("POST /quitquitquit HTTP/1.1\r\n{fields}\r\nconnection: close\r\n\r\n");
+        assert_eq!(raw(address, &request).await.0, 403);
+    }
+    for interface in [Interface::Metrics, Interface::Readiness] {
+        assert_eq!(ask(start(&state, interface), "POST", "/quitquitquit").await.0, 404);
+    }
+    let asked = |bound| tokio::time::timeout(bound, state.quit.notified());
+    asked(Duration::ZERO).await.unwrap_err();
+    let (status, _, text) = ask(address, "POST", "/quitquitquit").await;
+    assert_eq!((status, text.as_str()), (200, "draining\n"));
+    asked(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ impl Workers {
     pub(super) fn spawn(
         bound: &mut Bound,
         input: &watch::Receiver<Input>,
-        drain: &watch::Receiver<bool>,
+        (drain, leave): (&watch::Receiver<bool>, &watch::Receiver<bool>),
         (registry, sinks): (&Arc<Registry>, &Sinks),
         readiness: &Readiness,
     ) -> Result<Self, Failure> {
@@ -49,6 +49,7 @@ impl Workers {
                 own: own.clone(),
                 input: input.clone(),
                 drain: drain.clone(),
+                leave: leave.clone(),
                 commands: receiver,
                 registry: registry.clone(),
                 sinks: sinks.clone(),

@@ -190,7 +190,11 @@ fn a_port_declared_tcp_relays_what_looks_like_http() {
 
 /// A plaintext client says whole requests and then half a one; the server's sidecar drains and must not wait for the rest.
 fn drains_beside(words: &[&str]) {
-    let mut pair = Pair::start(Plan { inbound: "{mtls: permissive}", both: "drain_timeout: 10m", ..Plan::default() });
+    let mut pair = Pair::start(Plan {
+        inbound: "{mtls: permissive}",
+        both: "drain_timeout: 10m\nlame_duck: 0",
+        ..Plan::default()
+    });
     let stranger = pair.mesh.pod("stranger");
     let mut wire = Wire::open(&stranger, pair.server.at(8080));
     let (half, before) = words.split_last().unwrap();

@@ -5,6 +5,7 @@ use remora_test::eventually;
 use remora_test::mesh::Mesh;
 
 use crate::pair::{Pair, Plan, entry};
+use crate::wire::Wire;
 
 #[test]
 fn one_of_three_replicas_leaves_under_load_and_nobody_notices() {
@@ -13,7 +14,8 @@ fn one_of_three_replicas_leaves_under_load_and_nobody_notices() {
     for name in ["a", "b", "c"] {
         let pod = mesh.pod(name);
         let app = pod.peer("http", 8080, &["--delay", "2"]);
-        let sidecar = pod.sidecar("inbound: {mtls: strict}");
+        // The drain alone, without callers being given time to learn of it.
+        let sidecar = pod.sidecar("lame_duck: 0\ninbound: {mtls: strict}");
         replicas.push((pod, app, sidecar));
     }
     let client = mesh.pod("client");
@@ -33,7 +35,7 @@ fn one_of_three_replicas_leaves_under_load_and_nobody_notices() {
 
 #[test]
 fn what_is_in_flight_ends_well() {
-    let mut pair = Pair::usual();
+    let mut pair = Pair::start(Plan { both: "lame_duck: 0", ..Plan::default() });
     let mut requests: Vec<_> = ["--http1.1", "--http2-prior-knowledge"]
         .map(|flag| {
             let mut command = pair.client.user(remora_test::netns::tool("curl"));
@@ -56,7 +58,8 @@ fn what_is_in_flight_ends_well() {
 #[test]
 fn a_drain_has_an_end_and_a_second_signal_ends_it_now() {
     for (timeout, second) in [("300ms", false), ("10m", true)] {
-        let mut pair = Pair::start(Plan { both: &format!("drain_timeout: {timeout}"), ..Plan::default() });
+        let mut pair =
+            Pair::start(Plan { both: &format!("drain_timeout: {timeout}\nlame_duck: 0"), ..Plan::default() });
         let mut command = pair.client.user(remora_test::netns::tool("curl"));
         let _request = pair.client.process("curl", command.args(["-sS", &pair.url("/silent")]));
         pair.inbound.metric_until("remora_requests_active", &[("direction", "inbound")], |n| n == 1.0);
@@ -67,6 +70,92 @@ fn a_drain_has_an_end_and_a_second_signal_ends_it_now() {
         }
         pair.inbound.wait();
     }
+}
+
+#[test]
+fn who_has_not_heard_of_the_end_is_still_served() {
+    let plan = Plan { inbound: "{mtls: permissive}", both: "lame_duck: 10m\ndrain_timeout: 20m", ..Plan::default() };
+    let mut pair = Pair::start(plan);
+    pair.inbound.terminate();
+    eventually("readiness is withdrawn", || (!pair.inbound.is_ready()).then_some(()));
+    let stranger = pair.mesh.pod("stranger");
+    for _ in 0..3 {
+        let answer = Wire::open(&stranger, pair.server.at(8080)).get("/name", &[]);
+        assert_eq!((answer.code, answer.body.as_str(), answer.header("connection")), (200, "server", None));
+    }
+    assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200);
+    assert!(pair.inbound.ended().is_none());
+    pair.inbound.signal(Signal::SIGINT);
+    assert_eq!(pair.inbound.wait().code(), Some(0), "a second signal does not wait for the others' ignorance");
+}
+
+#[test]
+fn after_the_lame_duck_only_the_application_may_call_and_the_last_connection_ends_it() {
+    let plan = Plan { inbound: "{mtls: permissive}", both: "lame_duck: 500ms\ndrain_timeout: 10m", ..Plan::default() };
+    let mut pair = Pair::start(plan);
+    let _callee = pair.client.peer("http", 9_090, &[]);
+    let stranger = pair.mesh.pod("stranger");
+    let mut wire = Wire::open(&stranger, pair.server.at(8080));
+    wire.send("POST /work HTTP/1.1\r\nhost: server:8080\r\ncontent-length: 5\r\n\r\n");
+    pair.inbound.metric_until("remora_requests_active", &[("direction", "inbound")], |n| n == 1.0);
+    pair.inbound.terminate();
+    eventually("the inbound listener closes", || (!pair.server.listens(15_006)).then_some(()));
+    assert!(
+        remora_test::sidecar::ask(&stranger, pair.server.at(8080), "GET", "/name").is_none(),
+        "nobody new comes in"
+    );
+    // The application finishes its work, and may need others for it.
+    let late = pair.server.curl(&[&format!("http://{}/name", pair.client.at(9_090))]);
+    assert_eq!((late.code, late.body.as_str()), (200, "client"));
+    assert!(pair.inbound.ended().is_none(), "a request is under way");
+    wire.send("hello");
+    let answer = wire.answer();
+    assert_eq!((answer.code, answer.header("connection")), (200, Some("close")), "{answer:?}");
+    assert_eq!(pair.inbound.wait().code(), Some(0), "long before the drain's timeout");
+}
+
+#[test]
+fn the_application_may_end_its_sidecar() {
+    let mesh = Mesh::new();
+    let pod = mesh.pod("pod");
+    let mut proxy = pod.proxy("service: pod\nlame_duck: 0\n");
+    proxy.ready();
+    assert_eq!(proxy.ask("GET", 15_000, "/quitquitquit").unwrap().code, 405);
+    assert_eq!(proxy.ask("POST", 15_000, "/quitquitquit").unwrap().code, 200);
+    assert_eq!(proxy.wait().code(), Some(0));
+    let _ = proxy.said("/quitquitquit");
+}
+
+#[test]
+fn a_hook_waits_until_the_sidecar_is_ready() {
+    let mesh = Mesh::new();
+    let pod = mesh.pod("pod");
+    let wait = |timeout: &str| {
+        let mut command = pod.command_as(1337, 1337, "/usr/bin/env");
+        // As in a container, whose variables are the sidecar's own.
+        command.args(["REMORA_CONFIG=/nowhere", "REMORA_LOG=info"]).arg(remora_test::binaries::binary("remora-proxy"));
+        command.args(["wait", "--timeout", timeout]).output().unwrap()
+    };
+    let nobody = wait("200ms");
+    let said = String::from_utf8_lossy(&nobody.stderr).into_owned();
+    assert_eq!(nobody.status.code(), Some(1), "{said}");
+    assert!(said.contains("not ready within 200ms") && said.contains("refused"), "{said}");
+
+    // It cannot be ready: its files are not there yet.
+    let proxy = pod.proxy(&pod.config(""));
+    let _ = proxy.said("waiting for identity");
+    let waiting = wait("200ms");
+    let said = String::from_utf8_lossy(&waiting.stderr).into_owned();
+    assert_eq!(waiting.status.code(), Some(1), "{said}");
+    assert!(said.contains("waiting for identity") && said.contains("cert.pem"), "{said}");
+
+    let hook = std::thread::scope(|scope| {
+        let hook = scope.spawn(|| wait("60s"));
+        pod.identity();
+        hook.join().unwrap()
+    });
+    assert_eq!((hook.status.code(), hook.stderr.as_slice()), (Some(0), &[][..]));
+    assert!(proxy.is_ready());
 }
 
 #[test]

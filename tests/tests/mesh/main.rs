@@ -7,6 +7,7 @@ mod pair;
 mod wire;
 
 mod admin;
+mod application;
 mod bad_input;
 mod balance;
 mod detection;
@@ -23,6 +24,7 @@ mod metrics;
 mod mtls;
 mod outage;
 mod pools;
+mod probes;
 mod refusals;
 mod rotation;
 mod routes;

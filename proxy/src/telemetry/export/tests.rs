@@ -82,6 +82,9 @@ fn snapshot(tracing: Option<Tracing>) -> Arc<Snapshot> {
         telemetry: Telemetry { tracing, access_log: Default::default() },
         admin: Admin { address: nowhere, metrics: nowhere, readiness: nowhere },
         drain_timeout: Duration::from_secs(30),
+        lame_duck: Duration::ZERO,
+        exit_with_application: false,
+        probes: Default::default(),
         workers: None,
     })
 }

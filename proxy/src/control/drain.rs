@@ -1,0 +1,57 @@
+//! The end of the proxy, in its order: not ready, inbound connections still accepted, drained, gone.
+
+use std::sync::Arc;
+
+use remora_model::Snapshot;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::stop::{Stop, Why};
+use super::workers::Workers;
+use crate::readiness::Readiness;
+
+/// What the workers are told of the end.
+#[derive(Debug)]
+pub(super) struct Farewell {
+    /// No inbound connection is accepted any more, and those that are there are to end.
+    pub(super) drain: watch::Sender<bool>,
+    /// The application is gone: without a connection there is nothing left to do.
+    pub(super) leave: watch::Sender<bool>,
+}
+
+/// Waits until the proxy is to end, withdraws readiness, and lets those who have not heard of it come for a while more.
+/// Then waits until no connection is left, the bound has passed, or it is asked again.
+pub(super) async fn drained(
+    stop: &mut Stop,
+    farewell: &Farewell,
+    readiness: &Readiness,
+    workers: &Workers,
+    newest: &watch::Receiver<Arc<Snapshot>>,
+) {
+    let why = stop.due().await;
+    readiness.draining();
+    let (drain_timeout, lame_duck) = {
+        let snapshot = newest.borrow();
+        (snapshot.drain_timeout, snapshot.lame_duck.min(snapshot.drain_timeout))
+    };
+    let end = Instant::now() + drain_timeout;
+    tracing::info!(timeout = ?drain_timeout, ?lame_duck, "draining");
+    let gone = stop.application_gone();
+    let ended = async {
+        // Nobody answers those who come for an application that is gone.
+        if why == Why::Asked && !lame_duck.is_zero() {
+            sleep(lame_duck).await;
+            tracing::info!("inbound connections are no longer accepted");
+        }
+        let _ = farewell.drain.send(true);
+        // It may need others to finish its work.
+        gone.await;
+        let _ = farewell.leave.send(true);
+        workers.ended().await;
+    };
+    tokio::select! {
+        () = ended => tracing::info!("drained"),
+        () = sleep_until(end) => tracing::warn!("connections are left at the end of the drain"),
+        () = stop.asked() => tracing::warn!("asked again: ending now"),
+    }
+}

@@ -1,0 +1,57 @@
+//! The kubelet's probes of an application behind strict mTLS. A pod without a sidecar stands for the kubelet: it has no identity either.
+
+use remora_test::mesh::Mesh;
+use remora_test::sidecar::ask;
+
+/// The application's probes, as injection tells the proxy of them.
+fn probes() -> String {
+    let http = |container: &str, kind: &str, path: &str, port: u16| {
+        let key = format!("/app-health/{container}/{kind}");
+        (key, serde_json::json!({"httpGet": {"path": path, "port": port, "scheme": "HTTP"}, "timeoutSeconds": 5}))
+    };
+    let mut table: serde_json::Map<_, _> =
+        [http("app", "readyz", "/anything", 8080), http("app", "livez", "/status/500", 8080)].into_iter().collect();
+    table.insert("/app-health/app/startupz".into(), serde_json::json!({"tcpSocket": {"port": 8080}}));
+    table.insert("/app-health/gone/livez".into(), serde_json::json!({"tcpSocket": {"port": 9}}));
+    serde_json::Value::from(table).to_string()
+}
+
+#[test]
+fn probes_reach_the_application_that_nobody_else_does() {
+    let mesh = Mesh::new();
+    let (server, kubelet) = (mesh.pod("server"), mesh.pod("kubelet"));
+    let _app = server.peer("http", 8080, &[]);
+    server.identity();
+    server.redirect();
+    let environment = [("REMORA_INBOUND_MTLS", "strict"), ("REMORA_PROBES", &probes())];
+    let sidecar = server.proxy_with(&server.config(""), &environment);
+    sidecar.ready();
+
+    assert!(ask(&kubelet, server.at(8080), "GET", "/name").is_none(), "strict");
+    let probe = |path: &str| ask(&kubelet, server.at(15_020), "GET", path).unwrap();
+    for path in ["/app-health/app/readyz", "/app-health/app/startupz"] {
+        assert_eq!(probe(path).code, 200, "{path}");
+    }
+    let failing = probe("/app-health/app/livez");
+    assert_eq!((failing.code, failing.body.as_str()), (500, "the application answered 500 Internal Server Error\n"));
+    let gone = probe("/app-health/gone/livez");
+    assert!(gone.code == 503 && gone.body.contains("refused"), "{gone:?}");
+    let _ = sidecar.said("/app-health/gone/livez");
+    for path in ["/app-health/app/prestopz", "/app-health/other/livez", "/app-health/", "/name"] {
+        assert_eq!(probe(path).code, 404, "{path}");
+    }
+    assert_eq!(ask(&kubelet, server.at(15_020), "POST", "/app-health/app/readyz").unwrap().code, 405);
+    // Not by way of the inbound listener: nothing of it is counted as the mesh's traffic.
+    assert_eq!(sidecar.metric("remora_requests_total", &[("direction", "inbound")]), 0.0);
+}
+
+#[test]
+fn a_table_that_cannot_be_read_ends_the_start() {
+    let mesh = Mesh::new();
+    let pod = mesh.pod("pod");
+    let table = r#"{"/app-health/app/readyz": {"httpGet": {"path": "/", "port": "http"}}}"#;
+    let mut proxy = pod.proxy_with("service: pod\n", &[("REMORA_PROBES", table)]);
+    assert_eq!(proxy.wait().code(), Some(2));
+    let line = proxy.said("REMORA_PROBES");
+    assert!(line.contains(r#""/app-health/app/readyz".httpGet.port: expected a whole number"#), "{line}");
+}
