@@ -36,7 +36,9 @@ pub(crate) fn environment(
     set("REMORA_INBOUND_MTLS", options.mtls.map(|mode| mtls_word(mode).to_owned()));
     set("REMORA_INTERCEPTION", options.tproxy.then(|| "tproxy".to_owned()));
     set("REMORA_DRAIN_TIMEOUT", options.drain_timeout.clone());
-    set("REMORA_LAME_DUCK", options.lame_duck.clone());
+    // A native sidecar is told to end when the application is gone: there is nobody to accept late callers for.
+    let at_once = options.native_sidecar.then(|| "0".to_owned());
+    set("REMORA_LAME_DUCK", options.lame_duck.clone().or(at_once));
     set("REMORA_EXIT_WITH_APPLICATION", exit_with_application.then(|| "true".to_owned()));
     set(PROBES_VARIABLE, probes.map(escape));
     set("OTEL_SERVICE_NAME", service_name(context, options));
