@@ -314,7 +314,7 @@ pub(crate) const ANNOTATIONS: &[Annotation] = &[
     Annotation {
         name: "lame-duck",
         kind: "a duration (`5s`)",
-        default: "`5s`",
+        default: "native: `0`; ordinary: `5s`",
         doc: "how long new connections are still taken after the pod was told to end, until everybody knows",
         set: |options, value| values::duration(value).map(|time| options.lame_duck = Some(time)),
         istio: &[],
