@@ -80,7 +80,9 @@ impl Mesh {
             self.processes.push(Process::start(pod, application.uid, "remora-shop", application.arguments, &[])?);
         }
         let config = text(&sidecar::config_path(pod));
-        self.processes.push(Process::start(pod, PROXY_UID, "remora-proxy", &["--config", &config], &[])?);
+        // The pods end together: no caller is left who has yet to hear of it.
+        let environment = [("REMORA_LAME_DUCK", "0")];
+        self.processes.push(Process::start(pod, PROXY_UID, "remora-proxy", &["--config", &config], &environment)?);
         Ok(())
     }
 
