@@ -32,6 +32,21 @@ impl Backend {
             Self::Legacy => "legacy",
         }
     }
+
+    /// A capability that it needs and this process has not.
+    #[must_use]
+    pub fn missing_capability(self) -> Option<&'static str> {
+        const NET_ADMIN: u64 = 1 << 12;
+        const NET_RAW: u64 = 1 << 13;
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+        let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
+        match self {
+            _ if effective & NET_ADMIN == 0 => Some("NET_ADMIN"),
+            Self::Legacy if effective & NET_RAW == 0 => Some("NET_RAW"),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Backend {
@@ -134,26 +149,12 @@ impl Iptables {
             return Error::Locked { what: "xtables lock", seconds: self.wait };
         }
         if says("Permission denied") || says("Operation not permitted") || says("must be root") {
-            return Error::Capability(missing_capability(self.backend).unwrap_or(match self.backend {
+            return Error::Capability(self.backend.missing_capability().unwrap_or(match self.backend {
                 Backend::Nft => "NET_ADMIN",
                 Backend::Legacy => "NET_RAW",
             }));
         }
         Error::Rules { program: failure.program, message: failure.message }
-    }
-}
-
-/// A capability that `backend` needs and this process has not.
-fn missing_capability(backend: Backend) -> Option<&'static str> {
-    const NET_ADMIN: u64 = 1 << 12;
-    const NET_RAW: u64 = 1 << 13;
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
-    match backend {
-        _ if effective & NET_ADMIN == 0 => Some("NET_ADMIN"),
-        Backend::Legacy if effective & NET_RAW == 0 => Some("NET_RAW"),
-        _ => None,
     }
 }
 

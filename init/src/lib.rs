@@ -2,7 +2,7 @@
 //!
 //! Owns everything between a [`CaptureSpec`](remora_model::capture::CaptureSpec) and the kernel: [`plan`] makes rules of it
 //! (pure), [`mod@apply`] brings a network namespace to them, [`mod@verify`] proves by connecting that they work, [`mod@cleanup`] removes
-//! them. [`cli`] makes a spec of flags, Remora's own or those of other meshes' tools ([`compat`]). Invariant: a packet meets the
+//! them; [`mod@trial`] tells whether any namespace could be brought to them. [`cli`] makes a spec of flags, Remora's own or those of other meshes' tools ([`compat`]). Invariant: a packet meets the
 //! old rules or the new ones, never a part, so a repair lets no connection past the sidecar.
 
 pub mod apply;
@@ -15,6 +15,7 @@ pub mod live;
 mod lock;
 mod netlink;
 pub mod plan;
+pub mod trial;
 pub mod verify;
 
 pub use error::Error;

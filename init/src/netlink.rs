@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope, CacheInfo};
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -190,6 +191,20 @@ fn family_of(family: Family) -> AddressFamily {
         Family::V4 => AddressFamily::Inet,
         Family::V6 => AddressFamily::Inet6,
     }
+}
+
+/// Sets `lo` up, which in a new namespace is down.
+pub(crate) fn set_lo_up() -> Result<(), Error> {
+    let up = open().and_then(|(mut socket, lo)| set_up(&mut socket, lo));
+    up.map_err(|source| Error::Netlink { action: "set lo up", source })
+}
+
+fn set_up(socket: &mut Socket, index: u32) -> io::Result<()> {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    socket.request(RouteNetlinkMessage::SetLink(link))
 }
 
 /// A socket and the number of `lo`.

@@ -110,6 +110,17 @@ pub fn verify(spec: &CaptureSpec, options: &Options) -> Result<Report, Error> {
     Ok(report)
 }
 
+/// Only connects, as far as this process may, and looks at no rules: for where there is no iptables, or no right to use it.
+#[must_use]
+pub fn connect(spec: &CaptureSpec, options: &Options) -> Report {
+    let mut report = Report::default();
+    probe::probe(&mut report, spec, Family::V4);
+    if options.ipv6 != Ipv6::Off && matches!(netlink::ipv6_use(), Ipv6Use::Reachable(_)) {
+        probe::probe(&mut report, spec, Family::V6);
+    }
+    report
+}
+
 fn rules(report: &mut Report, spec: &CaptureSpec, family: Family, iptables: &Iptables) -> Result<(), Error> {
     let wanted = plan(spec, family);
     let differences = iptables.save()?.differences(&wanted);

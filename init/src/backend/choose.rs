@@ -1,6 +1,6 @@
 //! Which backend this namespace uses.
 
-use super::{Backend, Iptables, missing_capability};
+use super::{Backend, Iptables};
 use crate::live::Live;
 use crate::plan::Family;
 use crate::{Error, Options};
@@ -49,7 +49,7 @@ fn looked(backend: Backend, options: &Options) -> Result<Live, Error> {
 
 fn usable(backend: Backend, options: &Options) -> Result<Chosen, Error> {
     let v4 = Iptables::find(backend, Family::V4, options)?;
-    if let Some(capability) = missing_capability(backend) {
+    if let Some(capability) = backend.missing_capability() {
         return Err(Error::Capability(capability));
     }
     v4.test(NOTHING)?;

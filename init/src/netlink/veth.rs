@@ -8,11 +8,11 @@ use std::sync::mpsc;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 
-use super::{Socket, address};
+use super::{Socket, address, set_up};
 use crate::plan::Family;
 
 /// Its name on both sides.
@@ -104,9 +104,5 @@ fn bring_up(own: IpAddr, prefix: u8) -> io::Result<()> {
     message.header.flags = AddressHeaderFlags::Nodad;
     message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     socket.create(RouteNetlinkMessage::NewAddress(message))?;
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    link.header.flags = LinkFlags::Up;
-    link.header.change_mask = LinkFlags::Up;
-    socket.request(RouteNetlinkMessage::SetLink(link))
+    set_up(&mut socket, index)
 }
