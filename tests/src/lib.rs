@@ -2,6 +2,7 @@
 //!
 //! * [`netns`] makes and removes the namespaces and the bridge that joins them.
 //! * [`binaries`] builds what is tested and copies it to where every user can run it.
+//! * [`api_server`] runs a real Kubernetes API server.
 //! * [`authority`] runs `remora-certs serve` on loopback and asks it for certificates.
 //! * [`mesh`] holds a certificate authority and its pods; [`pod`] starts `remora-init`, sidecars and applications in one pod.
 //! * [`process`] guards what was started; [`sidecar`] asks a running `remora-proxy` for readiness, metrics and its admin pages.
@@ -12,6 +13,7 @@
 //! behind is swept by the next one. The harness panics where it cannot do its work: its only callers are tests.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub mod api_server;
 pub mod app;
 pub mod authority;
 pub mod bench;
