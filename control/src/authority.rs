@@ -10,6 +10,7 @@ mod record;
 mod secret;
 mod store;
 
+pub(crate) use self::secret::state;
 pub use self::secret::{Fresh, SecretStore};
 
 /// Why the authority's Secret cannot be used.

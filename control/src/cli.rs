@@ -1,6 +1,7 @@
 //! The command line of `remora`: which command, and the exit code it ends with.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program's own output
 
+mod check;
 mod control;
 mod inject;
 mod input;
@@ -27,6 +28,7 @@ enum Command {
     Inject(inject::Arguments),
     /// Takes the sidecar out of Kubernetes manifests again
     Uninject(uninject::Arguments),
+    Check(check::Check),
     Control(control::Control),
     Install(install::Install),
     Uninstall(install::Uninstall),
@@ -38,6 +40,7 @@ pub fn main() -> ExitCode {
     match Remora::parse().command {
         Command::Inject(arguments) => inject::run(&arguments),
         Command::Uninject(arguments) => uninject::run(&arguments),
+        Command::Check(check) => check.run(&mut std::io::stdout()),
         Command::Control(control) => ended(control.run()),
         Command::Install(install) => ended(install.run(&mut std::io::stdout())),
         Command::Uninstall(uninstall) => ended(uninstall.run(&mut std::io::stdout())),

@@ -28,7 +28,9 @@ use serde_json::{Map, Value, json};
 use annotations::{INJECTED, Map as Annotations, effective, wanted};
 use containers::Ids;
 use diff::Change;
-use marker::{DEFAULT_CONTAINER, Marker};
+use marker::DEFAULT_CONTAINER;
+pub(crate) use marker::Marker;
+pub(crate) use names::PROXY_CONTAINER;
 pub use owner::Owner;
 pub use refusal::Refusal;
 pub use settings::{Compat, Networks, Options, Resources, Settings};
@@ -89,6 +91,22 @@ pub fn inject(context: &PodContext<'_>, settings: &Settings) -> Result<Patch, Ve
 #[must_use]
 pub fn uninject(pod: &Value) -> Patch {
     Change::between(pod, &strip::strip(pod)).into_patch()
+}
+
+/// What `remora-init` is told in a pod that has `annotations`, and whose proxy runs as `ids` (uid and gid).
+///
+/// # Errors
+/// What injection refuses about the annotations.
+pub fn redirection(annotations: &Annotations, ids: Option<(u32, u32)>) -> Result<Vec<String>, Vec<Refusal>> {
+    // The trust domain does not matter here.
+    let Ok(trust_domain) = "cluster.local".parse() else { return Ok(Vec::new()) };
+    let mut refusals = Vec::new();
+    let options = effective(&Settings::new(trust_domain), &Annotations::new(), annotations, &mut refusals);
+    let ids = match ids {
+        Some((uid, gid)) => Ids { uid, gid },
+        None => ids::ids(&json!({}), &Annotations::new(), &options, &mut refusals),
+    };
+    if refusals.is_empty() { Ok(containers::arguments(&options, ids)) } else { Err(refusals) }
 }
 
 /// The bare pod with everything that is ours.

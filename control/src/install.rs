@@ -6,7 +6,7 @@
 pub mod apply;
 pub mod objects;
 pub mod remove;
-mod wait;
+pub(crate) mod wait;
 
 use std::time::Duration;
 
@@ -31,6 +31,22 @@ pub enum Error {
     /// Objects are still there.
     #[error("still there: {}", .0.join(", "))]
     Left(Vec<String>),
+}
+
+/// Whether an injected proxy takes this configuration; `name` stands for it in messages.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn check_mesh(name: &str, text: &str) -> Result<(), remora_config::Errors> {
+    // As injection sets them; the values do not matter.
+    let environment = remora_config::Environment::new([
+        ("OTEL_SERVICE_NAME", "workload"),
+        ("REMORA_TRUST_DOMAIN", "cluster.local"),
+        ("REMORA_CA_ADDRESS", "remora-control.remora-system.svc:15012"),
+        ("REMORA_CA_ROOTS", "/etc/remora/trust/bundle.pem"),
+        ("REMORA_CA_TOKEN", "/var/run/secrets/remora/token"),
+    ]);
+    remora_config::parse(name, text.as_bytes(), &environment).map(drop)
 }
 
 fn shown(duration: Duration) -> String {

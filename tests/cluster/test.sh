@@ -1,6 +1,6 @@
 #!/bin/bash
 # test.sh [--cached] [api]   What needs a real Kubernetes.
-# First its API server alone: TokenReview and the keys of its service-account issuer. Then a whole cluster of one node, with the images of
+# First its API server alone: TokenReview, the keys of its service-account issuer, and `remora check cluster`. Then a whole cluster of one node, with the images of
 # `make images` and the shop's pods in it (root); with `api` not that. KEEP=FOLDER leaves that cluster up in FOLDER, or takes the one that is there.
 # SKIPPED where Kubernetes neither is built nor can be.
 set -euo pipefail
@@ -20,6 +20,7 @@ if [ "${*: -1}" = api ]; then only=api; set -- "${@:1:$#-1}"; fi
 if available api "$@"; then
   echo "Kubernetes in $bin"
   REMORA_CLUSTER=required ${CARGO:-cargo} test --locked -p remora-test --test authority kubernetes:: -- --nocapture
+  REMORA_CLUSTER=required ${CARGO:-cargo} test --locked -p remora-test --test check cluster:: -- --nocapture
 fi
 [ -z "$only" ] || exit 0
 available node "$@" || exit 0

@@ -178,7 +178,7 @@ fn is_newer(one: &Secret, other: &Secret) -> bool {
 }
 
 /// The state that a Secret holds.
-pub(super) fn state(secret: &Secret) -> Result<State, CaError> {
+pub(crate) fn state(secret: &Secret) -> Result<State, CaError> {
     let corrupt = |reason: String| CaError::Corrupt { path: CA_SECRET.into(), reason };
     let data = secret.data.as_ref().and_then(|data| data.get(STATE));
     let content = data.ok_or_else(|| corrupt(format!("it has no {STATE}")))?;

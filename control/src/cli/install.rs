@@ -160,15 +160,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// What no proxy would take is not installed.
 fn read_mesh(path: &Path) -> Result<String, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    // As injection sets them; the values do not matter.
-    let environment = remora_config::Environment::new([
-        ("OTEL_SERVICE_NAME", "workload"),
-        ("REMORA_TRUST_DOMAIN", "cluster.local"),
-        ("REMORA_CA_ADDRESS", "remora-control.remora-system.svc:15012"),
-        ("REMORA_CA_ROOTS", "/etc/remora/trust/bundle.pem"),
-        ("REMORA_CA_TOKEN", "/var/run/secrets/remora/token"),
-    ]);
-    remora_config::parse(&path.display().to_string(), text.as_bytes(), &environment).map_err(Error::Mesh)?;
+    install::check_mesh(&path.display().to_string(), &text).map_err(Error::Mesh)?;
     Ok(text)
 }
 

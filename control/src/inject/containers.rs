@@ -54,7 +54,7 @@ pub(crate) fn init(settings: &Settings, options: &Options, ids: Ids) -> Containe
 }
 
 /// `remora-init`'s flags; only what differs from its defaults, each rendered from the typed value.
-fn arguments(options: &Options, ids: Ids) -> Vec<String> {
+pub(crate) fn arguments(options: &Options, ids: Ids) -> Vec<String> {
     fn list<T: ToString>(items: &[T]) -> Option<String> {
         (!items.is_empty()).then(|| joined(items))
     }

@@ -52,6 +52,11 @@ impl Marker {
         }
     }
 
+    /// What injected.
+    pub(crate) fn version(&self) -> &str {
+        &self.version
+    }
+
     /// Whether the annotation that names the default container is ours.
     pub(crate) fn default_container(&self) -> bool {
         self.flags.contains(DEFAULT_CONTAINER_FLAG)

@@ -42,7 +42,8 @@ pub(super) async fn deployment(
     }
 }
 
-fn is_available(deployment: &Deployment) -> bool {
+/// Whether every replica is the newest and available.
+pub(crate) fn is_available(deployment: &Deployment) -> bool {
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let Some(status) = &deployment.status else { return false };
     status.observed_generation >= deployment.metadata.generation
@@ -52,7 +53,7 @@ fn is_available(deployment: &Deployment) -> bool {
 }
 
 /// What a person would look for with `kubectl describe`.
-async fn pods_in_trouble(client: &Client) -> String {
+pub(crate) async fn pods_in_trouble(client: &Client) -> String {
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let Ok(found) = pods.list(&ListParams::default().labels(&format!("{}={}", APP.0, APP.1))).await else {
         return "its pods cannot be listed".to_owned();
@@ -87,17 +88,11 @@ pub(super) async fn webhook(
     within: Duration,
     said: &mut (dyn FnMut(String) + Send),
 ) -> Result<(), Error> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
-    let parameters = PostParams { dry_run: true, ..PostParams::default() };
     let deadline = tokio::time::Instant::now() + within;
     loop {
-        let why = match pods.create(&parameters, &trial()).await {
-            Ok(pod) if pod.metadata.annotations.iter().flatten().any(|(name, _)| name == INJECTED) => {
-                said("Webhook answers".to_owned());
-                return Ok(());
-            }
-            Ok(_) => "the API server does not ask it yet".to_owned(),
-            Err(error) => cluster::told(&error),
+        let Err(why) = answers(client).await else {
+            said("Webhook answers".to_owned());
+            return Ok(());
         };
         if tokio::time::Instant::now() + RETRY > deadline {
             return Err(Error::TimedOut { what: "the webhook does not answer", within, why });
@@ -106,10 +101,23 @@ pub(super) async fn webhook(
     }
 }
 
+/// Whether the webhook injects a pod that asks for it; the pod is tried, but not made.
+///
+/// # Errors
+/// Why not.
+pub(crate) async fn answers(client: &Client) -> Result<(), String> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
+    let parameters = PostParams { dry_run: true, ..PostParams::default() };
+    match pods.create(&parameters, &trial()).await {
+        Ok(pod) if pod.metadata.annotations.iter().flatten().any(|(name, _)| name == INJECTED) => Ok(()),
+        Ok(_) => Err("the API server does not ask it".to_owned()),
+        Err(error) => Err(cluster::told(&error)),
+    }
+}
+
 fn trial() -> Pod {
     let labels = [(INJECT.to_owned(), "true".to_owned())].into();
-    let metadata =
-        ObjectMeta { name: Some("remora-install-trial".to_owned()), labels: Some(labels), ..ObjectMeta::default() };
+    let metadata = ObjectMeta { name: Some("remora-trial".to_owned()), labels: Some(labels), ..ObjectMeta::default() };
     let container = Container { name: "trial".to_owned(), image: Some("trial".to_owned()), ..Container::default() };
     let spec = PodSpec { containers: vec![container], ..PodSpec::default() };
     Pod { metadata, spec: Some(spec), ..Pod::default() }

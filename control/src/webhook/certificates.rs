@@ -24,7 +24,8 @@ use tokio_stream::StreamExt;
 use super::issue::{Leaf, Lives, State, Step};
 use crate::cluster::{self, INJECTOR, WEBHOOK_SECRET};
 
-const STATE_KEY: &str = "state.json";
+/// The key of the state in the Secret.
+pub(crate) const STATE_KEY: &str = "state.json";
 /// For people: what the API server is told to trust.
 const BUNDLE_KEY: &str = "ca.pem";
 /// How often the clock is looked at, at most.
