@@ -16,6 +16,7 @@ use remora_model::Snapshot;
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
+use crate::drain::Farewell;
 use crate::probe::Prober;
 use crate::readiness::Readiness;
 use crate::telemetry::Registry;
@@ -82,6 +83,8 @@ pub struct AdminState {
     pub clusters: Box<dyn Fn() -> Clusters + Send + Sync>,
     /// Notified to end the proxy, as SIGTERM does.
     pub quit: Arc<Notify>,
+    /// Told that the pod leaves.
+    pub farewell: Farewell,
     /// Asks the application what the kubelet asks.
     pub prober: Prober,
     /// When the proxy started.

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::admin::{self, AdminState, Loggers};
+use crate::drain::Farewell;
 use crate::probe::Prober;
 use crate::readiness::Readiness;
 use crate::resolve::{self, Resolver};
@@ -30,7 +31,6 @@ mod workers;
 
 use application::Application;
 use bind::{AdminListeners, Bound};
-use drain::Farewell;
 use identity::IdentityInput;
 use reload::Reload;
 use stop::Stop;
@@ -131,6 +131,7 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     let late: LateWorkers = Arc::default();
     let (snapshots, current) = watch::channel(snapshot.clone());
     let (rejected, rejections) = watch::channel(None);
+    let farewell = Farewell::default();
     let state = Arc::new(AdminState {
         registry: registry.clone(),
         snapshot: current.clone(),
@@ -140,6 +141,7 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
         loggers,
         clusters: clusters(&late),
         quit: stop.quit(),
+        farewell: farewell.clone(),
         prober: Prober::new(&snapshot.probes),
         started: SystemTime::now(),
     });
@@ -164,11 +166,9 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     let resolved = resolver.watch().borrow().clone();
     let input = Input { snapshot: snapshot.clone(), resolved, identity: identity.current(), gateways };
     let (inputs, input) = watch::channel(input);
-    let ((drain, draining), (leave, leaving)) = (watch::channel(false), watch::channel(false));
-    let farewell = Farewell { drain, leave };
-    let workers = Workers::spawn(&mut bound, &input, (&draining, &leaving), (&registry, &sinks), &readiness)?;
+    let workers = Workers::spawn(&mut bound, &input, &farewell, (&registry, &sinks), &readiness)?;
     let workers = late.get_or_init(|| Arc::new(workers)).clone();
-    drop((sinks, input, draining, leaving, starting));
+    drop((sinks, input, starting));
 
     let asked = workers.clone();
     readiness.ask(move || {

@@ -1,28 +1,75 @@
-//! Drain as every connection sees it: a signal that is given once, and guards that tell when nobody is left.
+//! The proxy's end as every connection sees it: phases that are told once, and guards that tell when nobody is left.
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::live::{self, LiveConnection};
 
-/// A connection's view of the drain.
+/// How old an inbound connection may become once the pod leaves: time for many requests, and soon over.
+const LEAVING_AGE: Duration = Duration::from_secs(1);
+
+/// How far the proxy's end has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// It is not in sight.
+    #[default]
+    Serving,
+    /// The pod leaves: inbound connections are replaced again and again, so that callers find the endpoints that stay.
+    Leaving,
+    /// No inbound connection is accepted any more, and those that are there are to end.
+    Draining,
+    /// The application is gone: without a connection there is nothing left to do.
+    Gone,
+}
+
+/// Tells everybody of the phases. Clones tell the same.
+#[derive(Clone, Debug, Default)]
+pub struct Farewell(watch::Sender<Phase>);
+
+impl Farewell {
+    /// From now on it is `phase`, or a later one if that was told before; whether it is news.
+    pub fn advance(&self, phase: Phase) -> bool {
+        self.0.send_if_modified(|now| {
+            let later = phase > *now;
+            *now = phase.max(*now);
+            later
+        })
+    }
+
+    /// Hears of the phases.
+    pub fn subscribe(&self) -> watch::Receiver<Phase> {
+        self.0.subscribe()
+    }
+}
+
+/// Completes when `phase` has come; never, if its sender is gone before.
+pub(crate) async fn reached(told: &mut watch::Receiver<Phase>, phase: Phase) {
+    if told.wait_for(|now| *now >= phase).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// A connection's view of the end.
 #[derive(Clone, Debug)]
 pub(crate) struct Drain {
-    process: watch::Receiver<bool>,
+    process: watch::Receiver<Phase>,
     own: Option<Rc<LiveConnection>>,
+    since: Instant,
 }
 
 impl Drain {
-    /// A drain that begins when `signal` becomes true.
-    pub(crate) fn new(signal: watch::Receiver<bool>) -> Self {
-        Self { process: signal, own: None }
+    /// The end that `process` tells of, for a connection that begins now.
+    pub(crate) fn new(process: watch::Receiver<Phase>) -> Self {
+        Self { process, own: None, since: Instant::now() }
     }
 
-    /// A drain that never begins: an outbound connection serves the application until that leaves.
+    /// An end that never comes: an outbound connection serves the application until that leaves.
     pub(crate) fn never() -> Self {
-        Self::new(watch::channel(false).1)
+        Self::new(watch::channel(Phase::Serving).1)
     }
 
     /// As before, and beginning too when `connection` is to be replaced.
@@ -37,15 +84,19 @@ impl Drain {
         live::over(self.own.clone())
     }
 
+    /// Completes when the pod leaves and the connection is too old for that: its next answers are to be its last.
+    pub(crate) fn outlived(&self) -> impl Future<Output = ()> + use<> {
+        let (mut process, old) = (self.process.clone(), self.since + LEAVING_AGE);
+        async move {
+            reached(&mut process, Phase::Leaving).await;
+            tokio::time::sleep_until(old).await;
+        }
+    }
+
     /// Completes when the drain begins; at once if it has.
     pub(crate) async fn signaled(&mut self) {
-        let Self { process, own } = self;
-        let process = async {
-            if process.wait_for(|draining| *draining).await.is_err() {
-                // The sender is gone without a drain: nothing will ever be signaled.
-                std::future::pending::<()>().await;
-            }
-        };
+        let Self { process, own, .. } = self;
+        let process = reached(process, Phase::Draining);
         match own {
             None => process.await,
             Some(own) => tokio::select! {
@@ -89,5 +140,30 @@ impl Drop for Open {
         if open == 0 {
             self.0.none.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_leaves_retires_connections_by_their_age() {
+        let farewell = Farewell::default();
+        let begun = Instant::now();
+        let mut old = Drain::new(farewell.subscribe());
+        let hour = Duration::from_secs(3600);
+        tokio::time::timeout(hour, old.outlived()).await.expect_err("the pod stays");
+        assert!(farewell.advance(Phase::Leaving) && !farewell.advance(Phase::Leaving), "news once");
+        old.outlived().await;
+        assert_eq!(begun.elapsed(), hour, "it was old enough");
+        let young = Drain::new(farewell.subscribe());
+        young.outlived().await;
+        assert_eq!(begun.elapsed(), hour + LEAVING_AGE);
+        tokio::time::timeout(hour, old.signaled()).await.expect_err("it does not drain yet");
+        tokio::time::timeout(hour, Drain::never().outlived()).await.expect_err("the application's own stay");
+        farewell.advance(Phase::Gone);
+        assert!(!farewell.advance(Phase::Draining), "phases do not go back");
+        old.signaled().await;
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod admin;
+mod ask;
 pub mod balance;
 mod cluster;
 mod connection;
@@ -15,6 +16,7 @@ pub mod filter_chain;
 pub mod http;
 pub mod inspect;
 pub mod io;
+pub mod leave;
 mod listener;
 mod live;
 pub mod original_dst;

@@ -1,4 +1,4 @@
-//! `remora-proxy`: reads its arguments, sets up logging, and runs the proxy, or waits for one.
+//! `remora-proxy`: reads its arguments, sets up logging, and runs the proxy, or asks one that runs.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A command-line program: these are its answers.
 
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use remora_proxy::admin::Loggers;
-use remora_proxy::{control, wait};
+use remora_proxy::{control, leave, wait};
 
 /// Allocation is on the request path; mimalloc costs the least of it.
 #[global_allocator]
@@ -50,15 +50,20 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:15021", value_name = "IP:PORT")]
         address: SocketAddr,
     },
+
+    /// Tells the proxy of this pod that the pod leaves: from now on inbound connections are soon replaced, so that callers find
+    /// the endpoints that stay. Exits with 0 also where no proxy runs.
+    Leave {
+        /// Where its admin interface is.
+        #[arg(long, default_value = "127.0.0.1:15000", value_name = "IP:PORT")]
+        address: SocketAddr,
+    },
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::Wait { timeout, address }) = arguments.command {
-        return match wait::until_ready(address, timeout) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error.to_string(), 1),
-        };
+    if let Some(command) = arguments.command {
+        return ask(command);
     }
     if let Some(file) = arguments.validate {
         return validate(&file);
@@ -71,6 +76,20 @@ fn main() -> ExitCode {
     match control::run(config, loggers) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure.to_string(), failure.exit_code()),
+    }
+}
+
+fn ask(command: Command) -> ExitCode {
+    match command {
+        Command::Wait { timeout, address } => match wait::until_ready(address, timeout) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.to_string(), 1),
+        },
+        Command::Leave { address } => match leave::leave(address) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => fail(&format!("no proxy at {address}"), 0),
+            Err(error) => fail(&format!("{address}: {error}"), 1),
+        },
     }
 }
 

@@ -1,16 +1,16 @@
 //! `remora-proxy wait`: asks a proxy on this machine whether traffic may come, until it may or the time is up. For the post-start hook of a
 //! classic sidecar, which holds the application's containers back.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use crate::ask::{self, stranger};
 
 /// Between two questions.
 const AGAIN: Duration = Duration::from_millis(100);
 /// Of one question; the proxy asks its workers for at most a second.
 const ANSWER: Duration = Duration::from_secs(3);
-/// The largest answer that is read.
-const MAX_ANSWER: u64 = 64 * 1024;
 
 /// Why there is no traffic yet: a sentence each, the last that was heard.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,24 +45,17 @@ pub fn until_ready(address: SocketAddr, timeout: Duration) -> Result<(), NotRead
 
 /// `None`: ready.
 fn ask(address: SocketAddr, bound: Duration) -> io::Result<Option<Vec<String>>> {
-    let mut stream = TcpStream::connect_timeout(&address, bound)?;
-    stream.set_read_timeout(Some(bound))?;
-    let request = format!("GET /ready HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
-    match head.split(' ').nth(1) {
-        Some("200") => Ok(None),
+    match ask::ask(address, bound, "GET", "/ready")? {
+        (200, _) => Ok(None),
         // The first line says no more than that it is not ready.
-        Some("503") => Ok(Some(body.lines().skip(1).map(str::to_owned).collect())),
-        _ => Err(io::Error::other(format!("no answer of a proxy: {}", head.lines().next().unwrap_or_default()))),
+        (503, body) => Ok(Some(body.lines().skip(1).map(str::to_owned).collect())),
+        (status, body) => Err(stranger(&format!("{status} {body}"))),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::TcpListener;
 
     use super::*;
@@ -108,7 +101,7 @@ mod tests {
         assert!(error.to_string().contains("refused"), "{error}");
         let error = until_ready(server(&["SSH-2.0-x\r\n"]), Duration::ZERO).unwrap_err();
         assert!(error.reasons[0].contains("unexpected end of file"), "{error}");
-        let error = until_ready(server(&["HTTP/1.1 404 Not Found\r\n\r\n"]), Duration::ZERO).unwrap_err();
-        assert!(error.reasons[0].contains("404 Not Found"), "{error}");
+        let error = until_ready(server(&["HTTP/1.1 404 Not Found\r\n\r\nno page\n"]), Duration::ZERO).unwrap_err();
+        assert!(error.reasons[0].contains("404 no page"), "{error}");
     }
 }

@@ -20,7 +20,7 @@ use crate::address::OrigDst;
 use crate::admin::{ClusterStatus, EndpointStatus};
 use crate::cluster::ClusterState;
 use crate::control::gateway::GatewayCertificates;
-use crate::drain::{Connections, Drain};
+use crate::drain::{Connections, Drain, Phase, reached};
 use crate::live::{Drained, Live, LiveConnection};
 use crate::original_dst::OwnAddresses;
 use crate::readiness::ReadyGuard;
@@ -65,9 +65,7 @@ pub(crate) struct Start {
     pub(crate) listeners: Vec<(ListenerId, TcpListener)>,
     pub(crate) own: OwnAddresses,
     pub(crate) input: watch::Receiver<Input>,
-    pub(crate) drain: watch::Receiver<bool>,
-    /// Whether the application needs nobody any more.
-    pub(crate) leave: watch::Receiver<bool>,
+    pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) sinks: Sinks,
@@ -82,7 +80,7 @@ pub(crate) struct Worker {
     live: Rc<Live>,
     pub(crate) own: OwnAddresses,
     view: RefCell<Rc<View>>,
-    drain: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
     random: Cell<u64>,
     lines: Cell<u32>,
 }
@@ -189,7 +187,7 @@ impl Worker {
             live: Rc::default(),
             own: start.own.clone(),
             view: RefCell::new(Rc::new(view)),
-            drain: start.drain.clone(),
+            phase: start.phase.clone(),
             random: Cell::new(seed(start.index)),
             lines: Cell::new(0),
             telemetry,
@@ -246,11 +244,11 @@ impl Worker {
         self.view.borrow().tls.as_ref().map(|tls| tls.connector(expected, offer))
     }
 
-    /// A drain as connections of `direction` see it: outbound ones serve the application until it leaves.
+    /// The end as connections of `direction` see it: outbound ones serve the application until it leaves.
     pub(crate) fn drain(&self, direction: Direction) -> Drain {
         match direction {
             Direction::Outbound => Drain::never(),
-            Direction::Inbound | Direction::Gateway => Drain::new(self.drain.clone()),
+            Direction::Inbound | Direction::Gateway => Drain::new(self.phase.clone()),
         }
     }
 
@@ -344,7 +342,7 @@ pub(crate) fn spawn(start: Start) -> std::io::Result<std::thread::JoinHandle<()>
 
 async fn run(start: Start) {
     let worker = Worker::new(&start);
-    let Start { index, listeners, mut input, drain, mut leave, mut commands, ready, .. } = start;
+    let Start { index, listeners, mut input, mut phase, mut commands, ready, .. } = start;
     for (id, socket) in listeners {
         match tokio::net::TcpListener::from_std(socket) {
             Ok(socket) => drop(spawn_local(listener::accept(worker.clone(), id, socket))),
@@ -357,14 +355,11 @@ async fn run(start: Start) {
         }
     }
     drop(ready);
-    let mut drain = Drain::new(drain);
     let mut tick = tokio::time::interval(FLUSH);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0;
     let left = async {
-        drain.signaled().await;
-        // Its sender lives as long as the process.
-        let _ = leave.wait_for(|leave| *leave).await;
+        reached(&mut phase, Phase::Gone).await;
         worker.connections.none().await;
     };
     tokio::pin!(left);

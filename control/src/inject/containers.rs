@@ -107,7 +107,7 @@ pub(crate) fn proxy(settings: &Settings, options: &Options, ids: Ids, env: Vec<E
         command: Some(vec!["/remora-proxy".to_owned()]),
         args: Some(vec!["--config".to_owned(), "/etc/remora/mesh/mesh.yaml".to_owned()]),
         env: Some(env),
-        lifecycle: (!native).then(wait_until_ready),
+        lifecycle: Some(if native { leave() } else { wait_until_ready() }),
         ports: Some(vec![ContainerPort {
             name: Some("remora-metrics".to_owned()),
             container_port: i32::from(METRICS_PORT),
@@ -126,12 +126,18 @@ pub(crate) fn proxy(settings: &Settings, options: &Options, ids: Ids, env: Vec<E
 
 /// An ordinary container placed first: the next one is started once this hook has ended.
 fn wait_until_ready() -> Lifecycle {
-    let command = ["/remora-proxy", "wait", "--timeout", "60s"].map(str::to_owned).to_vec();
-    let exec = ExecAction { command: Some(command) };
-    Lifecycle {
-        post_start: Some(LifecycleHandler { exec: Some(exec), ..LifecycleHandler::default() }),
-        ..Lifecycle::default()
-    }
+    Lifecycle { post_start: Some(exec(&["/remora-proxy", "wait", "--timeout", "60s"])), ..Lifecycle::default() }
+}
+
+/// Kubernetes runs this at once when the pod is deleted; that the sidecar is to end, it says when the application has. An ordinary container
+/// is told both together.
+fn leave() -> Lifecycle {
+    Lifecycle { pre_stop: Some(exec(&["/remora-proxy", "leave"])), ..Lifecycle::default() }
+}
+
+fn exec(command: &[&str]) -> LifecycleHandler {
+    let command = command.iter().map(|word| (*word).to_owned()).collect();
+    LifecycleHandler { exec: Some(ExecAction { command: Some(command) }), ..LifecycleHandler::default() }
 }
 
 fn ready(period: i32, failures: i32) -> Probe {

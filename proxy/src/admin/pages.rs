@@ -13,6 +13,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::server::{Interface, Page};
 use super::{AdminState, IdentityView};
+use crate::drain::Phase;
 use crate::telemetry::Value;
 
 /// Prometheus' text format.
@@ -24,6 +25,7 @@ pub(crate) enum PageId {
     Clusters,
     ConfigDump,
     Help,
+    Leave,
     Listeners,
     Live,
     Loggers,
@@ -54,7 +56,7 @@ const ADMIN: &[Interface] = &[Interface::Admin];
 const ADMIN_AND_METRICS: &[Interface] = &[Interface::Admin, Interface::Metrics];
 const EVERYWHERE: &[Interface] = &[Interface::Admin, Interface::Metrics, Interface::Readiness];
 
-pub(crate) const ROUTES: [Route; 17] = [
+pub(crate) const ROUTES: [Route; 18] = [
     route("/", PageId::Help, ADMIN, "this list"),
     route("/certs", PageId::Certs, ADMIN, "the workload's SVID and trust anchors"),
     route("/clusters", PageId::Clusters, ADMIN, "clusters and their endpoints; ?format=json"),
@@ -62,6 +64,17 @@ pub(crate) const ROUTES: [Route; 17] = [
     route("/healthz/live", PageId::Live, ADMIN_AND_METRICS, "whether the proxy runs"),
     route("/healthz/ready", PageId::Ready, EVERYWHERE, "whether traffic may come"),
     route("/help", PageId::Help, ADMIN, "this list"),
+    Route {
+        read: false,
+        write: true,
+        loopback: true,
+        ..route(
+            "/leave",
+            PageId::Leave,
+            ADMIN,
+            "POST: the pod leaves; inbound connections are soon replaced, again and again; from loopback only",
+        )
+    },
     route("/listeners", PageId::Listeners, ADMIN, "listening addresses; ?format=json"),
     Route {
         write: true,
@@ -101,6 +114,7 @@ pub(crate) async fn page(interface: Interface, state: &AdminState, page: PageId,
     let json = parameter("format").as_deref() == Some("json");
     match page {
         PageId::Help => Page::ok(help(interface)),
+        PageId::Leave => leave(state),
         PageId::Live => Page::ok("live\n"),
         PageId::Quit => quit(state),
         PageId::Ready => ready(state).await,
@@ -167,6 +181,13 @@ async fn ready(state: &AdminState) -> Page {
             Page::text(StatusCode::SERVICE_UNAVAILABLE, body)
         }
     }
+}
+
+fn leave(state: &AdminState) -> Page {
+    if state.farewell.advance(Phase::Leaving) {
+        tracing::info!("the pod leaves: inbound connections are replaced from now on");
+    }
+    Page::ok("leaving\n")
 }
 
 fn quit(state: &AdminState) -> Page {

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::drain::Phase;
 
 fn snapshot() -> Snapshot {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -89,6 +90,7 @@ fn state() -> Arc<AdminState> {
             Box::pin(async { status })
         }),
         quit: Arc::default(),
+        farewell: Farewell::default(),
         prober: Prober::new(&Default::default()),
         started: SystemTime::now(),
     })
@@ -131,7 +133,7 @@ async fn every_page_of_every_interface_answers() {
         for route in pages::ROUTES.iter().filter(|route| route.on.contains(&interface)) {
             let method = if route.read { "GET" } else { "POST" };
             let (status, head, _) = ask(address, method, route.path).await;
-            let fine = route.read || route.path == "/quitquitquit";
+            let fine = route.read || matches!(route.path, "/leave" | "/quitquitquit");
             assert_eq!(status, if fine { 200 } else { 400 }, "{interface:?} {}", route.path);
             assert!(head.contains("cache-control: no-store") && head.contains("x-content-type-options: nosniff"));
         }
@@ -235,6 +237,21 @@ async fn the_end_is_asked_for_by_post_and_by_names_of_this_machine() {
     let (status, _, text) = ask(address, "POST", "/quitquitquit").await;
     assert_eq!((status, text.as_str()), (200, "draining\n"));
     asked(Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
+async fn that_the_pod_leaves_is_told_by_post_and_may_be_told_again() {
+    let state = state();
+    let address = start(&state, Interface::Admin);
+    assert_eq!(ask(address, "GET", "/leave").await.0, 405);
+    assert_eq!(ask(start(&state, Interface::Metrics), "POST", "/leave").await.0, 404);
+    let told = state.farewell.subscribe();
+    assert_eq!(*told.borrow(), Phase::Serving);
+    for _ in 0..2 {
+        let (status, _, text) = ask(address, "POST", "/leave").await;
+        assert_eq!((status, text.as_str(), *told.borrow()), (200, "leaving\n", Phase::Leaving));
+    }
+    assert_eq!(ask(address, "GET", "/ready").await.0, 200, "it serves whoever comes");
 }
 
 #[tokio::test]

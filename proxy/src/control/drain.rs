@@ -8,16 +8,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::stop::{Stop, Why};
 use super::workers::Workers;
+use crate::drain::{Farewell, Phase};
 use crate::readiness::Readiness;
-
-/// What the workers are told of the end.
-#[derive(Debug)]
-pub(super) struct Farewell {
-    /// No inbound connection is accepted any more, and those that are there are to end.
-    pub(super) drain: watch::Sender<bool>,
-    /// The application is gone: without a connection there is nothing left to do.
-    pub(super) leave: watch::Sender<bool>,
-}
 
 /// Waits until the proxy is to end, withdraws readiness, and lets those who have not heard of it come for a while more.
 /// Then waits until no connection is left, the bound has passed, or it is asked again.
@@ -43,10 +35,10 @@ pub(super) async fn drained(
             sleep(lame_duck).await;
             tracing::info!("inbound connections are no longer accepted");
         }
-        let _ = farewell.drain.send(true);
+        farewell.advance(Phase::Draining);
         // It may need others to finish its work.
         gone.await;
-        let _ = farewell.leave.send(true);
+        farewell.advance(Phase::Gone);
         workers.ended().await;
     };
     tokio::select! {

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::Failure;
 use super::bind::Bound;
 use crate::admin::{ClusterStatus, EndpointStatus};
+use crate::drain::Farewell;
 use crate::original_dst::OwnAddresses;
 use crate::readiness::Readiness;
 use crate::telemetry::{Registry, Sinks};
@@ -34,7 +35,7 @@ impl Workers {
     pub(super) fn spawn(
         bound: &mut Bound,
         input: &watch::Receiver<Input>,
-        (drain, leave): (&watch::Receiver<bool>, &watch::Receiver<bool>),
+        farewell: &Farewell,
         (registry, sinks): (&Arc<Registry>, &Sinks),
         readiness: &Readiness,
     ) -> Result<Self, Failure> {
@@ -48,8 +49,7 @@ impl Workers {
                 listeners,
                 own: own.clone(),
                 input: input.clone(),
-                drain: drain.clone(),
-                leave: leave.clone(),
+                phase: farewell.subscribe(),
                 commands: receiver,
                 registry: registry.clone(),
                 sinks: sinks.clone(),

@@ -1,5 +1,6 @@
 //! HTTP/1.0 and HTTP/1.1 (RFC 9112) on hyper's connections, one task a connection.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::rc::Rc;
@@ -67,7 +68,8 @@ impl Sender {
     }
 }
 
-/// Serves a downstream connection until it ends. A drain lets the request in hand finish and closes.
+/// Serves a downstream connection until it ends. A drain lets the request in hand finish and closes; where the pod only leaves, the
+/// connection ends with its next answer, so that no request comes upon a closed one.
 ///
 /// # Errors
 /// The peer broke the protocol, or the connection broke.
@@ -77,9 +79,17 @@ pub(crate) async fn serve(
     mut drain: Drain,
 ) -> Result<(), hyper::Error> {
     let over = drain.over();
+    let mut outlived = pin!(drain.outlived());
+    let last = Cell::new(false);
     let service = service_fn(|request| {
-        let connection = connection.clone();
-        async move { Ok::<_, Infallible>(respond(connection, request).await) }
+        let (connection, last) = (connection.clone(), &last);
+        async move {
+            let mut response = respond(connection, request).await;
+            if last.get() && response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut h1 = pin!(
         hyper::server::conn::http1::Builder::new()
@@ -90,11 +100,14 @@ pub(crate) async fn serve(
             .with_upgrades()
     );
     let mut over = pin!(over);
-    tokio::select! {
-        biased;
-        ended = h1.as_mut() => return ended,
-        () = drain.signaled() => {}
-        () = connection.idle() => {}
+    loop {
+        tokio::select! {
+            biased;
+            ended = h1.as_mut() => return ended,
+            () = drain.signaled() => break,
+            () = outlived.as_mut(), if !last.get() => last.set(true),
+            () = connection.idle() => break,
+        }
     }
     h1.as_mut().graceful_shutdown();
     loop {

@@ -61,8 +61,15 @@ pub(crate) async fn serve(
         return Ok(());
     };
     let mut h2 = h2?;
-    let mut idle = pin!(connection.idle());
     let mut over = pin!(drain.over());
+    let outlived = drain.outlived();
+    let mut ends = pin!(async {
+        tokio::select! {
+            () = drain.signaled() => {}
+            () = outlived => {}
+            () = connection.idle() => {}
+        }
+    });
     let mut ending = false;
     loop {
         tokio::select! {
@@ -74,11 +81,7 @@ pub(crate) async fn serve(
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             },
-            () = drain.signaled(), if !ending => {
-                h2.graceful_shutdown();
-                ending = true;
-            }
-            () = &mut idle, if !ending => {
+            () = &mut ends, if !ending => {
                 h2.graceful_shutdown();
                 ending = true;
             }

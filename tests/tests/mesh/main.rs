@@ -18,6 +18,7 @@ mod hello;
 mod hostile;
 mod http;
 mod isolation;
+mod leaving;
 mod lifecycle;
 mod loops;
 mod metrics;

@@ -1,0 +1,211 @@
+//! A pod behind a Service's address ends. Callers' pooled connections, which conntrack keeps on it, come to the pod that stays.
+
+use std::io::{Read, Write};
+use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use nix::sys::signal::Signal;
+use remora_test::binaries::binary;
+use remora_test::eventually;
+use remora_test::mesh::Mesh;
+use remora_test::netns::{run, tool};
+use remora_test::pod::{PROXY, Pod};
+use remora_test::process::Process;
+use remora_test::sidecar::Sidecar;
+
+use crate::pair::{Pair, Plan, entry, service};
+use crate::wire::Wire;
+
+/// The Service's own address, led to one pod or another as kube-proxy does: to callers it is one endpoint.
+const CLUSTER_IP: &str = "10.97.0.1";
+
+struct Backend {
+    sidecar: Sidecar,
+    app: Process,
+    pod: Pod,
+}
+
+impl Backend {
+    fn start(pod: Pod) -> Self {
+        let app = pod.peer("http", 8080, &[]);
+        Self { sidecar: pod.sidecar("lame_duck: 0\ninbound: {mtls: strict}"), app, pod }
+    }
+
+    /// The application ends, and the sidecar has seen its connections to it end.
+    fn lose_app(&mut self) {
+        self.app.signal(Signal::SIGKILL);
+        self.app.wait();
+        self.sidecar.metric_until("remora_upstream_connections_active", &[("cluster", "inbound")], |n| n == 0.0);
+    }
+}
+
+struct Service {
+    outbound: Sidecar,
+    old: Backend,
+    new: Backend,
+    client: Pod,
+}
+
+impl Service {
+    /// Led to the old pod.
+    fn start() -> Self {
+        let mesh = Mesh::new();
+        let (old, new) = (Backend::start(mesh.pod("old")), Backend::start(mesh.pod("new")));
+        let client = mesh.pod("client");
+        let outbound = client.sidecar(&entry(8080, &[format!("{CLUSTER_IP}:8080").parse().unwrap()], ""));
+        let this = Self { outbound, old, new, client };
+        this.iptables("-I", &this.old.pod);
+        this
+    }
+
+    /// Leads new connections to `pod`; those that are there stay where they are.
+    fn lead_to(&self, pod: &Pod) {
+        self.iptables("-R", pod);
+    }
+
+    fn iptables(&self, action: &str, pod: &Pod) {
+        let to = pod.at(8080).to_string();
+        let rule = ["-d", CLUSTER_IP, "-p", "tcp", "--dport", "8080", "-j", "DNAT", "--to-destination", &to];
+        run(self.client.command(tool("iptables")).args(["-w", "-t", "nat", action, "OUTPUT", "1"]).args(rule)).unwrap();
+    }
+
+    /// Connections that the caller's sidecar has made.
+    fn hops(&self) -> f64 {
+        self.outbound.metric("remora_upstream_connections_total", &[("cluster", "server:8080")])
+    }
+}
+
+fn leave(pod: &Pod) -> Output {
+    pod.command_as(PROXY, PROXY, binary("remora-proxy")).arg("leave").output().unwrap()
+}
+
+/// Callers that ask and ask, each on a connection of its own, with and without a body.
+struct Callers {
+    stop: Arc<AtomicBool>,
+    /// The pods that answered, by caller.
+    answers: Vec<Arc<Mutex<Vec<String>>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Callers {
+    fn start(client: &Pod) -> Self {
+        let mut callers = Self { stop: Arc::default(), answers: Vec::new(), threads: Vec::new() };
+        for _ in 0..4 {
+            let answers = Arc::new(Mutex::new(Vec::new()));
+            let (client, stop, seen) = (client.clone(), callers.stop.clone(), answers.clone());
+            callers.answers.push(answers);
+            callers.threads.push(std::thread::spawn(move || {
+                let mut wire = Wire::open(&client, service(8080));
+                while !stop.load(Ordering::Relaxed) {
+                    for request in ["GET / HTTP/1.1\r\n\r\n", "POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\nhi"] {
+                        wire.send(&request.replacen("\r\n", "\r\nhost: server:8080\r\n", 1));
+                        let answer = wire.answer();
+                        assert_eq!(answer.code, 200, "{answer:?}");
+                        seen.lock().unwrap().push(answer.json()["name"].as_str().unwrap().to_owned());
+                    }
+                }
+            }));
+        }
+        callers
+    }
+
+    /// Waits until each caller has had `more` answers of `pod` from now on.
+    fn answered(&self, pod: &Pod, more: usize) {
+        let of = |answers: &Arc<Mutex<Vec<String>>>| {
+            answers.lock().unwrap().iter().filter(|name| *name == pod.name()).count()
+        };
+        let before: Vec<_> = self.answers.iter().map(of).collect();
+        eventually(&format!("each caller is answered by {}", pod.name()), || {
+            assert!(self.threads.iter().all(|thread| !thread.is_finished()), "a request failed");
+            self.answers.iter().zip(&before).all(|(now, before)| of(now) >= before + more).then_some(())
+        });
+    }
+
+    /// Whether `pod` has answered anyone.
+    fn have_met(&self, pod: &Pod) -> bool {
+        self.answers.iter().any(|answers| answers.lock().unwrap().iter().any(|name| name == pod.name()))
+    }
+
+    /// Ends them; every request was answered well.
+    fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn callers_come_to_the_pod_that_stays_while_the_one_that_leaves_still_serves() {
+    let mut service = Service::start();
+    let callers = Callers::start(&service.client);
+    callers.answered(&service.old.pod, 50);
+
+    let hops = service.hops();
+    service.lead_to(&service.new.pod);
+    callers.answered(&service.old.pod, 200);
+    assert_eq!(service.hops(), hops, "by themselves connections stay where they are");
+
+    // The pod may know that it leaves before everybody's rules do.
+    service.lead_to(&service.old.pod);
+    let left = leave(&service.old.pod);
+    assert_eq!((left.status.code(), left.stderr.as_slice()), (Some(0), &[][..]));
+    let cluster = [("cluster", "server:8080")];
+    service.outbound.metric_until("remora_upstream_connections_total", &cluster, |n| n >= 3.0 * hops);
+    assert!(!callers.have_met(&service.new.pod));
+    assert!(service.old.sidecar.is_ready(), "whoever comes is served");
+
+    service.lead_to(&service.new.pod);
+    callers.answered(&service.new.pod, 50);
+    service.old.lose_app();
+    callers.answered(&service.new.pod, 50);
+    service.old.sidecar.terminate();
+    assert_eq!(service.old.sidecar.wait().code(), Some(0));
+    callers.answered(&service.new.pod, 50);
+    callers.finish();
+    assert_eq!(service.outbound.metric("remora_requests_total", &[("code", "503")]), 0.0);
+}
+
+#[test]
+fn http1_ends_with_an_answer_and_bytes_go_on() {
+    let mut pair = Pair::start(Plan { inbound: "{mtls: permissive}", both: "lame_duck: 0", ..Plan::default() });
+    let _echo = pair.server.peer("echo", 7000, &[]);
+    let stranger = pair.mesh.pod("stranger");
+    let _app = stranger.peer("http", 8080, &[]);
+    let mut bytes = stranger.enter(|| std::net::TcpStream::connect(pair.server.at(7000))).unwrap();
+    bytes.set_read_timeout(Some(remora_test::PATIENCE)).unwrap();
+    let mut echoes = || {
+        bytes.write_all(b"\x01ping").unwrap();
+        let mut echo = [0; 5];
+        bytes.read_exact(&mut echo).unwrap();
+        assert_eq!(&echo, b"\x01ping");
+    };
+    let mut outgoing = Wire::open(&pair.server, stranger.at(8080));
+    let mut wire = Wire::open(&stranger, pair.server.at(8080));
+    echoes();
+    for wire in [&mut wire, &mut outgoing] {
+        assert_eq!(wire.get("/name", &[]).header("connection"), None);
+    }
+
+    assert_eq!(leave(&pair.server).status.code(), Some(0));
+    let last = eventually("an answer that is the last", || {
+        let answer = wire.get("/name", &[]);
+        assert_eq!((answer.code, answer.body.as_str()), (200, "server"));
+        answer.header("connection").map(str::to_owned)
+    });
+    assert_eq!(last, "close");
+    assert_eq!(wire.rest(), b"");
+    assert_eq!(Wire::open(&stranger, pair.server.at(8080)).get("/name", &[]).header("connection"), None, "it is young");
+    echoes();
+    let answer = outgoing.get("/name", &[]);
+    assert_eq!((answer.body.as_str(), answer.header("connection")), ("stranger", None), "the application's own go on");
+    drop((bytes, outgoing));
+    pair.inbound.terminate();
+    assert_eq!(pair.inbound.wait().code(), Some(0));
+    let nobody = leave(&pair.server);
+    let said = String::from_utf8_lossy(&nobody.stderr).into_owned();
+    assert_eq!(nobody.status.code(), Some(0), "a hook that fails would be an event to look into");
+    assert!(said.contains("no proxy at 127.0.0.1:15000"), "{said}");
+}
