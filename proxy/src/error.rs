@@ -150,6 +150,16 @@ pub enum Error {
         /// The HTTP/2 error code (RFC 9113 section 7).
         code: h2::Reason,
     },
+    /// The sidecar beside the endpoint could not hand the request to its application.
+    #[error("{endpoint} of cluster \"{cluster}\" could not deliver the request: {reason}")]
+    Undelivered {
+        /// The cluster's name.
+        cluster: Arc<str>,
+        /// The endpoint.
+        endpoint: SocketAddr,
+        /// Why, as that sidecar says.
+        reason: String,
+    },
     /// The upstream broke its protocol.
     #[error("{endpoint} of cluster \"{cluster}\" broke the protocol: {message}")]
     UpstreamProtocol {
@@ -219,6 +229,7 @@ impl Error {
             | Self::UpstreamTls { .. }
             | Self::UpstreamClosed { .. }
             | Self::UpstreamReset { .. }
+            | Self::Undelivered { .. }
             | Self::UpstreamProtocol { .. }
             | Self::ResponseReset(_)
             | Self::ResponseTruncated(_)
@@ -232,7 +243,10 @@ impl Error {
     /// Whether the request provably had no effect, so that another endpoint may be tried whatever the method.
     pub fn retryable(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::UpstreamTls { .. } => true,
+            Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::UpstreamTls { .. }
+            | Self::Undelivered { .. } => true,
             Self::UpstreamClosed { unprocessed, .. } => *unprocessed,
             Self::UpstreamReset { code, .. } => *code == h2::Reason::REFUSED_STREAM,
             _ => false,
@@ -244,7 +258,10 @@ impl Error {
         match self {
             Self::NoRoute { .. } => ResponseFlag::NR,
             Self::NoEndpoint { .. } => ResponseFlag::UH,
-            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::UpstreamTls { .. } => ResponseFlag::UF,
+            Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::UpstreamTls { .. }
+            | Self::Undelivered { .. } => ResponseFlag::UF,
             Self::UpstreamClosed { .. } | Self::ResponseTruncated(_) | Self::Retired => ResponseFlag::UC,
             Self::UpstreamReset { .. } | Self::ResponseReset(_) => ResponseFlag::UR,
             Self::UpstreamProtocol { .. } => ResponseFlag::UPE,
@@ -266,7 +283,8 @@ impl Error {
             | Self::UpstreamTls { .. }
             | Self::UpstreamClosed { .. }
             | Self::Retired
-            | Self::UpstreamReset { .. } => (StatusCode::SERVICE_UNAVAILABLE, GRPC_UNAVAILABLE),
+            | Self::UpstreamReset { .. }
+            | Self::Undelivered { .. } => (StatusCode::SERVICE_UNAVAILABLE, GRPC_UNAVAILABLE),
             Self::UpstreamProtocol { .. } | Self::ResponseReset(_) | Self::ResponseTruncated(_) => {
                 (StatusCode::BAD_GATEWAY, GRPC_UNAVAILABLE)
             }

@@ -229,6 +229,14 @@ impl Host {
         self.shared.borrow_mut().retain(|other| !Rc::ptr_eq(other, shared));
     }
 
+    /// Forgets a shared connection and those made before it: what is tried again is not to go the same way.
+    pub(crate) fn supersede(&self, shared: &Rc<Shared>) {
+        let mut all = self.shared.borrow_mut();
+        if let Some(at) = all.iter().position(|other| Rc::ptr_eq(other, shared)) {
+            all.drain(..=at).for_each(|old| old.closed.set(true));
+        }
+    }
+
     fn retire(&self) {
         self.idle.borrow_mut().clear();
         self.exclusive.set(false);

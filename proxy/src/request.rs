@@ -104,7 +104,10 @@ impl HttpConnection {
             }
             Err(error) => {
                 telemetry.failed(&error);
-                let (head, body) = fields::error_response(&error, grpc);
+                let (mut head, body) = fields::error_response(&error, grpc);
+                if self.trust.hop && error.retryable() {
+                    fields::mark_undelivered(&mut head.headers);
+                }
                 telemetry.response(&head);
                 let exchange = Exchange { telemetry, attempt: None, _active: active, trailers, timeout: None };
                 (head, ResponseBody::new(body, exchange, None))

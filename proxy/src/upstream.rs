@@ -106,6 +106,8 @@ pub(crate) async fn send(
     let Request { direction, orig_dst, mut head, mut body } = request;
     let hop = hop(cluster, &head, direction);
     let mut tried = Vec::new();
+    // Their sidecar could not deliver: once more, on a new connection, which may lead to another pod.
+    let mut doubted = Vec::new();
     let mut last = None;
     for _ in 0..MAX_ATTEMPTS {
         let Some(picked) = cluster.pick(orig_dst.socket(), &tried, || worker.random()) else { break };
@@ -132,6 +134,10 @@ pub(crate) async fn send(
             Ok(response) => return Ok(response),
             Err(Failure { error, request: Some(request) }) if error.retryable() => {
                 (head, body) = *request;
+                if let Error::Undelivered { .. } = error {
+                    let list = if doubted.contains(&address) { &mut tried } else { &mut doubted };
+                    list.push(address);
+                }
                 last = Some(error);
             }
             Err(Failure { error, .. }) => return Err(error),

@@ -9,8 +9,10 @@ use crate::Error;
 
 /// Tells the application who called, in Envoy's form; only ever written by us.
 const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-/// Between our own sidecars: the HTTP version the request had before it shared an HTTP/2 connection.
+/// Between our own sidecars: in a request the HTTP version it had before it shared an HTTP/2 connection, in a response [`UNDELIVERED`].
 const HOP: HeaderName = HeaderName::from_static("x-remora-hop");
+/// The request reached no application, so it had no effect.
+const UNDELIVERED: &str = "undelivered";
 /// The response flag and the sentence of an error the proxy made.
 const REASON: HeaderName = HeaderName::from_static("x-remora-reason");
 
@@ -88,6 +90,24 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 pub(crate) fn mark_hop(headers: &mut HeaderMap, version: Version) {
     let value = if version == Version::HTTP_10 { "1.0" } else { "1.1" };
     headers.insert(HOP, HeaderValue::from_static(value));
+}
+
+/// Tells our own sidecar at the other end that its request had no effect.
+pub(crate) fn mark_undelivered(headers: &mut HeaderMap) {
+    headers.insert(HOP, HeaderValue::from_static(UNDELIVERED));
+}
+
+/// Why our own sidecar delivered nothing, if that is what its response says.
+pub(crate) fn undelivered(headers: &HeaderMap) -> Option<String> {
+    headers.get(HOP).filter(|value| *value == UNDELIVERED)?;
+    let reason = headers.get(REASON).and_then(|reason| reason.to_str().ok()).unwrap_or_default();
+    // Without its flag: it says what it meant there.
+    Some(reason.split_once(' ').map_or(reason, |(_, sentence)| sentence).to_owned())
+}
+
+/// Removes what a response may only say between our own sidecars.
+pub(crate) fn strip_hop(headers: &mut HeaderMap) {
+    headers.remove(HOP);
 }
 
 /// The answer to an error the proxy made: HTTP status and sentence, or for gRPC a trailers-only response.
@@ -177,6 +197,18 @@ mod tests {
         let mut ours = head(&[("x-remora-hop", "1.0")]);
         receive(&mut ours, &Trust { hop: true, ..Trust::default() });
         assert_eq!((ours.version, names(&ours)), (Version::HTTP_10, vec![]));
+    }
+
+    #[test]
+    fn a_response_says_why_nothing_was_delivered() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(undelivered(&headers), None);
+        headers.insert(REASON, HeaderValue::from_static("UF cannot connect"));
+        assert_eq!(undelivered(&headers), None);
+        mark_undelivered(&mut headers);
+        assert_eq!(undelivered(&headers).as_deref(), Some("cannot connect"));
+        strip_hop(&mut headers);
+        assert_eq!(headers.len(), 1);
     }
 
     #[test]

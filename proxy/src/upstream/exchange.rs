@@ -20,7 +20,7 @@ use crate::telemetry::AttemptTelemetry;
 /// What an exchange holds: its endpoint counts as active, its connection is in use.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    _picked: Picked,
+    picked: Picked,
     connection: Option<(Rc<Host>, h1::Sender, u64)>,
     _stream: Option<Rc<Stream>>,
     upload: Option<Upload>,
@@ -60,7 +60,7 @@ pub(super) async fn exchange(
 ) -> Result<Response, Failure> {
     let at = At { cluster, endpoint: picked.address() };
     let Checked { host, connection, generation, hop } = checked;
-    let mut lease = Lease { _picked: picked, connection: None, _stream: None, upload: None };
+    let mut lease = Lease { picked, connection: None, _stream: None, upload: None };
     let answered = match connection {
         Connection::Http1(mut sender) => {
             let answered = within(bound, cluster, exchange_h1(&at, &mut sender, head, body)).await;
@@ -76,7 +76,8 @@ pub(super) async fn exchange(
         }
     };
     match answered {
-        Ok(Answer { head, body, upgrade }) => {
+        Ok(Answer { mut head, body, upgrade }) => {
+            fields::strip_hop(&mut head.headers);
             attempt.response(&head);
             // It leaves HTTP, and the pool.
             let upgrade = upgrade.map(|io| {
@@ -87,6 +88,9 @@ pub(super) async fn exchange(
         }
         Err(failure) => {
             attempt.failed(&failure.error);
+            if let Error::Undelivered { .. } = failure.error {
+                lease.picked.unreachable();
+            }
             Err(failure)
         }
     }
@@ -108,6 +112,10 @@ struct At<'a> {
 impl At<'_> {
     fn closed(&self, message: String, unprocessed: bool) -> Error {
         Error::UpstreamClosed { cluster: self.cluster.name().clone(), endpoint: self.endpoint, message, unprocessed }
+    }
+
+    fn undelivered(&self, reason: String) -> Error {
+        Error::Undelivered { cluster: self.cluster.name().clone(), endpoint: self.endpoint, reason }
     }
 
     fn broke(&self, message: &str) -> Error {
@@ -179,19 +187,20 @@ async fn exchange_h2(
         host.discard(shared);
         return Err(Failure { error: at.closed(error.to_string(), true), request: Some(Box::new((head, body))) });
     }
-    if shared.ours && hop == Hop::MeshHttp1 {
-        fields::mark_hop(&mut head.headers, head.version);
-    }
     let end = body.is_end_stream();
     // Kept only where the request can be sent again: one without a body.
     let kept = body.is_empty().then(|| head.clone());
+    let again = || kept.clone().map(|head| Box::new((head, RequestBody::empty())));
+    if shared.ours && hop == Hop::MeshHttp1 {
+        fields::mark_hop(&mut head.headers, head.version);
+    }
     let request =
         h2::request(head).map_err(|message| Failure { error: Error::DownstreamProtocol(message), request: None })?;
     let failed = |error: &::h2::Error| {
         if !error.is_reset() {
             host.discard(shared);
         }
-        Failure { error: at.http2(error), request: kept.clone().map(|head| Box::new((head, RequestBody::empty()))) }
+        Failure { error: at.http2(error), request: again() }
     };
     let (response, mut send) = sender.send_request(request, end).map_err(|error| failed(&error))?;
     if !end {
@@ -206,5 +215,9 @@ async fn exchange_h2(
     }
     let response = response.await.map_err(|error| failed(&error))?;
     let (head, body) = h2::response_parts(response);
+    if let Some(reason) = fields::undelivered(&head.headers).filter(|_| shared.ours) {
+        host.supersede(shared);
+        return Err(Failure { error: at.undelivered(reason), request: again() });
+    }
     Ok(Answer { head, body, upgrade: None })
 }
