@@ -140,12 +140,11 @@ fn service(
 }
 
 fn admin(document: &Document) -> Admin {
-    let address = |field: &Field<Spanned<SocketAddr>>, default| field.given().map_or(default, |given| given.value);
-    let any = |port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+    let loopback = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ADMIN_PORT);
     Admin {
-        address: address(&document.admin.address, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ADMIN_PORT)),
-        metrics: address(&document.admin.metrics, any(METRICS_PORT)),
-        readiness: address(&document.admin.readiness, any(READINESS_PORT)),
+        address: document.admin.address.given().map_or(loopback, |given| given.value),
+        metrics: listen(&document.admin.metrics, METRICS_PORT),
+        readiness: listen(&document.admin.readiness, READINESS_PORT),
     }
 }
 

@@ -124,8 +124,8 @@ pub(crate) struct Tracing {
 #[derive(Debug, Default)]
 pub(crate) struct Admin {
     pub(crate) address: Field<Spanned<SocketAddr>>,
-    pub(crate) metrics: Field<Spanned<SocketAddr>>,
-    pub(crate) readiness: Field<Spanned<SocketAddr>>,
+    pub(crate) metrics: Field<Vec<Spanned<SocketAddr>>>,
+    pub(crate) readiness: Field<Vec<Spanned<SocketAddr>>>,
 }
 
 pub(crate) const PROTOCOLS: &[(&str, Protocol)] =
@@ -294,11 +294,11 @@ impl Tracing {
 impl Admin {
     fn decode(at: &Located<'_>, problems: &mut Problems) -> Option<Self> {
         let mut fields = at.fields(&["address", "metrics", "readiness"], problems)?;
-        let address = || spanned(parsed("an address such as 127.0.0.1:15000", value::listen_address));
+        let address = spanned(parsed("an address such as 127.0.0.1:15000", value::listen_address));
         Some(Self {
-            address: fields.optional("address", address()),
-            metrics: fields.optional("metrics", address()),
-            readiness: fields.optional("readiness", address()),
+            address: fields.optional("address", address),
+            metrics: fields.optional("metrics", listen),
+            readiness: fields.optional("readiness", listen),
         })
     }
 }

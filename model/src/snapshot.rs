@@ -53,14 +53,14 @@ pub struct Service {
 }
 
 /// The proxy's own interfaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Admin {
     /// The admin interface; loopback unless configured otherwise.
     pub address: SocketAddr,
-    /// Prometheus metrics and health.
-    pub metrics: SocketAddr,
-    /// Readiness.
-    pub readiness: SocketAddr,
+    /// Prometheus metrics and health; every address of both families unless configured otherwise.
+    pub metrics: Vec<SocketAddr>,
+    /// Readiness; as `metrics`.
+    pub readiness: Vec<SocketAddr>,
 }
 
 impl Snapshot {

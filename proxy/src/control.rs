@@ -207,8 +207,8 @@ fn clusters(workers: &LateWorkers) -> Box<dyn Fn() -> admin::Clusters + Send + S
 /// The proxy's own interfaces, from before there is an identity.
 fn serve_admin(listeners: AdminListeners, state: &Arc<AdminState>) {
     serve_interface(listeners.admin, admin::serve, state);
-    serve_interface(listeners.metrics, admin::serve_metrics, state);
-    serve_interface(listeners.readiness, admin::serve_readiness, state);
+    listeners.metrics.into_iter().for_each(|listener| serve_interface(listener, admin::serve_metrics, state));
+    listeners.readiness.into_iter().for_each(|listener| serve_interface(listener, admin::serve_readiness, state));
 }
 
 fn serve_interface<F>(

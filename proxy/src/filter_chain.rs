@@ -73,7 +73,7 @@ mod tests {
             clusters: vec![],
             resolved_hosts: vec!["other".into(), "shop".into()],
             telemetry: Telemetry { tracing: None, access_log: AccessLog::default() },
-            admin: Admin { address: any, metrics: any, readiness: any },
+            admin: Admin { address: any, metrics: vec![any], readiness: vec![any] },
             drain_timeout: Duration::ZERO,
             lame_duck: Duration::ZERO,
             exit_with_application: false,

@@ -7,7 +7,7 @@ use remora_model::capture::{INBOUND_PORT, OUTBOUND_PORT};
 use remora_model::{Direction, Listener};
 
 use super::admin;
-use crate::decode::{Field, Place, Spanned};
+use crate::decode::{Field, Place};
 use crate::errors::Problems;
 use crate::raw::Document;
 
@@ -55,13 +55,18 @@ fn claims<'d>(document: &'d Document, listeners: &[Listener], problems: &mut Pro
         }
     }
     let addresses = admin(document);
-    let place = |field: &'d Field<Spanned<SocketAddr>>| field.given().map(|given| &given.place);
-    let own = [
-        ("admin.address", addresses.address, place(&document.admin.address)),
-        ("admin.metrics", addresses.metrics, place(&document.admin.metrics)),
-        ("admin.readiness", addresses.readiness, place(&document.admin.readiness)),
+    let place = document.admin.address.given().map(|given| &given.place);
+    claims.push(Claim { who: "admin.address".to_owned(), address: addresses.address, place });
+    let lists = [
+        ("admin.metrics", addresses.metrics, document.admin.metrics.given()),
+        ("admin.readiness", addresses.readiness, document.admin.readiness.given()),
     ];
-    claims.extend(own.map(|(who, address, place)| Claim { who: who.to_owned(), address, place }));
+    for (who, addresses, given) in lists {
+        for (index, address) in addresses.into_iter().enumerate() {
+            let place = given.and_then(|given| given.get(index)).map(|given| &given.place);
+            claims.push(Claim { who: who.to_owned(), address, place });
+        }
+    }
     claims
 }
 

@@ -1,5 +1,6 @@
 //! Binding every listening address before anything else is started, so that a second process is told at once.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use remora_model::{OriginalDst, Snapshot};
@@ -21,8 +22,8 @@ pub(super) struct Bound {
 #[derive(Debug)]
 pub(super) struct AdminListeners {
     pub(super) admin: TcpListener,
-    pub(super) metrics: TcpListener,
-    pub(super) readiness: TcpListener,
+    pub(super) metrics: Vec<TcpListener>,
+    pub(super) readiness: Vec<TcpListener>,
 }
 
 impl Bound {
@@ -31,36 +32,22 @@ impl Bound {
     /// # Errors
     /// A port is in use, or no address of a listener exists here.
     pub(super) fn bind(snapshot: &Snapshot) -> Result<(Self, AdminListeners), Failure> {
-        let admin = alone(snapshot.admin.address, "admin")?;
-        let metrics = alone(snapshot.admin.metrics, "metrics")?;
-        let readiness = alone(snapshot.admin.readiness, "readiness")?;
-        let mut own: Vec<_> = [&admin, &metrics, &readiness].iter().filter_map(|at| at.local_addr().ok()).collect();
+        let admin =
+            alone(snapshot.admin.address).map_err(|source| Failure::bind(snapshot.admin.address, "admin", source))?;
+        let metrics = available(&snapshot.admin.metrics, "metrics", alone)?;
+        let readiness = available(&snapshot.admin.readiness, "readiness", alone)?;
+        let interfaces = [&admin].into_iter().chain(&metrics).chain(&readiness);
+        let mut own: Vec<_> = interfaces.filter_map(|at| at.local_addr().ok()).collect();
         let mut workers: Vec<Vec<_>> = (0..worker_count(snapshot)).map(|_| Vec::new()).collect();
         for (index, listener) in snapshot.listeners.iter().enumerate() {
             let transparent = listener.original_dst == OriginalDst::Tproxy;
             let mut bound = Vec::new();
-            let mut missing = None;
-            for &address in &listener.addresses {
-                match shared(address, transparent, workers.len()) {
-                    Ok(sockets) => {
-                        bound.push(sockets[0].local_addr()?);
-                        for (worker, socket) in workers.iter_mut().zip(sockets) {
-                            worker.push((ListenerId(index), socket));
-                        }
-                    }
-                    // One family may be absent from the namespace; the other serves.
-                    Err(source) if socket::unavailable(&source) => missing = Some((address, source)),
-                    Err(source) => return Err(Failure::bind(address, &listener.name, source)),
+            let count = workers.len();
+            for sockets in available(&listener.addresses, &listener.name, |at| shared(at, transparent, count))? {
+                bound.push(sockets[0].local_addr()?);
+                for (worker, socket) in workers.iter_mut().zip(sockets) {
+                    worker.push((ListenerId(index), socket));
                 }
-            }
-            match missing {
-                Some((address, source)) if bound.is_empty() => {
-                    return Err(Failure::bind(address, &listener.name, source));
-                }
-                Some((address, source)) => {
-                    tracing::info!(%address, listener = %listener.name, "not listening: {source}")
-                }
-                None => {}
             }
             tracing::info!(listener = %listener.name, addresses = ?bound, "listening");
             if listener.original_dst != OriginalDst::None {
@@ -71,12 +58,35 @@ impl Bound {
     }
 }
 
-fn alone(address: SocketAddr, purpose: &str) -> Result<TcpListener, Failure> {
-    socket::listen(address, false, false, socket::BACKLOG).map_err(|source| Failure::bind(address, purpose, source))
+/// Binds the addresses that exist here: one family may be absent from the namespace; the other serves.
+fn available<T>(
+    addresses: &[SocketAddr],
+    purpose: &str,
+    bind: impl Fn(SocketAddr) -> io::Result<T>,
+) -> Result<Vec<T>, Failure> {
+    let mut bound = Vec::new();
+    let mut missing = None;
+    for &address in addresses {
+        match bind(address) {
+            Ok(socket) => bound.push(socket),
+            Err(source) if socket::unavailable(&source) => missing = Some((address, source)),
+            Err(source) => return Err(Failure::bind(address, purpose, source)),
+        }
+    }
+    match missing {
+        Some((address, source)) if bound.is_empty() => return Err(Failure::bind(address, purpose, source)),
+        Some((address, source)) => tracing::info!(%address, listener = purpose, "not listening: {source}"),
+        None => {}
+    }
+    Ok(bound)
+}
+
+fn alone(address: SocketAddr) -> io::Result<TcpListener> {
+    socket::listen(address, false, false, socket::BACKLOG)
 }
 
 /// One socket for each worker on one address, after making sure that no other process has it.
-fn shared(address: SocketAddr, transparent: bool, count: usize) -> std::io::Result<Vec<TcpListener>> {
+fn shared(address: SocketAddr, transparent: bool, count: usize) -> io::Result<Vec<TcpListener>> {
     socket::probe(address)?;
     let first = socket::listen(address, true, transparent, socket::BACKLOG)?;
     // Port 0: the others share the port that the first was given.

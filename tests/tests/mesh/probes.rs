@@ -1,6 +1,7 @@
 //! The kubelet's probes of an application behind strict mTLS. A pod without a sidecar stands for the kubelet: it has no identity either.
 
 use remora_test::mesh::Mesh;
+use remora_test::netns::{run, tool};
 use remora_test::sidecar::ask;
 
 /// The application's probes, as injection tells the proxy of them.
@@ -43,6 +44,44 @@ fn probes_reach_the_application_that_nobody_else_does() {
     assert_eq!(ask(&kubelet, server.at(15_020), "POST", "/app-health/app/readyz").unwrap().code, 405);
     // Not by way of the inbound listener: nothing of it is counted as the mesh's traffic.
     assert_eq!(sidecar.metric("remora_requests_total", &[("direction", "inbound")]), 0.0);
+}
+
+#[test]
+fn a_pod_without_ipv4_is_probed_and_scraped() {
+    let mesh = Mesh::new();
+    let (server, kubelet) = (mesh.pod("server"), mesh.pod("kubelet"));
+    let v4 = format!("{}/24", server.v4());
+    run(server.command(tool("ip")).args(["addr", "del", &v4, "dev", "eth0"])).unwrap();
+    let _app = server.peer("http", 8080, &[]);
+    server.identity();
+    server.redirect();
+    let environment = [("REMORA_INBOUND_MTLS", "strict"), ("REMORA_PROBES", &probes())];
+    let sidecar = server.proxy_with(&server.config(""), &environment);
+    sidecar.ready();
+
+    let code = |port, path| ask(&kubelet, server.at6(port), "GET", path).unwrap().code;
+    for path in ["/app-health/app/readyz", "/app-health/app/startupz", "/metrics", "/healthz/ready"] {
+        assert_eq!(code(15_020, path), 200, "{path}");
+    }
+    assert_eq!((code(15_020, "/app-health/app/livez"), code(15_021, "/healthz/ready")), (500, 200));
+}
+
+#[test]
+fn an_address_that_does_not_exist_here_is_left_out() {
+    let mesh = Mesh::new();
+    let pod = mesh.pod("pod");
+    let nowhere = |port| format!("[\"0.0.0.0:{port}\", \"[2001:db8::1]:{port}\"]");
+    let admin = format!("admin: {{metrics: {}, readiness: {}}}", nowhere(15_020), nowhere(15_021));
+    let sidecar = pod.proxy(&format!("service: pod\n{admin}\n"));
+    sidecar.ready();
+    for port in [15_020, 15_021] {
+        let line = sidecar.said(&format!("[2001:db8::1]:{port}"));
+        assert!(line.contains("not listening"), "{line}");
+    }
+    drop(sidecar);
+    let mut alone = pod.proxy("service: pod\nadmin: {metrics: \"[2001:db8::1]:15020\"}\n");
+    assert_eq!(alone.wait().code(), Some(3));
+    let _ = alone.said("cannot listen on [2001:db8::1]:15020 (metrics)");
 }
 
 #[test]

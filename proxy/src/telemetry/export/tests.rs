@@ -80,7 +80,7 @@ fn snapshot(tracing: Option<Tracing>) -> Arc<Snapshot> {
         clusters: Vec::new(),
         resolved_hosts: Vec::new(),
         telemetry: Telemetry { tracing, access_log: Default::default() },
-        admin: Admin { address: nowhere, metrics: nowhere, readiness: nowhere },
+        admin: Admin { address: nowhere, metrics: vec![nowhere], readiness: vec![nowhere] },
         drain_timeout: Duration::from_secs(30),
         lame_duck: Duration::ZERO,
         exit_with_application: false,
