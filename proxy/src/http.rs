@@ -6,6 +6,7 @@ pub(crate) mod fields;
 pub(crate) mod h1;
 pub(crate) mod h2;
 pub mod head;
+pub(crate) mod resend;
 
 pub use body::Body;
 pub use head::{RequestHead, ResponseHead};

@@ -1,5 +1,6 @@
 //! Message bodies: frames move through, they are not copied.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -128,6 +129,8 @@ impl http_body::Body for Body {
 /// A request body that counts what passes.
 #[derive(Debug)]
 pub struct RequestBody {
+    /// What passed before and is to pass again: counted already.
+    again: VecDeque<Bytes>,
     body: Body,
     bytes: Option<ByteCounter>,
 }
@@ -135,17 +138,23 @@ pub struct RequestBody {
 impl RequestBody {
     /// A body whose bytes are added to `bytes`.
     pub fn new(body: Body, bytes: ByteCounter) -> Self {
-        Self { body, bytes: Some(bytes) }
+        Self { again: VecDeque::new(), body, bytes: Some(bytes) }
     }
 
     /// No body.
     pub fn empty() -> Self {
-        Self { body: Body::Empty, bytes: None }
+        Self { again: VecDeque::new(), body: Body::Empty, bytes: None }
     }
 
-    /// Whether there is no body at all, so that the request can be sent again.
+    /// The body that begins with `passed`, which has passed before.
+    pub fn after(mut self, mut passed: VecDeque<Bytes>) -> Self {
+        passed.append(&mut self.again);
+        Self { again: passed, ..self }
+    }
+
+    /// Whether there is no body at all.
     pub fn is_empty(&self) -> bool {
-        matches!(self.body, Body::Empty)
+        self.again.is_empty() && matches!(self.body, Body::Empty)
     }
 }
 
@@ -154,6 +163,9 @@ impl http_body::Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(data) = self.again.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let (Some(Ok(frame)), Some(bytes)) = (&frame, &self.bytes)
             && let Some(data) = frame.data_ref()
@@ -164,10 +176,17 @@ impl http_body::Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.again.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let again: u64 = self.again.iter().map(|data| data.len() as u64).sum();
+        let rest = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(again + rest.lower());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(again + upper);
+        }
+        hint
     }
 }

@@ -13,6 +13,7 @@ use super::{Bound, Checked, Failure, Response, Upgrade, within};
 use crate::Error;
 use crate::cluster::{ClusterState, Picked};
 use crate::http::body::{Body, RequestBody};
+use crate::http::resend::Lent;
 use crate::http::{RequestHead, ResponseHead, fields, h1, h2};
 use crate::pool::{Connection, Hop, Host, Stream};
 use crate::telemetry::AttemptTelemetry;
@@ -188,22 +189,29 @@ async fn exchange_h2(
         return Err(Failure { error: at.closed(error.to_string(), true), request: Some(Box::new((head, body))) });
     }
     let end = body.is_end_stream();
-    // Kept only where the request can be sent again: one without a body.
-    let kept = body.is_empty().then(|| head.clone());
-    let again = || kept.clone().map(|head| Box::new((head, RequestBody::empty())));
+    // Kept for another try.
+    let kept = head.clone();
+    let sent = (!end).then(|| Lent::new(body));
     if shared.ours && hop == Hop::MeshHttp1 {
         fields::mark_hop(&mut head.headers, head.version);
     }
     let request =
         h2::request(head).map_err(|message| Failure { error: Error::DownstreamProtocol(message), request: None })?;
-    let failed = |error: &::h2::Error| {
+    let failed = |error: Error| {
+        let body = sent.as_ref().map_or_else(|| Some(RequestBody::empty()), Lent::take_back);
+        Failure { error, request: body.map(|body| Box::new((kept, body))) }
+    };
+    let broken = |error: ::h2::Error| {
         if !error.is_reset() {
             host.discard(shared);
         }
-        Failure { error: at.http2(error), request: again() }
+        at.http2(&error)
     };
-    let (response, mut send) = sender.send_request(request, end).map_err(|error| failed(&error))?;
-    if !end {
+    let (response, mut send) = match sender.send_request(request, end) {
+        Ok(begun) => begun,
+        Err(error) => return Err(failed(broken(error))),
+    };
+    if let Some(body) = sent.clone() {
         // Counts for as long as the stream is open: an upload may outlive its answer.
         let open = stream.clone();
         let pumping = spawn_local(async move {
@@ -213,11 +221,24 @@ async fn exchange_h2(
         });
         *upload = Some(Upload(pumping.abort_handle()));
     }
-    let response = response.await.map_err(|error| failed(&error))?;
-    let (head, body) = h2::response_parts(response);
-    if let Some(reason) = fields::undelivered(&head.headers).filter(|_| shared.ours) {
-        host.supersede(shared);
-        return Err(Failure { error: at.undelivered(reason), request: again() });
+    let answered = response.await.map_err(broken).map(h2::response_parts);
+    let answered = answered.and_then(|(head, body)| match fields::undelivered(&head.headers).filter(|_| shared.ours) {
+        None => Ok((head, body)),
+        Some(reason) => {
+            host.supersede(shared);
+            Err(at.undelivered(reason))
+        }
+    });
+    let (head, body) = match answered {
+        Ok(answer) => answer,
+        Err(error) => {
+            // Who sends the body is not to find it ended when it is had back.
+            *upload = None;
+            return Err(failed(error));
+        }
+    };
+    if let Some(sent) = sent {
+        sent.settle();
     }
     Ok(Answer { head, body, upgrade: None })
 }

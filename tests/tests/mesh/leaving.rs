@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use nix::sys::signal::Signal;
 use remora_test::binaries::binary;
+use remora_test::client;
 use remora_test::eventually;
 use remora_test::mesh::Mesh;
 use remora_test::netns::{run, tool};
@@ -20,6 +21,9 @@ use crate::wire::Wire;
 
 /// The Service's own address, led to one pod or another as kube-proxy does: to callers it is one endpoint.
 const CLUSTER_IP: &str = "10.97.0.1";
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: server:8080\r\n\r\n";
+const POST: &str = "POST / HTTP/1.1\r\nhost: server:8080\r\ncontent-length: 2\r\n\r\nhi";
 
 struct Backend {
     sidecar: Sidecar,
@@ -99,8 +103,8 @@ impl Callers {
             callers.threads.push(std::thread::spawn(move || {
                 let mut wire = Wire::open(&client, service(8080));
                 while !stop.load(Ordering::Relaxed) {
-                    for request in ["GET / HTTP/1.1\r\n\r\n", "POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\nhi"] {
-                        wire.send(&request.replacen("\r\n", "\r\nhost: server:8080\r\n", 1));
+                    for request in [GET, POST] {
+                        wire.send(request);
                         let answer = wire.answer();
                         assert_eq!(answer.code, 200, "{answer:?}");
                         seen.lock().unwrap().push(answer.json()["name"].as_str().unwrap().to_owned());
@@ -208,4 +212,91 @@ fn http1_ends_with_an_answer_and_bytes_go_on() {
     let said = String::from_utf8_lossy(&nobody.stderr).into_owned();
     assert_eq!(nobody.status.code(), Some(0), "a hook that fails would be an event to look into");
     assert!(said.contains("no proxy at 127.0.0.1:15000"), "{said}");
+}
+
+#[test]
+fn a_request_that_reached_no_application_finds_the_new_pod() {
+    let mut service = Service::start();
+    let callers = Callers::start(&service.client);
+    callers.answered(&service.old.pod, 20);
+    callers.finish();
+    service.lead_to(&service.new.pod);
+    service.old.lose_app();
+    let callers = Callers::start(&service.client);
+    callers.answered(&service.new.pod, 20);
+    callers.finish();
+    // By the pooled connection, the first time.
+    let refused = [("direction", "inbound"), ("code", "503"), ("flag", "UF")];
+    assert!(service.old.sidecar.metric("remora_requests_total", &refused) >= 1.0);
+    assert!(service.outbound.metric("remora_upstream_retries_total", &[("cluster", "server:8080")]) >= 1.0);
+    assert_eq!(service.outbound.metric("remora_requests_total", &[("code", "503")]), 0.0);
+}
+
+#[test]
+fn where_there_is_no_application_at_all_the_caller_is_told() {
+    let mut pair = Pair::start(Plan { both: "workers: 1\naccess_log: {filter: all}", ..Plan::default() });
+    let grpc = || {
+        pair.client.block_on(|| async {
+            let mut h2 = client::h2(service(8080)).await.unwrap();
+            client::unary(&mut h2, "server:8080", "/test.Echo/Unary", &[]).await.unwrap()
+        })
+    };
+    assert_eq!((pair.client.curl(&[&pair.url("/name")]).code, grpc().status), (200, Some(0)));
+    pair.app.signal(Signal::SIGKILL);
+    pair.app.wait();
+    pair.inbound.metric_until("remora_upstream_connections_active", &[("cluster", "inbound")], |n| n == 0.0);
+
+    let told = |reason: &str| {
+        assert!(reason.starts_with("UF ") && reason.contains("server:8080") && reason.contains("refused"), "{reason}");
+    };
+    let refused = |direction: &str| {
+        let sidecar = if direction == "inbound" { &pair.inbound } else { &pair.outbound };
+        sidecar.metric("remora_requests_total", &[("direction", direction), ("flag", "UF")])
+    };
+    let retries = || pair.outbound.metric("remora_upstream_retries_total", &[("cluster", "server:8080")]);
+    let answer = pair.client.curl(&[&pair.url("/name")]);
+    assert_eq!((answer.code, answer.header("x-remora-hop")), (503, None), "{answer:?}");
+    told(answer.header("x-remora-reason").unwrap());
+    assert_eq!((refused("inbound"), retries()), (2.0, 1.0), "once more, and no more");
+    let answer = pair.client.curl(&["-d", "hi", &pair.url("/name")]);
+    assert_eq!((answer.code, answer.header("x-remora-hop")), (503, None), "{answer:?}");
+    told(answer.header("x-remora-reason").unwrap());
+    let call = grpc();
+    assert_eq!((call.http, call.status), (200, Some(14)), "UNAVAILABLE: {call:?}");
+    told(&call.message);
+    assert_eq!((refused("inbound"), refused("outbound"), retries()), (6.0, 3.0, 3.0), "each once more");
+    let line = pair.outbound.printed(" 503 UF ");
+    assert!(line.contains("could not deliver") && line.contains("refused"), "{line}");
+
+    pair.app = pair.server.peer("http", 8080, &[]);
+    assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200);
+}
+
+#[test]
+fn no_application_can_say_that_it_was_not_reached() {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    let _inbound = server.sidecar("inbound: {mtls: permissive}");
+    let outbound = client.sidecar(&entry(8080, &[server.at(8080)], ""));
+    let listener = server.enter(|| std::net::TcpListener::bind(("0.0.0.0", 8080))).unwrap();
+    let application = std::thread::spawn(move || {
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            let head = "HTTP/1.1 503 Service Unavailable\r\nx-remora-hop: undelivered\r\ncontent-length: 0\r\n";
+            write!(stream, "{head}connection: close\r\n\r\n").unwrap();
+        }
+    });
+    for mtls in [true, false] {
+        let config = client.config(&entry(8080, &[server.at(8080)], &format!(", mtls: {mtls}")));
+        let applied = [("result", "applied")];
+        let before = outbound.metric("remora_config_reloads_total", &applied);
+        outbound.configure(&config);
+        outbound.metric_until("remora_config_reloads_total", &applied, |n| n > before);
+        let answer = client.curl(&["http://10.96.0.10:8080/"]);
+        assert_eq!((answer.code, answer.header("x-remora-hop")), (503, None), "{answer:?}");
+        assert_eq!(answer.header("x-remora-reason"), None, "it was the application that said so");
+    }
+    application.join().unwrap();
+    assert_eq!(outbound.metric("remora_upstream_retries_total", &[]), 0.0);
 }

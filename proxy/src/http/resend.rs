@@ -1,0 +1,134 @@
+//! A request body on its way out that can be had back, so that a request which provably had no effect can be sent again.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use super::body::{BodyError, RequestBody};
+
+/// How much of a body may have passed before it cannot be sent again.
+const MOST: usize = 64 * 1024;
+
+/// A body that is lent to whoever sends it. Clones are the same body.
+#[derive(Clone, Debug)]
+pub(crate) struct Lent(Rc<RefCell<State>>);
+
+#[derive(Debug)]
+struct State {
+    body: RequestBody,
+    /// What has passed, sharing its buffers; `None` where the body cannot be had back.
+    passed: Option<VecDeque<Bytes>>,
+    size: usize,
+}
+
+impl Lent {
+    pub(crate) fn new(body: RequestBody) -> Self {
+        Self(Rc::new(RefCell::new(State { body, passed: Some(VecDeque::new()), size: 0 })))
+    }
+
+    /// The whole body again, unless too much of it has passed. Whoever still sends it finds it ended.
+    pub(crate) fn take_back(&self) -> Option<RequestBody> {
+        let mut state = self.0.borrow_mut();
+        let passed = state.passed.take()?;
+        Some(std::mem::replace(&mut state.body, RequestBody::empty()).after(passed))
+    }
+
+    /// It was sent for good: nothing more is kept of it.
+    pub(crate) fn settle(&self) {
+        self.0.borrow_mut().passed = None;
+    }
+}
+
+impl State {
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let Some(passed) = &mut self.passed else { return };
+        match frame.data_ref() {
+            Some(data) if self.size + data.len() <= MOST => {
+                self.size += data.len();
+                passed.push_back(data.clone());
+            }
+            _ => self.passed = None,
+        }
+    }
+}
+
+impl http_body::Body for Lent {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut state = self.0.borrow_mut();
+        let frame = ready!(Pin::new(&mut state.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => state.keep(frame),
+            Some(Err(_)) => state.passed = None,
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.borrow().body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.borrow().body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body as _;
+    use http_body_util::BodyExt;
+
+    use super::super::body::Body;
+    use super::*;
+    use crate::telemetry::ByteCounter;
+
+    fn body(text: impl Into<Bytes>) -> (RequestBody, ByteCounter) {
+        let bytes = ByteCounter::default();
+        (RequestBody::new(Body::Full(text.into()), bytes.clone()), bytes)
+    }
+
+    async fn read(body: impl http_body::Body<Data = Bytes, Error = BodyError>) -> Bytes {
+        body.collect().await.unwrap().to_bytes()
+    }
+
+    #[tokio::test]
+    async fn what_has_passed_comes_again_and_counts_once() {
+        let (body, bytes) = body("hello");
+        let lent = Lent::new(body);
+        assert_eq!(read(lent.clone()).await, "hello");
+        let again = lent.take_back().unwrap();
+        assert_eq!(again.size_hint().exact(), Some(5));
+        assert!(!again.is_end_stream() && !again.is_empty() && lent.is_end_stream());
+        let lent = Lent::new(again);
+        assert_eq!(read(lent.clone()).await, "hello");
+        assert_eq!(read(lent.take_back().unwrap()).await, "hello", "and again");
+        assert_eq!(bytes.total(), 5);
+    }
+
+    #[tokio::test]
+    async fn what_has_not_passed_is_there_too() {
+        let (body, _) = body("hello");
+        assert_eq!(read(Lent::new(body).take_back().unwrap()).await, "hello");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_long_or_sent_for_good_is_not_kept() {
+        let (long, _) = body(vec![0; MOST + 1]);
+        let lent = Lent::new(long);
+        assert_eq!(read(lent.clone()).await.len(), MOST + 1);
+        assert!(lent.take_back().is_none());
+        let (settled, _) = body("hello");
+        let lent = Lent::new(settled);
+        lent.settle();
+        assert_eq!(read(lent.clone()).await, "hello");
+        assert!(lent.take_back().is_none());
+    }
+}
