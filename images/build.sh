@@ -26,17 +26,15 @@ for image in "$@"; do
   packages+=(-p "$(package "$image")") programs+=(--bin "$(program "$image")")
 done
 
-# Where things lie on this machine is no part of a binary: neither rustc's paths nor the C compiler's.
+# Where things lie on this machine is no part of a binary: neither rustc's paths nor the C compiler's. rustc is told by a wrapper, since
+# cargo builds everything anew where RUSTFLAGS change: so a second clone reuses what the first one built of the dependencies.
 home=${CARGO_HOME:-$HOME/.cargo}
-rust=$(rustc --print sysroot)
-flags="-C target-feature=+crt-static"
-c_flags=
-for map in "$PWD=/remora" "$target=/target" "$home=/cargo" "$rust=/rust"; do
-  flags+=" --remap-path-prefix=$map"
-  c_flags+=" -ffile-prefix-map=$map"
-done
+REMORA_PATHS="--remap-path-prefix=$PWD=/remora --remap-path-prefix=$target=/target"
+REMORA_PATHS+=" --remap-path-prefix=$home=/cargo --remap-path-prefix=$(rustc --print sysroot)=/rust"
+export REMORA_PATHS
+c_flags="-ffile-prefix-map=$target=/target -ffile-prefix-map=$home=/cargo"
 build() {
-  RUSTFLAGS=$flags CFLAGS=$c_flags CXXFLAGS=$c_flags CARGO_INCREMENTAL=0 \
+  RUSTC_WRAPPER=$here/rustc.sh RUSTFLAGS="-C target-feature=+crt-static" CFLAGS=$c_flags CXXFLAGS=$c_flags CARGO_INCREMENTAL=0 \
     ${CARGO:-cargo} "$@" --locked --target "$platform" "${packages[@]}"
 }
 build build --profile image "${programs[@]}"
