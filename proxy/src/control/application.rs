@@ -1,7 +1,8 @@
 //! Whether the application is still there, where all processes of the pod can be seen (shareProcessNamespace): a classic sidecar must end
 //! when a Job's containers have, or the Job never completes.
 //!
-//! Looks at /proc once a second. Of the application is every process but our own user's (redirection reserves it for the proxy, and its hooks
+//! Looks at /proc once a second, and all the time until it has begun: what is done in a moment must be seen, too. (Its first process is there
+//! longer than it runs: the container's runtime makes it, and then starts it.) Of the application is every process but our own user's (redirection reserves it for the proxy, and its hooks
 //! run as it too), the first of the namespace (the sandbox's, which only waits), and those that have ended.
 
 use std::io;
@@ -13,6 +14,8 @@ use tokio::time::{Instant, sleep};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks while it has not begun.
+const LOOK_OUT: Duration = Duration::from_millis(10);
 /// How long nobody must have been there: a pod's containers do not begin at once, and one may follow another.
 const GONE_FOR: Duration = Duration::from_secs(3);
 /// The process that holds the namespace.
@@ -55,7 +58,7 @@ impl Application {
                     last = Instant::now();
                 }
             }
-            sleep(LOOK).await;
+            sleep(if seen { LOOK } else { LOOK_OUT }).await;
         }
     }
 
