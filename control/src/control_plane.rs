@@ -44,7 +44,9 @@ const LIFETIMES: Lifetimes = Lifetimes {
 const MAX_TTL: Duration = DAY;
 const RATE: NonZeroU32 = NonZeroU32::new(600).expect("600 is not 0");
 const MAX_CONNECTIONS: usize = 4096;
-/// How long calls may go on after SIGTERM.
+/// How long new connections are still accepted after SIGTERM: the cluster takes a moment to know that this replica leaves.
+pub const LAME_DUCK: Duration = Duration::from_secs(5);
+/// How long calls may go on after that.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// How it runs.
@@ -134,11 +136,15 @@ async fn serve(settings: Settings) -> Result<(), Error> {
         _ = interrupt.recv() => return Ok(()),
     };
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: no new connections; calls under way are finished"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: no new connections; calls under way are finished"),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
-    plane.end().await;
-    tracing::info!("ended");
+    tracing::info!("told to end: new connections are accepted for {} s more", LAME_DUCK.as_secs());
+    tokio::select! {
+        () = plane.end() => tracing::info!("ended"),
+        _ = terminate.recv() => tracing::warn!("told again: ended at once"),
+        _ = interrupt.recv() => tracing::warn!("told again: ended at once"),
+    }
     Ok(())
 }
 
@@ -200,7 +206,11 @@ impl Plane {
 
     async fn end(mut self) {
         self.end.send_replace(true);
-        let _ = tokio::join!(self.authority.end(), self.webhook);
+        let authority = async {
+            tokio::time::sleep(LAME_DUCK).await;
+            self.authority.end().await;
+        };
+        let _ = tokio::join!(authority, self.webhook);
         self.background.shutdown().await;
     }
 }

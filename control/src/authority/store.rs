@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -20,6 +20,8 @@ use crate::cluster::{self, CA_SECRET};
 
 /// How often a record is tried while others write too. Each try that fails is one that somebody else won.
 const TRIES: usize = 32;
+/// How long the API server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Store for SecretStore {
     fn load(&self) -> Result<Loaded, Error> {
@@ -50,12 +52,12 @@ impl Store for SecretStore {
                 return Err(error.into());
             }
             let changed = with(secret, records, SystemTime::now())?;
-            let answer = self.runtime.block_on(self.secrets.replace(CA_SECRET, &PostParams::default(), &changed));
-            match answer {
+            match self.in_time(self.secrets.replace(CA_SECRET, &PostParams::default(), &changed))? {
                 Ok(changed) => return self.take(changed).map_err(|error| written(io::Error::other(error))),
                 Err(error) if cluster::code(&error) == Some(409) => {
-                    let read = self.runtime.block_on(self.secrets.get(CA_SECRET));
-                    secret = read.map_err(|error| written(io::Error::other(cluster::told(&error))))?;
+                    secret = self
+                        .in_time(self.secrets.get(CA_SECRET))?
+                        .map_err(|error| written(io::Error::other(cluster::told(&error))))?;
                 }
                 Err(error) => return Err(written(io::Error::other(cluster::told(&error)))),
             }
@@ -70,6 +72,14 @@ impl Store for SecretStore {
 
     fn began_with_join_token(&self, _serial: &str, _id: &SpiffeId) -> Result<bool, Error> {
         Ok(false)
+    }
+}
+
+impl SecretStore {
+    /// An API server that does not answer holds nobody up for longer.
+    fn in_time<T>(&self, asking: impl Future<Output = T>) -> Result<T, Error> {
+        let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await });
+        answer.map_err(|_| written(io::Error::new(io::ErrorKind::TimedOut, "the API server does not answer")))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::certificates::Shown;
 use super::review::{LARGEST_BODY, Review, Unreadable, Verdict, check_head};
+use crate::control_plane::LAME_DUCK;
 use crate::control_plane::metrics::{Metrics, Outcome};
 use crate::control_plane::namespaces::Namespaces;
 use crate::inject::Settings;
@@ -29,6 +30,8 @@ pub const PATH: &str = "/inject";
 const MAX_CONNECTIONS: usize = 512;
 /// How long a handshake, a head or a body may take. The API server waits ten seconds for the whole.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may be idle: longer than the API server keeps one (90 s), so that none ends as a review is sent.
+const IDLE: Duration = Duration::from_secs(180);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a request needs.
@@ -41,7 +44,8 @@ pub struct Webhook {
     pub metrics: Arc<Metrics>,
 }
 
-/// Serves until `ending` says so, then finishes the calls under way.
+/// Serves until `ending` says so: then every answer asks for its connection to be closed, new ones are accepted for
+/// [`LAME_DUCK`], and calls under way are finished.
 ///
 /// # Errors
 /// TLS cannot be set up.
@@ -49,15 +53,21 @@ pub async fn serve(
     listener: TcpListener,
     shown: Arc<Shown>,
     webhook: Arc<Webhook>,
-    mut ending: watch::Receiver<bool>,
+    ending: watch::Receiver<bool>,
 ) -> Result<(), rustls::Error> {
+    let (close, closing) = watch::channel(false);
+    let mut told = ending.clone();
+    let mut stop = std::pin::pin!(async move {
+        let _ = told.wait_for(|ending| *ending).await;
+        tokio::time::sleep(LAME_DUCK).await;
+    });
     let tls = TlsAcceptor::from(Arc::new(tls(shown)?));
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = ending.wait_for(|ending| *ending) => break,
+            () = &mut stop => break,
         };
         while connections.try_join_next().is_some() {}
         let stream = match accepted {
@@ -70,13 +80,14 @@ pub async fn serve(
         };
         // Who finds no room is refused: the API server comes again, or to another replica.
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
-        let (tls, webhook, ending) = (tls.clone(), Arc::clone(&webhook), ending.clone());
+        let (tls, webhook, ending, closing) = (tls.clone(), Arc::clone(&webhook), ending.clone(), closing.clone());
         connections.spawn(async move {
             let _slot = slot;
-            connection(stream, tls, webhook, ending).await;
+            connection(stream, tls, webhook, ending, closing).await;
         });
     }
     drop(listener);
+    close.send_replace(true);
     while connections.join_next().await.is_some() {}
     Ok(())
 }
@@ -89,7 +100,13 @@ fn tls(shown: Arc<Shown>) -> Result<ServerConfig, rustls::Error> {
     Ok(config)
 }
 
-async fn connection(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>, mut ending: watch::Receiver<bool>) {
+async fn connection(
+    stream: TcpStream,
+    tls: TlsAcceptor,
+    webhook: Arc<Webhook>,
+    ending: watch::Receiver<bool>,
+    mut closing: watch::Receiver<bool>,
+) {
     let stream = match tokio::time::timeout(TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -99,17 +116,24 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>, 
         Err(_) => return,
     };
     let service = service_fn(|request: Request<Incoming>| {
-        let webhook = Arc::clone(&webhook);
-        async move { Ok::<_, Infallible>(webhook.answer(request).await) }
+        let (webhook, ending) = (Arc::clone(&webhook), ending.clone());
+        async move {
+            let mut response = webhook.answer(request).await;
+            // Not closed while it is idle: the API server may be sending its next review.
+            if *ending.borrow() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(TIMEOUT * 6)
+        .header_read_timeout(IDLE)
         .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         _ = serving.as_mut() => return,
-        _ = ending.wait_for(|ending| *ending) => serving.as_mut().graceful_shutdown(),
+        _ = closing.wait_for(|closing| *closing) => serving.as_mut().graceful_shutdown(),
     }
     let _ = tokio::time::timeout(TIMEOUT, serving).await;
 }
