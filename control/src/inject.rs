@@ -33,7 +33,7 @@ pub(crate) use marker::Marker;
 pub(crate) use names::PROXY_CONTAINER;
 pub use owner::Owner;
 pub use refusal::Refusal;
-pub use settings::{Compat, Networks, Options, Resources, Settings};
+pub use settings::{CA_ADDRESS, Compat, Networks, Options, Resources, Settings};
 pub use values::Amount;
 
 /// A pod, or a workload's template of one, and what is known about where it stands.

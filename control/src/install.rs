@@ -42,7 +42,7 @@ pub fn check_mesh(name: &str, text: &str) -> Result<(), remora_config::Errors> {
     let environment = remora_config::Environment::new([
         ("OTEL_SERVICE_NAME", "workload"),
         ("REMORA_TRUST_DOMAIN", "cluster.local"),
-        ("REMORA_CA_ADDRESS", "remora-control.remora-system.svc:15012"),
+        ("REMORA_CA_ADDRESS", crate::inject::CA_ADDRESS),
         ("REMORA_CA_ROOTS", "/etc/remora/trust/bundle.pem"),
         ("REMORA_CA_TOKEN", "/var/run/secrets/remora/token"),
     ]);

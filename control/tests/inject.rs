@@ -291,3 +291,21 @@ fn a_dry_run_and_a_diff_write_no_manifest() {
     let diff = String::from_utf8(remora(&["inject", "--diff"], pod).stdout).unwrap();
     assert!(diff.starts_with("--- standard input") && diff.contains("+  - name: remora-init"), "{diff}");
 }
+
+#[test]
+fn the_documents_commands_work() {
+    let document = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/inject.md")).unwrap();
+    let commands: Vec<&str> =
+        document.lines().filter_map(|line| line.strip_prefix("| `remora ")?.split('`').next()).collect();
+    assert!(commands.len() >= 5, "{commands:?}");
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inject/deployment.yaml");
+    for command in commands {
+        let arguments: Vec<&str> = command
+            .split_whitespace()
+            .map(|word| if word == "web.yaml" { manifest.to_str().unwrap() } else { word })
+            .collect();
+        let output = remora(&arguments, b"");
+        assert!(output.status.success(), "remora {command}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(!output.stdout.is_empty(), "remora {command} says nothing");
+    }
+}

@@ -39,6 +39,9 @@ pub(super) struct Arguments {
     /// The mesh's trust domain
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     trust_domain: TrustDomain,
+    /// Where pods reach the certificate authority
+    #[arg(long, default_value = inject::CA_ADDRESS, value_name = "HOST:PORT", value_parser = address)]
+    ca_address: String,
     /// The namespace of objects that name none: which of the given Namespaces' annotations count
     #[arg(short, long, default_value = "default", value_name = "NAMESPACE")]
     namespace: String,
@@ -52,11 +55,16 @@ fn mtls(text: &str) -> Result<MtlsMode, String> {
     annotations::mtls(text)
 }
 
+fn address(text: &str) -> Result<String, String> {
+    annotations::host_and_port(text)
+}
+
 impl Arguments {
     fn settings(&self) -> Settings {
         let mut settings = Settings::new(self.trust_domain.clone());
         settings.image_registry.clone_from(&self.image_registry);
         settings.compat = self.compat;
+        settings.ca_address.clone_from(&self.ca_address);
         settings.defaults.native_sidecar = self.native_sidecar;
         settings.defaults.mtls = self.mtls;
         settings

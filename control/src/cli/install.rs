@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use remora_model::{MtlsMode, TrustDomain};
 
 use crate::cluster::Access;
+use crate::inject::Compat;
 use crate::install::objects::{Object, Options, default_mesh, objects};
 use crate::install::{self, apply, remove};
 
@@ -28,6 +29,9 @@ pub(super) struct Install {
     /// Where images come from: REGISTRY/control, REGISTRY/init, REGISTRY/proxy.
     #[arg(long, value_name = "REGISTRY", default_value = "localhost/remora")]
     image_registry: String,
+    /// Understand another mesh's annotations, too.
+    #[arg(long, value_name = "MESH", value_enum)]
+    compat: Option<Compat>,
     /// How many control planes run.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=100))]
     replicas: u16,
@@ -119,6 +123,7 @@ impl Install {
             trust_domain: self.trust_domain,
             image_registry: self.image_registry,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            compat: self.compat,
             replicas: self.replicas,
             mesh,
             webhook_url: self.webhook_url,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::refusal::Refusal;
 use super::settings::{Compat, Options, Settings};
 use super::values::{bounded, quoted};
-pub(crate) use super::values::{image, mtls};
+pub(crate) use super::values::{host_and_port, image, mtls};
 pub(crate) use table::{ANNOTATIONS, Annotation, Foreign};
 
 /// What all of ours begin with.

@@ -6,6 +6,9 @@ use remora_model::{MtlsMode, PortRange, TrustDomain};
 
 use super::values::Amount;
 
+/// Where `remora install` puts the certificate authority.
+pub const CA_ADDRESS: &str = "remora-control.remora-system.svc:15012";
+
 /// The mesh's defaults, the same for the command and the webhook.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -112,7 +115,7 @@ impl Settings {
         Self {
             image_registry: "localhost/remora".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            ca_address: "remora-control.remora-system.svc:15012".to_owned(),
+            ca_address: CA_ADDRESS.to_owned(),
             compat: None,
             defaults: Options::new(trust_domain),
         }

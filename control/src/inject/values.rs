@@ -143,6 +143,16 @@ pub(crate) fn endpoint(text: &str) -> Result<String, String> {
     Ok(uri.to_string())
 }
 
+/// HOST:PORT, the host a DNS name or an IP address (IPv6 in brackets).
+pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
+    let bad = || format!("{} is not HOST:PORT", quoted(text));
+    let authority: http::uri::Authority = bounded(text)?.parse().map_err(|_| bad())?;
+    match authority.port_u16() {
+        Some(port) if port > 0 && !authority.host().is_empty() && !text.contains('@') => Ok(text.to_owned()),
+        _ => Err(bad()),
+    }
+}
+
 /// A share from 0 to 1.
 pub(crate) fn share(text: &str) -> Result<f64, String> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cluster::{CONTROL, MESH, MESH_KEY, NAMESPACE, labels};
+use crate::inject::Compat;
 
 pub use self::workload::{ADMIN_PORT, CA_PORT, WEBHOOK_PORT};
 
@@ -30,6 +31,8 @@ pub struct Options {
     pub image_registry: String,
     /// The images' tag.
     pub version: String,
+    /// The mesh whose annotations the webhook understands beside ours.
+    pub compat: Option<Compat>,
     /// How many control planes run.
     pub replicas: u16,
     /// The proxies' configuration; [`None`] keeps the one that is there.

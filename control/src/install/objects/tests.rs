@@ -8,6 +8,7 @@ fn options() -> Options {
         trust_domain: "example.org".parse().unwrap(),
         image_registry: "registry.example.org/remora".to_owned(),
         version: "1.2.3".to_owned(),
+        compat: None,
         replicas: 2,
         mesh: Some(default_mesh(MtlsMode::Strict)),
         webhook_url: None,
@@ -73,10 +74,19 @@ fn the_control_plane_may_do_nothing_that_is_not_listed() {
 }
 
 #[test]
+fn the_webhook_is_told_whose_annotations_it_understands() {
+    let with = objects(&Options { compat: Some(Compat::Istio), ..options() });
+    let deployment = with.into_iter().find(|object| object.resource.kind == "Deployment").unwrap().value;
+    assert_eq!(deployment["spec"]["template"]["spec"]["containers"][0]["args"][3], "--compat=istio");
+}
+
+#[test]
 fn the_pods_are_confined() {
     let pod = &value("Deployment")["spec"]["template"];
     let container = &pod["spec"]["containers"][0];
     assert_eq!(container["image"], "registry.example.org/remora/control:1.2.3");
+    let arguments = json!(["control", "--trust-domain=example.org", "--image-registry=registry.example.org/remora"]);
+    assert_eq!(container["args"], arguments);
     assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
     assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
     assert_eq!(pod["spec"]["securityContext"]["runAsNonRoot"], true);
@@ -88,7 +98,7 @@ fn the_default_configuration_is_one_that_a_proxy_takes() {
     let environment = remora_config::Environment::new([
         ("OTEL_SERVICE_NAME", "web"),
         ("REMORA_TRUST_DOMAIN", "example.org"),
-        ("REMORA_CA_ADDRESS", "remora-control.remora-system.svc:15012"),
+        ("REMORA_CA_ADDRESS", crate::inject::CA_ADDRESS),
         ("REMORA_CA_ROOTS", "/etc/remora/trust/bundle.pem"),
         ("REMORA_CA_TOKEN", "/var/run/secrets/remora/token"),
     ]);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use clap::ValueEnum;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EmptyDirVolumeSource, HTTPGetAction, PodSecurityContext, PodSpec,
@@ -126,17 +127,20 @@ fn container(options: &Options) -> Container {
     let quantities = |pairs: &[(&str, &str)]| {
         pairs.iter().map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned()))).collect()
     };
-    let arguments = [
+    let mut arguments = vec![
         "control".to_owned(),
         format!("--trust-domain={}", options.trust_domain),
         format!("--image-registry={}", options.image_registry),
     ];
+    // Called on the command line as here.
+    let compat = options.compat.and_then(|compat| compat.to_possible_value());
+    arguments.extend(compat.map(|compat| format!("--compat={}", compat.get_name())));
     Container {
         name: CONTROL.to_owned(),
         image: Some(format!("{}/control:{}", options.image_registry, options.version)),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         command: Some(vec!["/remora".to_owned()]),
-        args: Some(arguments.into()),
+        args: Some(arguments),
         ports: Some(vec![port("webhook", WEBHOOK_PORT), port("ca", CA_PORT), port("admin", ADMIN_PORT)]),
         startup_probe: Some(Probe { failure_threshold: Some(60), period_seconds: Some(1), ..probe("/healthz") }),
         readiness_probe: Some(Probe { period_seconds: Some(5), ..probe("/ready") }),
