@@ -19,8 +19,8 @@ only=
 if [ "${*: -1}" = api ]; then only=api; set -- "${@:1:$#-1}"; fi
 if available api "$@"; then
   echo "Kubernetes in $bin"
-  REMORA_CLUSTER=required ${CARGO:-cargo} test --locked -p remora-test --test authority kubernetes:: -- --nocapture
-  REMORA_CLUSTER=required ${CARGO:-cargo} test --locked -p remora-test --test check cluster:: -- --nocapture
+  REMORA_CLUSTER=required ${CARGO:-cargo} test --locked --workspace --test authority kubernetes:: -- --nocapture
+  REMORA_CLUSTER=required ${CARGO:-cargo} test --locked --workspace --test check cluster:: -- --nocapture
 fi
 [ -z "$only" ] || exit 0
 available node "$@" || exit 0
@@ -31,4 +31,6 @@ if [ -z "${KEEP:-}" ]; then
 fi
 [ -e "$folder/slot" ] || CLUSTER_OWNER=$([ -n "${KEEP:-}" ] || echo $$) "$here/run.sh" node "$folder"
 export REMORA_CLUSTER_NODE=$folder REMORA_IMAGES=${CARGO_TARGET_DIR:-$PWD/target}/images
-${CARGO:-cargo} test --locked -p remora-test --test cluster -- --nocapture
+suite() { ${CARGO:-cargo} test --locked --workspace --test cluster -- --nocapture "$@"; }
+suite --skip uninstall::
+REMORA_CLUSTER_UNINSTALL=1 suite uninstall::

@@ -1,4 +1,4 @@
-//! The running cluster: kubectl, images, the authority, and commands in the network of a pod.
+//! The running cluster: kubectl, `remora`, images, and commands in the network of a pod.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -6,61 +6,94 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use remora_test::binaries::binary;
-use remora_test::mesh::make_authority;
 use remora_test::netns::run;
-use remora_test::process::Process;
 use serde_json::Value;
-
-/// The trust domain of the cluster.
-pub(crate) const TRUST_DOMAIN: &str = "cluster.local";
 
 /// A node that `tests/cluster/run.sh` started.
 pub(crate) struct Cluster {
     folder: PathBuf,
     kubectl: PathBuf,
-    /// The node's address, where its authority listens too.
-    pub(crate) node: String,
-    _authority: Option<Process>,
 }
 
 impl Cluster {
-    /// Loads the images and starts an authority on the node, unless an earlier run did.
-    pub(crate) fn prepare(folder: &Path) -> Self {
-        let bin = run(Command::new(tool("build.sh")).args(["node", "--cached"])).unwrap().stdout;
-        let kubectl = Path::new(String::from_utf8(bin).unwrap().trim()).join("kubectl");
-        let slot = std::fs::read_to_string(folder.join("slot")).unwrap();
-        let node = format!("10.99.{}.1", slot.trim());
-        let mut cluster = Self { folder: folder.to_owned(), kubectl, node, _authority: None };
+    /// Loads the images and installs the control plane.
+    pub(crate) fn prepare(folder: &Path, mesh: &Path) -> Self {
+        let cluster = Self::found(folder);
         let images = PathBuf::from(std::env::var_os("REMORA_IMAGES").expect("REMORA_IMAGES names target/images"));
         let archives = ["init", "proxy", "control", "shop"].map(|name| images.join(format!("{name}.tar")));
         run(Command::new(tool("run.sh")).arg("load").arg(folder).args(archives)).unwrap();
-        let ca = folder.join("ca");
-        if !ca.exists() {
-            make_authority(&ca, TRUST_DOMAIN);
-            cluster.start_authority(&ca);
+        // An earlier run's control plane may be there: then this updates it.
+        if !cluster.before().exists() {
+            std::fs::write(cluster.before(), cluster.everything()).unwrap();
         }
+        cluster.remora(&["install", "--mesh-config", mesh.to_str().unwrap()]);
         cluster
     }
 
-    /// In the node's namespaces: it ends with them.
-    fn start_authority(&mut self, ca: &Path) {
-        let mut command = Command::new(tool("run.sh"));
-        command.arg("exec").arg(&self.folder).arg(binary("remora-certs")).arg("serve").arg("--dir").arg(ca);
-        command.args(["--listen", &format!("{}:15012", self.node), "--dns-name", &self.node]);
-        command.args(["--admin", "127.0.0.1:15013", "--kubernetes", "--kubeconfig"]);
-        command.arg(self.folder.join("pki/admin.kubeconfig"));
-        self._authority = Some(Process::start("authority", &self.folder.join("log/authority"), &mut command));
+    /// The cluster as it is.
+    pub(crate) fn found(folder: &Path) -> Self {
+        let bin = run(Command::new(tool("build.sh")).args(["node", "--cached"])).unwrap().stdout;
+        let bin = PathBuf::from(String::from_utf8(bin).unwrap().trim());
+        Self { folder: folder.to_owned(), kubectl: bin.join("kubectl") }
     }
 
-    /// The roots that vouch for the authority and for every workload.
-    pub(crate) fn bundle(&self) -> String {
-        std::fs::read_to_string(self.folder.join("ca/bundle.pem")).unwrap()
+    /// Where all objects are listed that were there before the control plane.
+    pub(crate) fn before(&self) -> PathBuf {
+        self.folder.join("before.txt")
     }
 
-    fn kubectl_command(&self, arguments: &[&str]) -> Command {
+    /// A folder for what a test writes.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.folder.join(name);
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    /// All objects of every kind, a line each, but for what comes and goes by itself.
+    pub(crate) fn everything(&self) -> String {
+        let kinds = self.kubectl(&["api-resources", "--verbs=list", "-o", "name"]);
+        let passing = ["events", "leases.", "endpoints", "endpointslices.", "componentstatuses"];
+        let kinds: Vec<&str> =
+            kinds.lines().filter(|kind| !passing.iter().any(|passing| kind.starts_with(passing))).collect();
+        let columns = "custom-columns=A:.kind,B:.metadata.namespace,C:.metadata.name";
+        let listed = self.kubectl(&["get", &kinds.join(","), "-A", "--no-headers", "-o", columns]);
+        let mut lines: Vec<String> =
+            listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        lines.sort();
+        lines.join("\n")
+    }
+
+    /// The file that tells clients of the API server where it is, and who they are.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("pki/admin.kubeconfig")
+    }
+
+    /// What `remora` prints; it must succeed.
+    pub(crate) fn remora(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(binary("remora"));
+        let output = run(command.args(arguments).arg("--kubeconfig").arg(self.kubeconfig())).unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// kubectl, with its folder in PATH for what it runs.
+    pub(crate) fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.kubectl);
-        command.arg("--kubeconfig").arg(self.folder.join("pki/admin.kubeconfig")).args(arguments);
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments);
         command
+    }
+
+    /// Runs a document's commands in a folder, as whoever reads it would, with this cluster's kubectl and our programs.
+    pub(crate) fn shell(&self, folder: &Path, script: &str) -> Output {
+        let programs = self.folder("programs");
+        for name in ["remora", "remora-certs"] {
+            std::os::unix::fs::symlink(binary(name), programs.join(name)).unwrap();
+        }
+        let others = std::env::var("PATH").unwrap();
+        let path = format!("{}:{}:{others}", programs.display(), self.kubectl.parent().unwrap().display());
+        let mut command = Command::new("bash");
+        command.args(["-euo", "pipefail", "-c", script]).current_dir(folder);
+        command.env("PATH", path).env("KUBECONFIG", self.kubeconfig()).output().unwrap()
     }
 
     /// What kubectl prints; it must succeed.
@@ -71,23 +104,6 @@ impl Cluster {
     /// An object or a list of them, as JSON.
     pub(crate) fn object(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.kubectl(&[&["get", "-o", "json"], arguments].concat())).unwrap()
-    }
-
-    /// The objects that a file of manifests holds.
-    pub(crate) fn read(&self, namespace: &str, file: &Path) -> Vec<Value> {
-        let file = file.to_str().unwrap();
-        let said = self.kubectl(&[
-            "-n",
-            namespace,
-            "create",
-            "--dry-run=client",
-            "--validate=ignore",
-            "-o",
-            "json",
-            "-f",
-            file,
-        ]);
-        serde_json::Deserializer::from_str(&said).into_iter().map(Result::unwrap).collect()
     }
 
     /// Creates or changes an object in a namespace.

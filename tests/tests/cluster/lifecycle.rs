@@ -1,32 +1,50 @@
 //! Pods that come, end, crash and are replaced.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use remora_test::netns::run;
 use serde_json::{Value, json};
 
-use crate::shop::{Shop, address, curl, shop};
-use crate::sidecar::{Shape, inject};
+use crate::shop::{Shop, address, curl, deployment, shop};
+
+/// A Job that is done at once; `pod` says more of its pod.
+fn job(name: &str, metadata: &Value, pod: &Value) -> Value {
+    let container = json!({"name": "job", "image": "localhost/remora/shop:0.1.0", "args": ["--version"]});
+    let mut spec = json!({"restartPolicy": "Never", "containers": [container]});
+    spec.as_object_mut().unwrap().extend(pod.as_object().unwrap().clone());
+    json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name},
+        "spec": {"template": {"metadata": metadata, "spec": spec}, "backoffLimit": 0},
+    })
+}
 
 #[test]
-fn a_jobs_pod_completes() {
+fn a_jobs_pod_completes_with_either_kind_of_sidecar() {
     let Some(shop) = shop() else { return };
-    let container = json!({"name": "job", "image": "localhost/remora/shop:0.1.0", "args": ["--version"]});
-    let mut template = json!({"spec": {"restartPolicy": "Never", "containers": [container]}});
-    inject(shop.cluster, "job", &mut template, Shape::default());
-    let job = json!({
-        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, "spec": {"template": template, "backoffLimit": 0},
-    });
-    shop.cluster.apply("shop", &job);
-    let status = shop.cluster.await_that("the Job's end", || {
-        let status = shop.cluster.object(&["job", "-n", "shop", "job"])["status"].clone();
-        status["conditions"]
-            .as_array()
-            .is_some_and(|all| all.iter().any(|one| one["type"] == "Complete" || one["type"] == "Failed"))
-            .then_some(status)
-    });
-    assert_eq!(status["succeeded"], 1, "{status}");
-    shop.cluster.kubectl(&["-n", "shop", "delete", "job", "job"]);
+    let classic = json!({"annotations": {"remora.dev/native-sidecar": "false"}});
+    let jobs = [
+        ("native", job("native", &json!({}), &json!({}))),
+        ("classic", job("classic", &classic, &json!({"shareProcessNamespace": true}))),
+    ];
+    for (name, job) in &jobs {
+        shop.cluster.apply("shop", job);
+        let status = shop.cluster.await_that("the Job's end", || {
+            let status = shop.cluster.object(&["job", "-n", "shop", name])["status"].clone();
+            status["conditions"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|one| one["type"] == "Complete" || one["type"] == "Failed"))
+                .then_some(status)
+        });
+        assert_eq!(status["succeeded"], 1, "{name}: {status}");
+        let pods = shop.cluster.object(&["pods", "-n", "shop", "-l", &format!("job-name={name}")]);
+        let spec = &pods["items"][0]["spec"];
+        let place = if *name == "native" { "initContainers" } else { "containers" };
+        let containers = spec[place].as_array().unwrap();
+        assert!(containers.iter().any(|one| one["name"] == "remora-proxy"), "{name}: it had a sidecar: {spec}");
+        shop.cluster.kubectl(&["-n", "shop", "delete", "job", name]);
+    }
 }
 
 #[test]
@@ -98,16 +116,52 @@ fn a_rolling_restart_of_the_replicas_under_load_loses_no_request() {
 #[test]
 fn a_classic_sidecar_serves_as_well() {
     let Some(shop) = shop() else { return };
-    let container = json!({"name": "pricing", "image": "localhost/remora/shop:0.1.0", "args": ["pricing", "--listen", "0.0.0.0:8080"]});
-    let mut object =
-        crate::shop::deployment("classic", &json!({"serviceAccountName": "pricing", "containers": [container]}));
-    inject(shop.cluster, "classic", &mut object["spec"]["template"], Shape { classic: true, ..Shape::default() });
+    let container = json!({
+        "name": "pricing", "image": "localhost/remora/shop:0.1.0", "args": ["pricing", "--listen", "0.0.0.0:8080"],
+        "readinessProbe": {"httpGet": {"path": "/prices", "port": 8080}, "periodSeconds": 1},
+    });
+    let mut object = deployment("classic", &json!({"serviceAccountName": "pricing", "containers": [container]}));
+    object["spec"]["template"]["metadata"]["annotations"] = json!({"remora.dev/native-sidecar": "false"});
     shop.cluster.apply("shop", &object);
     shop.cluster.await_rollout("shop", "classic");
     let pod = shop.cluster.pod("shop", "classic");
     assert_eq!(pod["spec"]["containers"][0]["name"], "remora-proxy", "an ordinary container, the first");
-    // Strict like the others: in plaintext nothing comes out.
+    // Strict like the others: in plaintext nothing comes out, and who has an identity is served.
     let url = format!("http://{}:8080/prices", address(&pod));
     assert!(!curl(&["-sS", &url]).status.success(), "plaintext was served");
+    let asked = shop.metric(&pod, "remora_requests_total", &["direction=\"inbound\""]);
+    assert_eq!(asked, 0.0, "the kubelet asks the application by another way");
     shop.cluster.kubectl(&["-n", "shop", "delete", "deployment", "classic", "--wait=false"]);
+}
+
+#[test]
+fn a_deleted_pod_answers_what_it_has_begun() {
+    let Some(shop) = shop() else { return };
+    let container = json!({
+        "name": "slow", "image": "localhost/remora/shop:0.1.0", "args": ["echo", "--listen", "0.0.0.0:8080", "--name", "slow"],
+        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+    });
+    let mut object = deployment("slow", &json!({"containers": [container]}));
+    object["spec"]["template"]["metadata"]["annotations"] = json!({"remora.dev/mtls": "permissive"});
+    shop.cluster.apply("shop", &object);
+    shop.cluster.await_rollout("shop", "slow");
+    let pod = shop.cluster.pod("shop", "slow");
+    let name = pod["metadata"]["name"].as_str().unwrap();
+    let mut stream = TcpStream::connect((address(&pod), 8080)).unwrap();
+    stream.set_read_timeout(Some(remora_test::PATIENCE)).unwrap();
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: slow\r\ncontent-length: 10\r\n\r\nhalf ").unwrap();
+    shop.cluster.await_that("the sidecar has the request", || {
+        (shop.metric(&pod, "remora_downstream_connections_active", &["direction=\"inbound\""]) >= 1.0).then_some(())
+    });
+    shop.cluster.kubectl(&["-n", "shop", "delete", "deployment", "slow", "--wait=false"]);
+    shop.cluster.await_that("the pod is told to end", || {
+        let pod = shop.cluster.object(&["pod", "-n", "shop", name]);
+        (!pod["metadata"]["deletionTimestamp"].is_null()).then_some(())
+    });
+    stream.write_all(b"more.").unwrap();
+    let mut answer = String::new();
+    // The connection is closed after the answer: the pod leaves.
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("half more."), "{answer}");
+    shop.cluster.kubectl(&["-n", "shop", "wait", "--for=delete", &format!("pod/{name}"), "--timeout=120s"]);
 }

@@ -8,7 +8,7 @@ use std::sync::{MutexGuard, OnceLock, PoisonError};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, TURN};
-use crate::sidecar::{self, Shape, inject};
+use crate::gateway;
 
 /// The shop, held by one test at a time.
 pub(crate) struct Shop {
@@ -27,7 +27,7 @@ pub(crate) fn shop() -> Option<Shop> {
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let cluster = CLUSTER.get_or_init(|| {
         assert!(!FAILED.swap(true, Ordering::Relaxed), "the shop did not come up: see the first test");
-        let cluster = Cluster::prepare(Path::new(&folder));
+        let cluster = Cluster::prepare(Path::new(&folder), &manifests("mesh.yaml"));
         set_up(&cluster);
         cluster
     });
@@ -40,24 +40,13 @@ fn manifests(name: &str) -> PathBuf {
 }
 
 fn set_up(cluster: &Cluster) {
-    for namespace in ["shop", "observe", "plain"] {
-        cluster.apply(namespace, &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}));
-        cluster.await_that("the namespace's account", || {
-            let accounts = cluster.object(&["serviceaccounts", "-n", namespace]);
-            (!accounts["items"].as_array().unwrap().is_empty()).then_some(())
-        });
-    }
-    let mesh = std::fs::read_to_string(manifests("mesh.yaml")).unwrap();
-    let gateway = std::fs::read_to_string(manifests("gateway.yaml")).unwrap();
-    let files = [
-        ("remora-mesh", json!({"mesh.yaml": mesh})),
-        ("remora-trust-bundle", json!({"bundle.pem": cluster.bundle()})),
-        ("gateway", json!({"gateway.yaml": gateway})),
-    ];
-    for (name, data) in files {
-        cluster
-            .apply("shop", &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}));
-    }
+    // Who is in the mesh, and what its sidecars do, stands on the namespace.
+    let traced = json!({
+        "remora.dev/tracing-endpoint": "http://traces.observe.svc.cluster.local:4317", "remora.dev/tracing-sampling": "1",
+    });
+    namespace(cluster, "shop", &json!({"labels": {"remora.dev/inject": "enabled"}, "annotations": traced}));
+    namespace(cluster, "observe", &json!({}));
+    namespace(cluster, "plain", &json!({}));
     plain(
         cluster,
         "observe",
@@ -68,18 +57,25 @@ fn set_up(cluster: &Cluster) {
     plain(cluster, "plain", "stranger", &["echo", "--listen", "0.0.0.0:8080", "--name", "stranger"], &[8080]);
     cluster.await_rollout("observe", "traces");
     for application in ["catalog", "pricing", "storefront"] {
-        for mut object in cluster.read("shop", &manifests(&format!("{application}.yaml"))) {
-            if object["kind"] == "Deployment" {
-                inject(cluster, application, &mut object["spec"]["template"], Shape::default());
-            }
-            cluster.apply("shop", &object);
-        }
+        let file = manifests(&format!("{application}.yaml"));
+        cluster.kubectl(&["-n", "shop", "apply", "-f", file.to_str().unwrap()]);
     }
-    gateways(cluster);
+    gateway::set_up(cluster, &std::fs::read_to_string(manifests("gateway.yaml")).unwrap());
     for deployment in ["catalog", "pricing", "storefront", "gateway", "gateway-by-variable"] {
         cluster.await_rollout("shop", deployment);
     }
     cluster.await_rollout("plain", "stranger");
+}
+
+/// Makes a namespace, and waits until pods can be made in it.
+pub(crate) fn namespace(cluster: &Cluster, name: &str, metadata: &Value) {
+    let mut object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
+    object["metadata"]["name"] = json!(name);
+    cluster.apply(name, &object);
+    cluster.await_that("the namespace's account", || {
+        let accounts = cluster.object(&["serviceaccounts", "-n", name]);
+        (!accounts["items"].as_array().unwrap().is_empty()).then_some(())
+    });
 }
 
 /// A Deployment of one of the shop's applications and its Service, without a sidecar.
@@ -101,27 +97,6 @@ pub(crate) fn deployment(name: &str, pod: &Value) -> Value {
             "template": {"metadata": {"labels": {"app": name}}, "spec": pod},
         },
     })
-}
-
-/// The proxy's image alone, twice: its configuration named by a flag, and by a variable.
-fn gateways(cluster: &Cluster) {
-    for name in ["gateway", "gateway-by-variable"] {
-        let mut proxy = sidecar::proxy(cluster, "gateway");
-        proxy["volumeMounts"]
-            .as_array_mut()
-            .unwrap()
-            .push(json!({"name": "gateway", "mountPath": "/etc/remora/gateway"}));
-        if name == "gateway" {
-            proxy["args"] = json!(["--config", "/etc/remora/gateway/gateway.yaml"]);
-        } else {
-            proxy.as_object_mut().unwrap().remove("args");
-            let variable = json!({"name": "REMORA_CONFIG", "value": "/etc/remora/gateway/gateway.yaml"});
-            proxy["env"].as_array_mut().unwrap().push(variable);
-        }
-        let mut volumes = sidecar::volumes();
-        volumes.as_array_mut().unwrap().push(json!({"name": "gateway", "configMap": {"name": "gateway"}}));
-        cluster.apply("shop", &deployment(name, &json!({"containers": [proxy], "volumes": volumes})));
-    }
 }
 
 impl Shop {

@@ -7,7 +7,6 @@ use remora_test::process::Process;
 use serde_json::{Value, json};
 
 use crate::shop::{address, curl, shop};
-use crate::sidecar::{Shape, inject};
 
 #[test]
 fn pods_become_ready_with_native_sidecars() {
@@ -152,12 +151,7 @@ fn an_excluded_port_stays_untouched() {
         "name": "echo", "image": "localhost/remora/shop:0.1.0", "args": ["echo", "--listen", "0.0.0.0:9000", "--name", "untouched"],
     });
     let mut object = crate::shop::deployment("untouched", &json!({"containers": [container]}));
-    inject(
-        shop.cluster,
-        "untouched",
-        &mut object["spec"]["template"],
-        Shape { exclude_inbound: "9000", ..Shape::default() },
-    );
+    object["spec"]["template"]["metadata"]["annotations"] = json!({"remora.dev/exclude-inbound-ports": "9000"});
     shop.cluster.apply("shop", &object);
     shop.cluster.await_rollout("shop", "untouched");
     let pod = shop.cluster.pod("shop", "untouched");

@@ -46,6 +46,7 @@ fn installed() -> Vec<String> {
         trust_domain,
         image_registry: String::new(),
         version: String::new(),
+        compat: None,
         replicas: 1,
         mesh: None,
         webhook_url: None,
