@@ -8,6 +8,7 @@ mod change;
 mod csr;
 mod directory;
 mod error;
+mod files;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod init;

@@ -19,9 +19,11 @@ pub(crate) enum Access {
 
 /// The user, and perhaps group, that files are given to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
-    pub(crate) uid: u32,
-    pub(crate) gid: Option<u32>,
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// The group; [`None`]: left as it is.
+    pub gid: Option<u32>,
 }
 
 /// A complete file under a temporary name beside its place; removed unless it is put there.

@@ -32,6 +32,7 @@ pub use bundle::TrustBundle;
 pub use bundles::TrustBundles;
 pub use crl::RevocationList;
 pub use error::Error;
+pub use file::Owner;
 pub use fingerprint::Fingerprint;
 pub use identity::Identity;
 pub use source::{CertificateSource, FileSource};

@@ -1,7 +1,7 @@
 //! `remora-certs issue`.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
@@ -10,7 +10,7 @@ use remora_model::identity::KeyKind;
 
 use super::value::{Offset, duration, key_kind, moment, offset, owner};
 use crate::ca::{Authority, CaDirectory, CaError, Issued, IssuedRecord, Proof, Validity, seconds};
-use crate::file::{Access, Owner, Prepared};
+use crate::file::Owner;
 use crate::leaf::Leaf;
 use crate::verify::Clock;
 use crate::{Error, pem};
@@ -86,7 +86,7 @@ fn issue(arguments: &Issue, out: &mut dyn Write) -> Result<(), Error> {
         by: Proof::Command,
         proved_by: None,
     })?;
-    write_svid(arguments, &issued, ca.bundle_pem())?;
+    issued.write(&arguments.out, ca.bundle_pem(), arguments.owner)?;
     if let Some(replaced) = replaced {
         // Only now: until the files were in place, the old certificate was the one in use.
         ca.record_adoption(&issued.serial, &replaced)?;
@@ -132,27 +132,4 @@ fn report(arguments: &Issue, issued: &Issued, asked: Option<SystemTime>, out: &m
             None => Ok(()),
         })
         .map_err(Error::Output)
-}
-
-/// All three files are complete on disk before the first is put in place, and then follow one another at once: trust
-/// first, then key and certificate, so that a reader meets an old certificate with a new key for a moment at most.
-fn write_svid(arguments: &Issue, issued: &Issued, bundle: &[u8]) -> Result<(), Error> {
-    let Issue { out, owner, .. } = arguments;
-    std::fs::create_dir_all(out).map_err(|source| Error::Write { path: out.clone(), source })?;
-    let files = [
-        ("bundle.pem", bundle, Access::Public),
-        ("key.pem", issued.key_pem.as_bytes(), Access::Secret),
-        ("cert.pem", issued.chain_pem.as_bytes(), Access::Public),
-    ];
-    let prepared = files
-        .into_iter()
-        .filter(|(name, content, access)| *access == Access::Secret || !is_already(&out.join(name), content, *owner))
-        .map(|(name, content, access)| Prepared::new(&out.join(name), content, access, *owner))
-        .collect::<Result<Vec<_>, _>>()?;
-    prepared.into_iter().try_for_each(Prepared::replace)
-}
-
-/// An unchanged bundle is left alone, unless it is to change hands.
-fn is_already(path: &Path, content: &[u8], owner: Option<Owner>) -> bool {
-    owner.is_none() && pem::read(path).is_ok_and(|there| there == content)
 }
