@@ -7,6 +7,7 @@ mod inject;
 mod input;
 mod install;
 mod output;
+mod run;
 mod uninject;
 mod workloads;
 
@@ -32,6 +33,11 @@ enum Command {
     Control(control::Control),
     Install(install::Install),
     Uninstall(install::Uninstall),
+    Run(run::Run),
+    #[command(hide = true)]
+    RunInside(run::RunInside),
+    #[command(hide = true)]
+    RunCommand(run::RunCommand),
 }
 
 /// Parses this process's command line, does what it says, and hands on the exit code.
@@ -41,6 +47,9 @@ pub fn main() -> ExitCode {
         Command::Inject(arguments) => inject::run(&arguments),
         Command::Uninject(arguments) => uninject::run(&arguments),
         Command::Check(check) => check.run(&mut std::io::stdout()),
+        Command::Run(run) => run.run(),
+        Command::RunInside(inside) => inside.run(),
+        Command::RunCommand(command) => command.run(),
         Command::Control(control) => ended(control.run()),
         Command::Install(install) => ended(install.run(&mut std::io::stdout())),
         Command::Uninstall(uninstall) => ended(uninstall.run(&mut std::io::stdout())),

@@ -8,4 +8,5 @@ pub mod control_plane;
 pub mod inject;
 pub mod install;
 pub mod manifest;
+pub mod run;
 pub mod webhook;

@@ -11,7 +11,7 @@ use std::sync::{Mutex, OnceLock};
 /// Where the copies live, across runs: a binary that did not change is not copied again.
 const COPIES: &str = "/tmp/remora-test-bin";
 
-/// The path of a copy that everyone may run: `remora-proxy`, `remora-init`, `remora-certs`, `remora-peer`.
+/// The path of a copy that everyone may run: `remora-proxy`, `remora-init`, `remora-certs`, `remora`, `remora-peer`.
 ///
 /// # Panics
 /// When it cannot be built or copied.
@@ -75,6 +75,8 @@ fn built() -> &'static Path {
             "remora-init",
             "-p",
             "remora-certs",
+            "-p",
+            "remora-control",
             "-p",
             "remora-shop",
         ]);
