@@ -22,18 +22,20 @@ impl Programs {
     /// System tools in PATH and the system folders (`su` without `-` leaves those out); ours beside this binary first, then in PATH.
     pub(super) fn find() -> Result<Self, Error> {
         let system = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
-        let own = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned())).unwrap_or_default();
-        let beside = format!("neither in {} nor in PATH", own.display());
+        let own: Vec<PathBuf> =
+            std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned())).into_iter().collect();
+        let beside = own.iter().map(|own| format!("neither in {} nor in PATH", own.display())).collect::<String>();
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut missing = Vec::new();
         let mut find = |name: &str, hint: &str, first: &[PathBuf], last: &[PathBuf]| {
             let folders = first.iter().cloned().chain(std::env::split_paths(&path)).chain(last.iter().cloned());
-            folders.map(|folder| folder.join(name)).find(|path| path.is_file()).unwrap_or_else(|| {
+            // Root runs nothing from wherever it happens to stand.
+            let mut files = folders.filter(|folder| folder.is_absolute()).map(|folder| folder.join(name));
+            files.find(|path| path.is_file()).unwrap_or_else(|| {
                 missing.push(format!("{name} ({hint})"));
                 PathBuf::new()
             })
         };
-        let own = [own];
         let programs = Self {
             ip: find("ip", "Debian's package iproute2", &[], &system),
             iptables: find("iptables", "Debian's package iptables", &[], &system),

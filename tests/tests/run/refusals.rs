@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use remora_test::netns::tool;
 
-use crate::host::{Host, said};
+use crate::host::{Host, printed, said};
 
 #[track_caller]
 fn refused(output: &Output, message: &str) {
@@ -46,9 +46,15 @@ fn a_name_that_is_taken() {
     let web = host.serve("web", &[]);
     let output = host.run(&["--name", "web"], &["true"]);
     refused(&output, &format!("the name web is taken by the run with process id {}", web.pid()));
-    // Without --name a number makes it another.
-    let peer = host.run(&["--name", "web-2"], &["true"]);
-    assert_eq!(peer.status.code(), Some(0), "{peer:?}");
+}
+
+#[test]
+fn a_name_of_the_command_gets_a_number_instead() {
+    let host = Host::new();
+    let _first = host.serve("getent", &[]);
+    let second = host.run(&[], &["getent", "hosts", "getent", "getent-2"]);
+    let words: Vec<String> = printed(&second).split_whitespace().map(str::to_owned).collect();
+    assert_eq!(words, ["10.213.13.2", "getent", "10.213.13.3", "getent-2"]);
 }
 
 #[test]
