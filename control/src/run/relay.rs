@@ -1,6 +1,5 @@
 //! Bytes carried between the host and a run: published ports towards the run, the host's loopback ports and name servers towards it.
 
-use std::future::Future;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,15 +62,13 @@ pub(super) fn udp(socket: UdpSocket, to: SocketAddr) -> std::io::Result<()> {
     Ok(())
 }
 
-fn ask(question: &[u8], to: SocketAddr) -> impl Future<Output = std::io::Result<Vec<u8>>> {
-    async move {
-        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-        let socket = net::UdpSocket::bind((any, 0)).await?;
-        socket.connect(to).await?;
-        socket.send(question).await?;
-        let mut answer = vec![0; DATAGRAM];
-        let length = socket.recv(&mut answer).await?;
-        answer.truncate(length);
-        Ok(answer)
-    }
+async fn ask(question: &[u8], to: SocketAddr) -> std::io::Result<Vec<u8>> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let socket = net::UdpSocket::bind((any, 0)).await?;
+    socket.connect(to).await?;
+    socket.send(question).await?;
+    let mut answer = vec![0; DATAGRAM];
+    let length = socket.recv(&mut answer).await?;
+    answer.truncate(length);
+    Ok(answer)
 }
