@@ -145,11 +145,11 @@ impl Callers {
 fn callers_come_to_the_pod_that_stays_while_the_one_that_leaves_still_serves() {
     let mut service = Service::start();
     let callers = Callers::start(&service.client);
-    callers.answered(&service.old.pod, 50);
+    callers.answered(&service.old.pod, 10);
 
     let hops = service.hops();
     service.lead_to(&service.new.pod);
-    callers.answered(&service.old.pod, 200);
+    callers.answered(&service.old.pod, 30);
     assert_eq!(service.hops(), hops, "by themselves connections stay where they are");
 
     // The pod may know that it leaves before everybody's rules do.
@@ -162,12 +162,12 @@ fn callers_come_to_the_pod_that_stays_while_the_one_that_leaves_still_serves() {
     assert!(service.old.sidecar.is_ready(), "whoever comes is served");
 
     service.lead_to(&service.new.pod);
-    callers.answered(&service.new.pod, 50);
+    callers.answered(&service.new.pod, 10);
     service.old.lose_app();
-    callers.answered(&service.new.pod, 50);
+    callers.answered(&service.new.pod, 10);
     service.old.sidecar.terminate();
     assert_eq!(service.old.sidecar.wait().code(), Some(0));
-    callers.answered(&service.new.pod, 50);
+    callers.answered(&service.new.pod, 10);
     callers.finish();
     assert_eq!(service.outbound.metric("remora_requests_total", &[("code", "503")]), 0.0);
 }
@@ -218,12 +218,12 @@ fn http1_ends_with_an_answer_and_bytes_go_on() {
 fn a_request_that_reached_no_application_finds_the_new_pod() {
     let mut service = Service::start();
     let callers = Callers::start(&service.client);
-    callers.answered(&service.old.pod, 20);
+    callers.answered(&service.old.pod, 10);
     callers.finish();
     service.lead_to(&service.new.pod);
     service.old.lose_app();
     let callers = Callers::start(&service.client);
-    callers.answered(&service.new.pod, 20);
+    callers.answered(&service.new.pod, 10);
     callers.finish();
     // By the pooled connection, the first time.
     let refused = [("direction", "inbound"), ("code", "503"), ("flag", "UF")];
