@@ -127,10 +127,7 @@ fn has(entries: &[Value], new: &Value) -> bool {
 
 fn list<'a>(object: &'a mut Map<String, Value>, name: &str) -> &'a mut Vec<Value> {
     let value = object.entry(name).or_insert_with(|| json!([]));
-    if !value.is_array() {
-        *value = json!([value.take()]);
-    }
-    value.as_array_mut().expect("made one above")
+    value.as_array_mut().expect("a list: the configuration has been checked")
 }
 
 #[cfg(test)]

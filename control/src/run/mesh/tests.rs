@@ -65,7 +65,7 @@ fn a_published_port_takes_plaintext_under_strict_too() {
 
 #[test]
 fn what_the_file_says_stays_and_wins() {
-    let text = "drain_timeout: 3s\noutbound:\n  host: api:80\n  endpoints: [10.9.9.9:80]\n";
+    let text = "drain_timeout: 3s\noutbound:\n  - {host: api:80, endpoints: ['10.9.9.9:80']}\n";
     let mesh = mesh(text, MtlsMode::Permissive, &[]).unwrap();
     let text = mesh.configuration(&record("web", 2, &[]), &[record("api", 3, &[80, 90])]);
     let value: Value = serde_json::from_str(&text).unwrap();
