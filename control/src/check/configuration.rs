@@ -58,7 +58,8 @@ impl Configuration {
     pub(super) fn judge(&self, rejected: Option<&str>) -> Finding {
         let remedy = "correct the file; `remora-proxy --validate FILE` lists every problem";
         match (&self.file, &self.content, rejected) {
-            (None, ..) => Finding::ok("there is no configuration here to look at"),
+            (None, _, None) => Finding::ok("there is no configuration here to look at"),
+            (None, _, Some(why)) => Finding::failure(format!("the running proxy refused its newest: {why}"), remedy),
             (Some(_), Err((first, 0)), _) => Finding::failure(first.clone(), remedy),
             (Some(_), Err((first, more)), _) => Finding::failure(format!("{first} (and {more} more)"), remedy),
             (Some(file), Ok(_), Some(why)) => {

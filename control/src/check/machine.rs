@@ -51,7 +51,7 @@ pub const CHECKS: [Check<Machine>; 10] = [
     Check {
         name: "iptables-rules",
         about: "which backend holds rules, anybody's, in this network namespace",
-        otherwise: "warning: both do, and the kernel obeys both",
+        otherwise: "warning: both do, and the kernel obeys both; or nobody may look",
         judge: rules,
     },
     Check {
@@ -137,7 +137,7 @@ pub async fn check(local: &Local) -> Result<Vec<Line>, remora_init::Error> {
         missing: Backend::BOTH.map(Backend::missing_capability),
         redirect,
         tproxy,
-        redirection: Redirection::look(&invocation),
+        redirection: Redirection::look(&invocation, false),
         files: proxy.open_files().unwrap_or_else(|| getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)),
         configuration,
         servers,
@@ -183,15 +183,19 @@ fn programs(seen: &Machine) -> Finding {
 }
 
 fn rules(seen: &Machine) -> Finding {
+    let may_look = |found: &&Programs| found.has_rules.is_some();
     let holds = |backend| seen.programs.iter().any(|found| found.backend == backend && found.has_rules == Some(true));
     match Backend::BOTH.map(holds) {
+        _ if seen.programs.iter().find(may_look).is_none() => {
+            Finding::warning("no rules can be seen by this process", "look as root, with iptables")
+        }
         [true, true] => Finding::warning(
             "both iptables-nft and iptables-legacy hold rules here, and the kernel obeys both",
             "move the rules of one to the other (`iptables-save`, `update-alternatives --config iptables`)",
         ),
-        [true, false] => Finding::ok("only iptables-nft holds rules here"),
-        [false, true] => Finding::ok("only iptables-legacy holds rules here"),
-        [false, false] => Finding::ok("neither iptables-nft nor iptables-legacy holds rules here"),
+        [true, false] => Finding::ok("the rules that are seen here are iptables-nft's"),
+        [false, true] => Finding::ok("the rules that are seen here are iptables-legacy's"),
+        [false, false] => Finding::ok("no rules are seen here"),
     }
 }
 

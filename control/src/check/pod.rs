@@ -110,7 +110,7 @@ pub async fn check(local: &Local) -> Result<Vec<Line>, remora_init::Error> {
     let seen = Pod {
         proxy: beside::told(admin).await,
         trust_domain: wanted.or_else(|| beside.variable("REMORA_TRUST_DOMAIN").map(str::to_owned)),
-        redirection: Redirection::look(&invocation),
+        redirection: Redirection::look(&invocation, true),
         servers: Servers::ask(counts.as_ref(), &beside).await,
         configuration,
         now: SystemTime::now(),

@@ -65,8 +65,8 @@ fn fields(text: &str) -> inject::annotations::Map {
 }
 
 impl Redirection {
-    /// Looks, and tries connections.
-    pub(super) fn look(invocation: &Invocation) -> Self {
+    /// Looks, and tries connections; where nobody may look, and redirection must be there, only that.
+    pub(super) fn look(invocation: &Invocation, must_be: bool) -> Self {
         let Invocation { spec, options, .. } = invocation;
         let verified = verify::verify(spec, options);
         let all = Backend::BOTH.into_iter().flat_map(|backend| Family::BOTH.map(|family| (backend, family)));
@@ -74,7 +74,8 @@ impl Redirection {
         let ours = saved.map(|live| live.has_ours()).reduce(|one, other| one || other);
         let (found, unseen) = match verified {
             Ok(report) => (report, None),
-            Err(error) => (verify::connect(spec, options), Some(error)),
+            Err(error) if must_be => (verify::connect(spec, options), Some(error)),
+            Err(error) => (verify::Report::default(), Some(error)),
         };
         Self { ours, found: found.findings().to_vec(), unseen }
     }

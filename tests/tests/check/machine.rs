@@ -214,6 +214,19 @@ fn without_anything_of_remora_a_machine_is_well_but_for_its_clock() {
     let clock = text.lines().last().unwrap();
     assert!(clock.starts_with("warning  clock  ") && clock.contains("; to do: "), "{clock}");
 
+    // Whoever may do nothing is told what it takes.
+    let mut command = pod.user(tool("prlimit"));
+    command.arg("--nofile=16384:").arg(binary("remora")).args(["check", "machine", "-o", "json"]);
+    let user = Answer::of(&mut command);
+    let results = user.lines.iter().filter(|line| line["result"] != "ok").map(|line| (&line["check"], &line["result"]));
+    let results: Vec<_> = results.map(|(check, result)| (check.as_str().unwrap(), result.as_str().unwrap())).collect();
+    let untried = ["kernel", "kernel-tproxy", "redirection", "clock"].map(|check| (check, "warning"));
+    assert_eq!(
+        results,
+        [&[("iptables-rules", "warning"), ("capabilities", "failure")][..], &untried].concat(),
+        "{user:#?}"
+    );
+
     // Nothing is left of what was tried.
     let rules = pod.output("iptables-nft-save", &[]).unwrap();
     assert!(!String::from_utf8_lossy(&rules.stdout).contains("REMORA"), "{rules:?}");

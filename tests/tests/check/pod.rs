@@ -1,5 +1,6 @@
 //! A pod from inside: a sidecar as `remora inject` makes one, with its authority and its collector in pods of their own.
 
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use remora_test::authority::join_token;
@@ -9,7 +10,7 @@ use remora_test::eventually;
 use remora_test::forge::{Forgery, forge};
 use remora_test::mesh::{Mesh, TRUST_DOMAIN};
 use remora_test::netns::{run, tool};
-use remora_test::pod::Pod;
+use remora_test::pod::{PROXY, Pod};
 use remora_test::process::Process;
 use remora_test::sidecar::Sidecar;
 
@@ -48,6 +49,9 @@ impl World {
         let authority = authority(&mesh, &room);
         let (roots, token) = (pod.folder().join("roots.pem"), pod.folder().join("token"));
         std::fs::copy(mesh.authority().join("bundle.pem"), &roots).unwrap();
+        // As in a container: others do not see the proxy's files.
+        std::fs::set_permissions(&roots, PermissionsExt::from_mode(0o600)).unwrap();
+        chown(&roots, Some(PROXY), Some(PROXY)).unwrap();
         std::fs::write(&token, join_token(mesh.authority(), &pod.id(), "1h")).unwrap();
         pod.redirect();
         let address = room.at(PORT).to_string();
@@ -142,6 +146,25 @@ fn each_line_tells_of_one_thing() {
     world.sidecar.terminate();
     eventually("the end's beginning", || (!world.sidecar.is_ready()).then_some(()));
     world.check(&[]).differs_in(&well, "proxy", "failure", "draining");
+}
+
+/// As in a debugging container that shares the proxy's processes, but not its rights.
+#[test]
+fn whoever_may_see_less_says_so_and_fails_nothing() {
+    let world = World::new();
+    let well = world.check(&["pod"]);
+    well.is_well();
+    let as_user = |uid| {
+        let mut command = world.pod.command_as(uid, uid, binary("remora"));
+        Answer::of(command.args(["check", "pod", "-o", "json"]))
+    };
+    // The proxy's own user sees its environment and files, and can try the pod's call to itself.
+    as_user(PROXY).differs_in(&well, "redirection", "warning", "IPv4 call to itself: a connection to");
+    let other = as_user(2_000);
+    let unwell: Vec<_> = other.lines.iter().filter(|line| line["result"] != "ok").map(|line| &line["check"]).collect();
+    assert_eq!(unwell, ["redirection", "authority"], "{other:#?}");
+    assert!(other.says("redirection").contains("where nobody is, was answered by the proxy"), "{other:#?}");
+    assert_eq!(other.code, Some(0), "warnings alone are no failure");
 }
 
 #[test]
