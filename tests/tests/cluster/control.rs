@@ -203,3 +203,13 @@ fn a_changed_mesh_configuration_reaches_running_pods() {
     assert_eq!(now["metadata"]["uid"], pod["metadata"]["uid"], "the same pod");
     assert_eq!(now["status"]["initContainerStatuses"][1]["restartCount"], 0, "the same proxy");
 }
+
+#[test]
+fn the_check_finds_nothing_wrong() {
+    let Some(shop) = shop() else { return };
+    let found: Value = serde_json::from_str(&shop.cluster.remora(&["check", "cluster", "-o", "json"])).unwrap();
+    let lines = found.as_array().unwrap();
+    assert!(lines.len() >= 10, "{found:#}");
+    // What other tests restarted or made may be on its way: that is a warning. A failure ends `check` with 1.
+    assert!(lines.iter().all(|line| line["result"] != "failure"), "{found:#}");
+}

@@ -165,3 +165,35 @@ fn an_excluded_port_stays_untouched() {
     assert_eq!(shop.metric(&pod, "remora_requests_total", &["direction=\"inbound\""]), 0.0, "the sidecar saw it");
     shop.cluster.kubectl(&["-n", "shop", "delete", "deployment", "untouched", "--wait=false"]);
 }
+
+#[test]
+fn the_kubelets_probes_say_what_the_application_says() {
+    let Some(shop) = shop() else { return };
+    // The sidecars are strict and all of these are ready, by HTTP and by TCP: asked by way of the proxy.
+    for app in ["pricing", "storefront", "catalog"] {
+        let spec = &shop.cluster.pods("shop", app)[0]["spec"]["containers"][0];
+        let probe = &spec["readinessProbe"]["httpGet"];
+        assert_eq!((&probe["path"], &probe["port"]), (&json!(format!("/app-health/{app}/readyz")), &json!(15020)));
+    }
+    // An application that says no is not ready, and the kubelet hears its own answer.
+    let container = json!({
+        "name": "no", "image": "localhost/remora/shop:0.1.0", "args": ["pricing", "--listen", "0.0.0.0:8080"],
+        "readinessProbe": {"httpGet": {"path": "/nothing-here", "port": 8080}, "periodSeconds": 1},
+    });
+    shop.cluster.apply("shop", &crate::shop::deployment("no", &json!({"containers": [container]})));
+    let told = shop.cluster.await_that("the kubelet's event", || {
+        let events = shop.cluster.object(&["events", "-n", "shop", "--field-selector", "reason=Unhealthy"]);
+        let events = events["items"].as_array()?.clone();
+        let ours = |event: &&Value| {
+            let of = event["involvedObject"]["name"].as_str().is_some_and(|name| name.starts_with("no-"));
+            of && event["involvedObject"]["fieldPath"] == "spec.containers{no}"
+        };
+        let messages = events.iter().filter(ours).filter_map(|event| event["message"].as_str());
+        messages.map(str::to_owned).find(|message| message.contains("404"))
+    });
+    assert!(told.contains("Readiness probe failed"), "{told}");
+    let pod = shop.cluster.pod("shop", "no");
+    assert_eq!(pod["status"]["containerStatuses"][0]["ready"], false);
+    assert_eq!(pod["status"]["initContainerStatuses"][1]["ready"], true, "the sidecar is");
+    shop.cluster.kubectl(&["-n", "shop", "delete", "deployment", "no", "--wait=false"]);
+}
