@@ -90,10 +90,8 @@ fn under_load(shop: &Shop, change: impl FnOnce()) -> (u32, Vec<String>) {
     (count.into_inner(), failures)
 }
 
-#[test]
-fn a_rolling_restart_of_the_replicas_under_load_loses_no_request() {
+fn restart_under_load(deployment: &str) {
     let Some(shop) = shop() else { return };
-    let deployment = "catalog";
     let old: Vec<Value> =
         shop.cluster.pods("shop", deployment).iter().map(|pod| pod["metadata"]["name"].clone()).collect();
     let (count, failures) = under_load(&shop, || {
@@ -111,6 +109,16 @@ fn a_rolling_restart_of_the_replicas_under_load_loses_no_request() {
         failures.len(),
         &failures[..failures.len().min(3)]
     );
+}
+
+#[test]
+fn a_rolling_restart_of_the_replicas_under_load_loses_no_request() {
+    restart_under_load("catalog");
+}
+
+#[test]
+fn a_rolling_restart_behind_a_cluster_address_under_load_loses_no_request() {
+    restart_under_load("pricing");
 }
 
 #[test]
