@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use remora_test::binaries::binary;
@@ -205,6 +206,38 @@ impl Cluster {
 /// A script of `tests/cluster`.
 pub(crate) fn tool(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster").join(name)
+}
+
+/// What `clients` do again and again while `change` happens: how often they did it, and what failed.
+pub(crate) fn meanwhile(
+    clients: usize,
+    attempt: impl Fn() -> Result<(), String> + Sync,
+    change: impl FnOnce(),
+) -> (u32, Vec<String>) {
+    /// Ends the clients, also where the change panics.
+    struct Done<'d>(&'d AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let (done, count) = (AtomicBool::new(false), AtomicU32::new(0));
+    let failures = std::thread::scope(|scope| {
+        let client = || {
+            let mut failed = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                failed.extend(attempt().err());
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            failed
+        };
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
+        let end = Done(&done);
+        change();
+        drop(end);
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    (count.into_inner(), failures)
 }
 
 /// Whoever tests something of the shop holds it meanwhile.

@@ -3,20 +3,23 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use remora_test::netns::run;
 use serde_json::{Value, json};
 
+use crate::cluster::meanwhile;
 use crate::shop::{Shop, address, curl, namespace, shop};
 
 const SYSTEM: &str = "remora-system";
 
-/// The control plane's pods that are ready.
+/// The control plane's pods, once there are two, both ready, and those before them are gone.
 fn replicas(shop: &Shop) -> Vec<Value> {
-    let pods = shop.cluster.object(&["pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=remora-control"]);
-    let ready = |pod: &&Value| pod["status"]["containerStatuses"][0]["ready"] == true;
-    pods["items"].as_array().unwrap().iter().filter(ready).cloned().collect()
+    shop.cluster.await_that("two replicas", || {
+        let pods = shop.cluster.object(&["pods", "-n", SYSTEM, "-l", "app.kubernetes.io/name=remora-control"]);
+        let pods = pods["items"].as_array().unwrap().clone();
+        let ready = |pod: &Value| pod["status"]["containerStatuses"][0]["ready"] == true;
+        (pods.len() == 2 && pods.iter().all(ready)).then_some(pods)
+    })
 }
 
 /// Tries to make pods in the injected namespace while `change` happens; how many tries there were, and what refused.
@@ -27,25 +30,15 @@ fn while_admitting(shop: &Shop, change: impl FnOnce()) -> (u32, Vec<String>) {
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tried"}, "spec": {"containers": [container]}});
     std::fs::write(&file, pod.to_string()).unwrap();
     let command = ["-n", "shop", "create", "--dry-run=server", "-o", "json", "-f", file.to_str().unwrap()];
-    let (done, count) = (AtomicBool::new(false), AtomicU32::new(0));
-    let failures = std::thread::scope(|scope| {
-        let client = scope.spawn(|| {
-            let mut failed = Vec::new();
-            while !done.load(Ordering::Relaxed) {
-                let answer = shop.cluster.kubectl_command(&command).output().unwrap();
-                count.fetch_add(1, Ordering::Relaxed);
-                let said = String::from_utf8_lossy(&answer.stdout);
-                if !answer.status.success() || !said.contains("remora-proxy") {
-                    failed.push(format!("{said}{}", String::from_utf8_lossy(&answer.stderr)));
-                }
-            }
-            failed
-        });
-        change();
-        done.store(true, Ordering::Relaxed);
-        client.join().unwrap()
-    });
-    (count.into_inner(), failures)
+    let attempt = || {
+        let answer = shop.cluster.kubectl_command(&command).output().unwrap();
+        let said = String::from_utf8_lossy(&answer.stdout);
+        match answer.status.success() && said.contains("remora-proxy") {
+            true => Ok(()),
+            false => Err(format!("{said}{}", String::from_utf8_lossy(&answer.stderr))),
+        }
+    };
+    meanwhile(1, attempt, change)
 }
 
 /// The fingerprint of the certificate that a replica's webhook shows.
@@ -76,11 +69,12 @@ fn the_webhooks_certificate_and_authority_change_and_no_pod_is_refused() {
     let patch = patch.to_string();
     shop.cluster.kubectl(&["-n", SYSTEM, "patch", "deployment", "remora-control", "--type=json", "-p", &patch]);
     rollout();
+    // Those before them would make it anew with long lives.
+    let old = replicas(&shop);
     let long = bundle(&shop);
     shop.cluster.kubectl(&["-n", SYSTEM, "delete", "secret", "remora-webhook"]);
     shop.cluster
         .await_that("another authority in the place of the deleted one", || (bundle(&shop) != long).then_some(()));
-    let old = shop.cluster.await_that("two replicas", || Some(replicas(&shop)).filter(|ready| ready.len() == 2));
     let (first, began) = (bundle(&shop), shown(&old[0]));
     let mut seen = [BTreeSet::from([began]), BTreeSet::from([shown(&old[1])])];
     let (count, refused) = while_admitting(&shop, || {
@@ -110,7 +104,6 @@ fn a_rolling_restart_of_the_control_plane_refuses_no_pod() {
     let Some(shop) = shop() else { return };
     let old: Vec<String> =
         replicas(&shop).iter().map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(old.len(), 2, "two replicas");
     let (count, refused) = while_admitting(&shop, || {
         shop.cluster.kubectl(&["-n", SYSTEM, "rollout", "restart", "deployment", "remora-control"]);
         shop.cluster.await_rollout(SYSTEM, "remora-control");

@@ -2,11 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use remora_test::netns::run;
 use serde_json::{Value, json};
 
+use crate::cluster::meanwhile;
 use crate::shop::{Shop, address, curl, deployment, shop};
 
 /// A Job that is done at once; `pod` says more of its pod.
@@ -69,25 +69,14 @@ fn an_application_that_crashes_restarts_alone() {
 /// Requests through the door, four at a time, while `change` happens; how many there were, and those that failed.
 fn under_load(shop: &Shop, change: impl FnOnce()) -> (u32, Vec<String>) {
     let url = format!("http://{}:8080/products", shop.door("gateway"));
-    let (done, count) = (AtomicBool::new(false), AtomicU32::new(0));
-    let failures = std::thread::scope(|scope| {
-        let client = || {
-            let mut failed = Vec::new();
-            while !done.load(Ordering::Relaxed) {
-                let answer = curl(&["-sS", "--fail-with-body", "-D", "-", &url]);
-                count.fetch_add(1, Ordering::Relaxed);
-                if !answer.status.success() {
-                    failed.push(String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).into_owned());
-                }
-            }
-            failed
-        };
-        let clients: Vec<_> = (0..4).map(|_| scope.spawn(client)).collect();
-        change();
-        done.store(true, Ordering::Relaxed);
-        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
-    });
-    (count.into_inner(), failures)
+    let attempt = || {
+        let answer = curl(&["-sS", "--fail-with-body", "-D", "-", &url]);
+        match answer.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).into_owned()),
+        }
+    };
+    meanwhile(4, attempt, change)
 }
 
 fn restart_under_load(deployment: &str) {
