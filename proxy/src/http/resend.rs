@@ -14,6 +14,9 @@ use super::body::{BodyError, RequestBody};
 /// How much of a body may have passed before it cannot be sent again.
 const MOST: usize = 64 * 1024;
 
+/// In how many frames: each holds the buffer it was read into.
+const MOST_FRAMES: usize = 64;
+
 /// A body that is lent to whoever sends it. Clones are the same body.
 #[derive(Clone, Debug)]
 pub(crate) struct Lent(Rc<RefCell<State>>);
@@ -48,7 +51,7 @@ impl State {
     fn keep(&mut self, frame: &Frame<Bytes>) {
         let Some(passed) = &mut self.passed else { return };
         match frame.data_ref() {
-            Some(data) if self.size + data.len() <= MOST => {
+            Some(data) if self.size + data.len() <= MOST && passed.len() < MOST_FRAMES => {
                 self.size += data.len();
                 passed.push_back(data.clone());
             }
@@ -125,6 +128,12 @@ mod tests {
         let lent = Lent::new(long);
         assert_eq!(read(lent.clone()).await.len(), MOST + 1);
         assert!(lent.take_back().is_none());
+        let (short, _) = body("x");
+        let lent = Lent::new(short);
+        for _ in 0..=MOST_FRAMES {
+            lent.0.borrow_mut().keep(&Frame::data(Bytes::from_static(b"x")));
+        }
+        assert!(lent.take_back().is_none(), "a little in many frames is much to keep");
         let (settled, _) = body("hello");
         let lent = Lent::new(settled);
         lent.settle();
