@@ -12,6 +12,7 @@ use remora_certs::Error;
 use remora_certs::ca::{CaDirectory, CaError, IssuedRecord};
 use remora_certs::server::store::{Loaded, Store};
 use remora_model::SpiffeId;
+use tokio::time::Instant;
 
 use super::SecretStore;
 use super::record::{self, RECORD};
@@ -20,7 +21,7 @@ use crate::cluster::{self, CA_SECRET};
 
 /// How often a record is tried while others write too. Each try that fails is one that somebody else won.
 const TRIES: usize = 32;
-/// How long the API server may take to answer.
+/// How long the API server may take, with all tries.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Store for SecretStore {
@@ -44,7 +45,7 @@ impl Store for SecretStore {
     }
 
     fn record(&self, records: &[IssuedRecord]) -> Result<(), Error> {
-        let mut secret = self.secret();
+        let (mut secret, until) = (self.secret(), Instant::now() + PATIENCE);
         for _ in 0..TRIES {
             if let Err(error) = check_current(&secret, records) {
                 // The service reads the state again, and signs anew.
@@ -52,11 +53,11 @@ impl Store for SecretStore {
                 return Err(error.into());
             }
             let changed = with(secret, records, SystemTime::now())?;
-            match self.in_time(self.secrets.replace(CA_SECRET, &PostParams::default(), &changed))? {
+            match self.in_time(until, self.secrets.replace(CA_SECRET, &PostParams::default(), &changed))? {
                 Ok(changed) => return self.take(changed).map_err(|error| written(io::Error::other(error))),
                 Err(error) if cluster::code(&error) == Some(409) => {
                     secret = self
-                        .in_time(self.secrets.get(CA_SECRET))?
+                        .in_time(until, self.secrets.get(CA_SECRET))?
                         .map_err(|error| written(io::Error::other(cluster::told(&error))))?;
                 }
                 Err(error) => return Err(written(io::Error::other(cluster::told(&error)))),
@@ -77,8 +78,8 @@ impl Store for SecretStore {
 
 impl SecretStore {
     /// An API server that does not answer holds nobody up for longer.
-    fn in_time<T>(&self, asking: impl Future<Output = T>) -> Result<T, Error> {
-        let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, asking).await });
+    fn in_time<T>(&self, until: Instant, asking: impl Future<Output = T>) -> Result<T, Error> {
+        let answer = self.runtime.block_on(async { tokio::time::timeout_at(until, asking).await });
         answer.map_err(|_| written(io::Error::new(io::ErrorKind::TimedOut, "the API server does not answer")))
     }
 }
