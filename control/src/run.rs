@@ -26,9 +26,9 @@ mod upkeep;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -289,13 +289,19 @@ fn user(text: &str) -> Result<User, Error> {
     Ok(user)
 }
 
-/// Makes a folder for `owner` alone.
-fn private_folder(path: &Path, owner: u32) -> Result<(), Error> {
+/// Makes a folder that `group` may read, and only root may change: what root writes there goes nowhere else.
+fn readable_folder(path: &Path, group: u32) -> Result<(), Error> {
     let make = || {
         std::fs::DirBuilder::new().mode(0o700).create(path)?;
-        chown(path, Some(owner), Some(owner))
+        chown(path, None, Some(group))?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o750))
     };
     make().map_err(Error::file(path))
+}
+
+/// Lets everybody who reaches `file` read it, whatever root's umask.
+fn readable(file: &File) -> std::io::Result<()> {
+    file.set_permissions(Permissions::from_mode(0o644))
 }
 
 /// A line beside the command's own words.

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use super::Error;
 use super::state::Record;
+use super::{Error, readable};
 
 /// The run's /etc/hosts: the runs first, since the first line that has a name decides, then the host's own.
 pub(super) fn hosts(runs: &[Record], host: &str) -> String {
@@ -31,6 +31,7 @@ pub(super) fn rewrite(path: &Path, text: &str) -> Result<(), Error> {
     let write = || -> std::io::Result<()> {
         let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
         file.write_all(text.as_bytes())?;
+        readable(&file)?;
         file.set_len(text.len() as u64)
     };
     write().map_err(Error::file(path))

@@ -48,23 +48,24 @@ impl Network {
         let forwarding = std::fs::read_to_string(FORWARDING).map_err(Error::file(FORWARDING))?;
         let network = Self { subnet, was_off: forwarding.trim() == "0" };
         let text = serde_json::to_vec(&network).unwrap_or_default();
-        std::fs::write(&file, text).map_err(Error::file(file))?;
+        std::fs::write(&file, text).map_err(Error::file(&file))?;
+        // A bridge of that name may be somebody's: then nothing is ours to remove.
+        network.add_bridge(programs).inspect_err(|_| drop(std::fs::remove_file(&file)))?;
         network.raise(programs).inspect_err(|_| network.remove(state, programs))?;
         Ok(network)
     }
 
-    fn raise(&self, programs: &Programs) -> Result<(), Error> {
+    fn add_bridge(&self, programs: &Programs) -> Result<(), Error> {
         // Without a forward delay a new port carries traffic at once; without an address of its own it would have that of one of its ports.
-        programs.ip_batch(
-            None,
-            &format!(
-                "link add {BRIDGE} address {} type bridge forward_delay 0 mcast_snooping 0\n\
-                 addr add {}/{} dev {BRIDGE}\nlink set {BRIDGE} up\n",
-                hardware(self.gateway()),
-                self.gateway(),
-                self.subnet.prefix_len()
-            ),
-        )?;
+        let hardware = hardware(self.gateway());
+        let bridge = format!("link add {BRIDGE} address {hardware} type bridge forward_delay 0 mcast_snooping 0\n");
+        programs.ip_batch(None, &bridge)
+    }
+
+    fn raise(&self, programs: &Programs) -> Result<(), Error> {
+        let (gateway, length) = (self.gateway(), self.subnet.prefix_len());
+        let address = format!("addr add {gateway}/{length} dev {BRIDGE}\nlink set {BRIDGE} up\n");
+        programs.ip_batch(None, &address)?;
         // Each goes before the last, and all before what else is there: a firewall's own refusals come after.
         for rule in self.rules().iter().rev() {
             output(&mut rule.command(programs, "-I"))?;

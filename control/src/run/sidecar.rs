@@ -1,6 +1,7 @@
 //! The proxy beside the command: started without any privilege in the run's namespaces, awaited, given new configurations, ended.
 
 use std::fs::File;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::programs::{Programs, with};
-use super::{Error, inside};
+use super::{Error, inside, readable};
 
 /// Until it is ready; far more than it takes.
 const START: Duration = Duration::from_secs(60);
@@ -136,7 +137,13 @@ pub(super) async fn configure(folder: &Path, text: &str, address: Ipv4Addr) -> R
 /// Puts a configuration into `folder`, at once.
 pub(super) fn write(folder: &Path, text: &str) -> Result<(), Error> {
     let (path, fresh) = (folder.join(CONFIG), folder.join(".remora.yaml.fresh"));
-    std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, &path)).map_err(Error::file(path))
+    let write = || {
+        let mut file = File::create(&fresh)?;
+        file.write_all(text.as_bytes())?;
+        readable(&file)?;
+        std::fs::rename(&fresh, &path)
+    };
+    write().map_err(Error::file(&path))
 }
 
 /// How often it has looked at a new configuration, whatever it thought of it.

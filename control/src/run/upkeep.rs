@@ -18,7 +18,7 @@ use super::identity::Identity;
 use super::mesh::Mesh;
 use super::place::{self, Place};
 use super::state::{Record, State};
-use super::{Error, names, namespace, private_folder, relay, say, sidecar};
+use super::{Error, names, namespace, readable_folder, relay, say, sidecar};
 
 const LOOK: Duration = Duration::from_millis(200);
 /// After a certificate could not be issued.
@@ -62,7 +62,7 @@ impl<'a> Upkeep<'a> {
     /// Makes everything for the first time.
     pub(super) fn begin(place: &'a Place, network: &'a File, mesh: Mesh, life: Duration) -> Result<Self, Error> {
         let identity = Identity { id: place::id(&place.record.name), folder: place.folder().join("sidecar"), life };
-        private_folder(&identity.folder, PROXY_ID)?;
+        readable_folder(&identity.folder, PROXY_ID)?;
         File::create(identity.folder.join("remora-proxy")).map_err(Error::file(&identity.folder))?;
         let due = identity.issue(&place.state)?;
         let now = Seen::look(&place.state)?;

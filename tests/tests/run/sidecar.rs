@@ -30,6 +30,9 @@ fn its_key_is_its_own_and_the_authoritys_is_roots() {
     let key = host.state.join("runs/web/sidecar/key.pem").metadata().unwrap();
     assert_eq!((key.mode() & 0o777, key.uid(), key.gid()), (0o600, 1337, 1337));
     assert_eq!(host.state.metadata().unwrap().mode() & 0o777, 0o700);
+    // What root writes into the sidecar's folder goes there: the sidecar can put no link in its way.
+    let folder = host.state.join("runs/web/sidecar").metadata().unwrap();
+    assert_eq!((folder.mode() & 0o777, folder.uid(), folder.gid()), (0o750, 0, 1337));
     // In the run the sidecar's own folder lies over all of it.
     let state = host.state.display().to_string();
     let listed = host.run(&[], &["ls", &state]);
