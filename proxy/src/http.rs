@@ -3,10 +3,13 @@
 
 pub mod body;
 pub(crate) mod fields;
-pub(crate) mod h1;
+pub mod h1;
 pub(crate) mod h2;
 pub mod head;
 pub(crate) mod resend;
+pub mod spelling;
+pub(crate) mod trailers;
 
 pub use body::Body;
 pub use head::{RequestHead, ResponseHead};
+pub use spelling::Spelling;

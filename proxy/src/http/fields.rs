@@ -5,6 +5,7 @@ use http::{StatusCode, Version};
 
 use super::body::Body;
 use super::head::{RequestHead, ResponseHead};
+use super::spelling::Spelling;
 use crate::Error;
 
 /// Tells the application who called, in Envoy's form; only ever written by us.
@@ -125,7 +126,7 @@ pub(crate) fn error_response(error: &Error, grpc: bool) -> (ResponseHead, Body) 
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         (response.status, Body::Full(format!("{sentence}\n").into()))
     };
-    (ResponseHead { status, version: Version::HTTP_11, headers }, body)
+    (ResponseHead { status, version: Version::HTTP_11, headers, spelling: Spelling::default() }, body)
 }
 
 /// The trailers that end a gRPC response which broke off.
@@ -182,6 +183,7 @@ mod tests {
             version: Version::HTTP_2,
             headers: headers.collect(),
             upgrade: None,
+            spelling: Spelling::default(),
         }
     }
 

@@ -1,5 +1,12 @@
 //! HTTP/1.0 and HTTP/1.1 (RFC 9112) on hyper's connections, one task a connection.
 
+pub mod chunked;
+pub mod encode;
+mod field_lines;
+pub mod framing;
+pub mod parse;
+mod target;
+
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::pin;
@@ -16,6 +23,7 @@ use hyper_util::rt::TokioIo;
 
 use super::body::{Body, RequestBody};
 use super::head::{RequestHead, ResponseHead};
+use super::spelling::Spelling;
 use crate::Error;
 use crate::drain::Drain;
 use crate::io::{Downstream, Replay, Upstream};
@@ -163,6 +171,7 @@ fn request_parts(request: http::Request<Incoming>) -> (RequestHead, Result<Body,
         version: parts.version,
         headers: parts.headers,
         upgrade: None,
+        spelling: Spelling::default(),
     };
     let body = match host(&head.headers, head.version) {
         // An absolute-form target wins over Host (RFC 9112 section 3.2.2).
@@ -209,7 +218,15 @@ pub(crate) fn request(head: RequestHead, body: RequestBody) -> http::Request<Req
 /// Takes a response apart.
 pub(crate) fn response_parts(response: http::Response<Incoming>) -> (ResponseHead, Body) {
     let (parts, body) = response.into_parts();
-    (ResponseHead { status: parts.status, version: parts.version, headers: parts.headers }, Body::from_h1(body))
+    (
+        ResponseHead {
+            status: parts.status,
+            version: parts.version,
+            headers: parts.headers,
+            spelling: Spelling::default(),
+        },
+        Body::from_h1(body),
+    )
 }
 
 /// Begins HTTP/1.1 on a fresh upstream connection. The returned connection must be driven.
@@ -236,5 +253,8 @@ pub(crate) fn take_back(request: http::Request<RequestBody>) -> (RequestHead, Re
     let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
     let upgrade = parts.headers.get(header::UPGRADE).cloned();
     let (method, version, headers) = (parts.method, parts.version, parts.headers);
-    (RequestHead { method, scheme: None, authority, path, version, headers, upgrade }, body)
+    (
+        RequestHead { method, scheme: None, authority, path, version, headers, upgrade, spelling: Spelling::default() },
+        body,
+    )
 }

@@ -17,6 +17,7 @@ use tokio::task::spawn_local;
 
 use super::body::{Body, BodyError};
 use super::head::{RequestHead, ResponseHead};
+use super::spelling::Spelling;
 use crate::Error;
 use crate::drain::Drain;
 use crate::io::{Downstream, Replay, Upstream};
@@ -136,6 +137,7 @@ fn request_parts(request: http::Request<h2::RecvStream>) -> (RequestHead, Result
         version: http::Version::HTTP_2,
         headers: parts.headers,
         upgrade: None,
+        spelling: Spelling::default(),
     };
     // Without :authority, Host says it (RFC 9113 section 8.3.1); beside it, Host says nothing.
     let body = match super::h1::host(&head.headers, head.version) {
@@ -276,5 +278,13 @@ pub(crate) fn request(mut head: RequestHead) -> Result<http::Request<()>, String
 /// Takes a response apart.
 pub(crate) fn response_parts(response: http::Response<h2::RecvStream>) -> (ResponseHead, Body) {
     let (parts, stream) = response.into_parts();
-    (ResponseHead { status: parts.status, version: parts.version, headers: parts.headers }, Body::from_h2(stream))
+    (
+        ResponseHead {
+            status: parts.status,
+            version: parts.version,
+            headers: parts.headers,
+            spelling: Spelling::default(),
+        },
+        Body::from_h2(stream),
+    )
 }

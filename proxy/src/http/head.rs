@@ -3,6 +3,8 @@
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
+use super::spelling::Spelling;
+
 /// The head of a request.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
@@ -20,6 +22,8 @@ pub struct RequestHead {
     pub headers: HeaderMap,
     /// The protocol an HTTP/1.1 request asks to change to (RFC 9110 section 7.8).
     pub upgrade: Option<HeaderValue>,
+    /// How HTTP/1 wrote it.
+    pub spelling: Spelling,
 }
 
 /// The head of a response.
@@ -31,6 +35,8 @@ pub struct ResponseHead {
     pub version: Version,
     /// The header fields.
     pub headers: HeaderMap,
+    /// How HTTP/1 wrote it.
+    pub spelling: Spelling,
 }
 
 impl RequestHead {

@@ -112,6 +112,7 @@ pub(super) fn head(headers: &[(&'static str, &str)]) -> RequestHead {
             .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
             .collect(),
         upgrade: None,
+        spelling: Default::default(),
     }
 }
 
@@ -125,7 +126,12 @@ fn grpc_head() -> RequestHead {
 }
 
 fn response(status: u16) -> ResponseHead {
-    ResponseHead { status: StatusCode::from_u16(status).unwrap(), version: Version::HTTP_2, headers: HeaderMap::new() }
+    ResponseHead {
+        status: StatusCode::from_u16(status).unwrap(),
+        version: Version::HTTP_2,
+        headers: HeaderMap::new(),
+        spelling: Default::default(),
+    }
 }
 
 pub(super) fn endpoint() -> SocketAddr {

@@ -1,0 +1,413 @@
+//! Reads heads (RFC 9112 sections 2 to 6), strictly: whatever another reader might take for something else is refused. Field
+//! values are slices of the buffer that the head was read into.
+
+use std::mem::MaybeUninit;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use httparse::Header;
+
+use super::field_lines::Fields;
+use super::framing::Framing;
+use super::target;
+use crate::http::{RequestHead, ResponseHead};
+
+/// Empty lines that are ignored before a request (RFC 9112 section 2.2).
+const MAX_EMPTY_LINES: usize = 2;
+/// Fields whose places are found without allocation.
+const INLINE_FIELDS: usize = 128;
+/// The length of `HTTP/1.1 200`.
+const STATUS_LINE: usize = 12;
+
+/// How large a head, and trailers, may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of the head with its line ends.
+    pub head_bytes: usize,
+    /// Field lines.
+    pub headers: usize,
+}
+
+/// Envoy's: 60 KiB and 100 fields.
+impl Default for Limits {
+    fn default() -> Self {
+        Self { head_bytes: 60 * 1024, headers: 100 }
+    }
+}
+
+/// A request up to its body.
+#[derive(Debug)]
+pub struct ParsedRequest {
+    /// The head, hop-by-hop fields included.
+    pub head: RequestHead,
+    /// Where its body ends.
+    pub framing: Framing,
+    /// Whether the client expects the connection to stay open.
+    pub keep_alive: bool,
+    /// Whether the client waits for 100 (Continue) before it sends the body.
+    pub expect_continue: bool,
+}
+
+/// A response up to its body; also an informational one.
+#[derive(Debug)]
+pub struct ParsedResponse {
+    /// The head, hop-by-hop fields included.
+    pub head: ResponseHead,
+    /// Where its body ends.
+    pub framing: Framing,
+    /// Whether another response may follow on the connection.
+    pub keep_alive: bool,
+    /// How long the server says to keep an idle connection open.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// What a response depends on in the request that it answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    /// HEAD: no body, whatever the fields say.
+    pub head: bool,
+    /// CONNECT: success makes the connection a tunnel.
+    pub connect: bool,
+    /// To upgrade: 101 is an answer.
+    pub upgrade: bool,
+}
+
+impl Asked {
+    /// What `head` asks.
+    pub fn of(head: &RequestHead) -> Self {
+        Self {
+            head: head.method == Method::HEAD,
+            connect: head.method == Method::CONNECT,
+            upgrade: head.upgrade.is_some(),
+        }
+    }
+}
+
+/// Why a head is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidHead {
+    /// More bytes than the limit.
+    #[error("head longer than {0} bytes")]
+    TooLarge(usize),
+    /// The request line alone is more than the limit.
+    #[error("request line longer than {0} bytes")]
+    LineTooLong(usize),
+    /// More field lines than the limit.
+    #[error("more than {0} header fields")]
+    TooManyFields(usize),
+    /// A line that does not end with CRLF.
+    #[error("a line that does not end with CRLF")]
+    LineEnd,
+    /// Not a method, a target and a version between single spaces.
+    #[error("invalid request line")]
+    RequestLine,
+    /// Not a version and a status.
+    #[error("invalid status line")]
+    StatusLine,
+    /// Neither HTTP/1.1 nor HTTP/1.0.
+    #[error("unsupported HTTP version")]
+    Version,
+    /// The target is none, or not one for this method.
+    #[error("invalid request target")]
+    Target,
+    /// A field name that is no token, or no colon right behind it.
+    #[error("invalid header field name")]
+    FieldName,
+    /// A control character in a field value, or a folded one.
+    #[error("invalid header field value")]
+    FieldValue,
+    /// HTTP/1.1 without Host.
+    #[error("no Host header")]
+    NoHost,
+    /// More than one Host.
+    #[error("more than one Host header")]
+    Hosts,
+    /// Host is no authority.
+    #[error("invalid Host header")]
+    Host,
+    /// Content-Length is no number, or there are several.
+    #[error("invalid Content-Length")]
+    ContentLength,
+    /// Transfer-Encoding does not end with one `chunked`, or comes with HTTP/1.0.
+    #[error("invalid Transfer-Encoding")]
+    TransferEncoding,
+    /// A transfer coding other than `chunked`.
+    #[error("unknown transfer coding")]
+    UnknownCoding,
+    /// Both Content-Length and Transfer-Encoding.
+    #[error("both Content-Length and Transfer-Encoding")]
+    TwoLengths,
+    /// 101 to a request that asked for nothing.
+    #[error("101 to a request that did not ask to upgrade")]
+    Unasked,
+    /// A body where the status allows none.
+    #[error("a body with a status that has none")]
+    Bodiless,
+}
+
+impl InvalidHead {
+    /// The status that answers such a request.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::TooLarge(_) | Self::TooManyFields(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::LineTooLong(_) => StatusCode::URI_TOO_LONG,
+            Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The reason as metrics count it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::TooLarge(_) => "head_too_large",
+            Self::LineTooLong(_) => "request_line_too_long",
+            Self::TooManyFields(_) => "too_many_headers",
+            Self::LineEnd => "line_end",
+            Self::RequestLine => "request_line",
+            Self::StatusLine => "status_line",
+            Self::Version => "version",
+            Self::Target => "target",
+            Self::FieldName => "header_name",
+            Self::FieldValue => "header_value",
+            Self::NoHost => "no_host",
+            Self::Hosts => "several_hosts",
+            Self::Host => "host",
+            Self::ContentLength => "content_length",
+            Self::TransferEncoding => "transfer_encoding",
+            Self::UnknownCoding => "unknown_coding",
+            Self::TwoLengths => "two_lengths",
+            Self::Unasked => "unasked_101",
+            Self::Bodiless => "body_not_allowed",
+        }
+    }
+
+    fn from_parser(error: httparse::Error, line: Self, limits: &Limits) -> Self {
+        match error {
+            httparse::Error::HeaderName => Self::FieldName,
+            httparse::Error::HeaderValue => Self::FieldValue,
+            httparse::Error::NewLine => Self::LineEnd,
+            httparse::Error::TooManyHeaders => Self::TooManyFields(limits.headers),
+            httparse::Error::Status | httparse::Error::Token | httparse::Error::Version => line,
+        }
+    }
+}
+
+/// Takes a request head off the front of `buf`; `None` until the whole of it has come. `scanned`, zero at first, is how much
+/// was looked at already, so that a head which comes byte by byte costs no more.
+///
+/// # Errors
+/// The head is refused. Where the next message begins is unknown then.
+pub fn request(buf: &mut BytesMut, limits: &Limits, scanned: &mut usize) -> Result<Option<ParsedRequest>, InvalidHead> {
+    let empty = empty_lines(buf);
+    let Some(bytes) = split_head(buf, empty, limits, scanned).map_err(|error| match error {
+        InvalidHead::TooLarge(limit) if memchr::memchr(b'\n', &buf[empty..]).is_none() => {
+            InvalidHead::LineTooLong(limit)
+        }
+        error => error,
+    })?
+    else {
+        return Ok(None);
+    };
+    with_fields(limits, |fields| request_head(&bytes, fields, limits)).map(Some)
+}
+
+fn request_head<'a>(
+    bytes: &'a Bytes,
+    fields: &mut [MaybeUninit<Header<'a>>],
+    limits: &Limits,
+) -> Result<ParsedRequest, InvalidHead> {
+    let mut parsed = httparse::Request::new(&mut []);
+    let status = parsed.parse_with_uninit_headers(bytes, fields);
+    let status = status.map_err(|error| InvalidHead::from_parser(error, request_line_error(error, bytes), limits))?;
+    let (httparse::Status::Complete(_), Some(method), Some(path), Some(version)) =
+        (status, parsed.method, parsed.path, parsed.version)
+    else {
+        return Err(InvalidHead::RequestLine);
+    };
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| InvalidHead::RequestLine)?;
+    let target = target::parse(&method, bytes.slice_ref(path.as_bytes()))?;
+    let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let fields = Fields::read(bytes, parsed.headers)?;
+    let host = fields.host(version)?;
+    let framing = fields.framing(version)?.unwrap_or(Framing::Empty);
+    let head = RequestHead {
+        method,
+        scheme: target.scheme,
+        // An absolute-form target wins over Host (RFC 9112 section 3.2.2).
+        authority: target.authority.or(host),
+        path: target.path,
+        version,
+        upgrade: fields.upgrade(version),
+        headers: fields.headers,
+        spelling: fields.spelling,
+    };
+    let expect_continue = fields.expect_continue && version == Version::HTTP_11;
+    Ok(ParsedRequest { head, framing, keep_alive: fields.connection.keep_alive(version), expect_continue })
+}
+
+fn request_line_error(error: httparse::Error, bytes: &[u8]) -> InvalidHead {
+    let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    match (error, line) {
+        (httparse::Error::Version, [.., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            InvalidHead::Version
+        }
+        _ => InvalidHead::RequestLine,
+    }
+}
+
+/// Takes the head of the next response to a request that `asked` off the front of `buf`; otherwise as [`request`].
+///
+/// # Errors
+/// The head is refused, and with it all that may follow on the connection.
+pub fn response(
+    buf: &mut BytesMut,
+    asked: Asked,
+    limits: &Limits,
+    scanned: &mut usize,
+) -> Result<Option<ParsedResponse>, InvalidHead> {
+    let Some(bytes) = split_head(buf, 0, limits, scanned)? else { return Ok(None) };
+    with_fields(limits, |fields| response_head(&bytes, asked, fields, limits)).map(Some)
+}
+
+fn response_head<'a>(
+    bytes: &'a Bytes,
+    asked: Asked,
+    fields: &mut [MaybeUninit<Header<'a>>],
+    limits: &Limits,
+) -> Result<ParsedResponse, InvalidHead> {
+    // The parser would pass over it.
+    if bytes.starts_with(b"\r\n") {
+        return Err(InvalidHead::StatusLine);
+    }
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let status = config.parse_response_with_uninit_headers(&mut parsed, bytes, fields);
+    let status = status.map_err(|error| InvalidHead::from_parser(error, InvalidHead::StatusLine, limits))?;
+    let (httparse::Status::Complete(_), Some(version), Some(code)) = (status, parsed.version, parsed.code) else {
+        return Err(InvalidHead::StatusLine);
+    };
+    let status = StatusCode::from_u16(code).map_err(|_| InvalidHead::StatusLine)?;
+    let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let mut fields = Fields::read(bytes, parsed.headers)?;
+    fields.spelling.learn_reason(status, reason(bytes));
+    let tunnel = status == StatusCode::SWITCHING_PROTOCOLS || (asked.connect && status.is_success());
+    if status == StatusCode::SWITCHING_PROTOCOLS && !asked.upgrade {
+        return Err(InvalidHead::Unasked);
+    }
+    let framing = response_framing(&mut fields, status, version, asked)?;
+    Ok(ParsedResponse {
+        framing,
+        keep_alive: fields.connection.keep_alive(version) && framing != Framing::UntilClose && !tunnel,
+        idle_timeout: fields.idle_timeout,
+        head: ResponseHead { status, version, headers: fields.headers, spelling: fields.spelling },
+    })
+}
+
+/// RFC 9112 section 6.3.
+fn response_framing(
+    fields: &mut Fields,
+    status: StatusCode,
+    version: Version,
+    asked: Asked,
+) -> Result<Framing, InvalidHead> {
+    if asked.connect && status.is_success() {
+        return Ok(Framing::Empty);
+    }
+    let framing = fields.framing(version)?;
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
+        // Must not be sent, though some say that nothing is zero bytes long.
+        fields.headers.remove(header::CONTENT_LENGTH);
+        return match framing {
+            None | Some(Framing::Empty) => Ok(Framing::Empty),
+            Some(_) => Err(InvalidHead::Bodiless),
+        };
+    }
+    if asked.head || status == StatusCode::NOT_MODIFIED {
+        return Ok(Framing::Empty);
+    }
+    Ok(framing.unwrap_or(Framing::UntilClose))
+}
+
+fn reason(bytes: &Bytes) -> Bytes {
+    let end = memchr::memchr(b'\r', bytes).unwrap_or(bytes.len());
+    bytes.slice_ref(bytes[STATUS_LINE.min(end)..end].trim_ascii())
+}
+
+/// Takes trailers and the empty line behind them off the front of `buf`.
+pub(super) fn trailers(
+    buf: &mut BytesMut,
+    limits: &Limits,
+    scanned: &mut usize,
+) -> Result<Option<HeaderMap>, InvalidHead> {
+    let Some(bytes) = split_head(buf, 0, limits, scanned)? else { return Ok(None) };
+    let mut trailers = HeaderMap::new();
+    if bytes.len() > 2 {
+        let mut fields = vec![httparse::EMPTY_HEADER; limits.headers];
+        let parsed = httparse::parse_headers(&bytes, &mut fields);
+        let parsed = parsed.map_err(|error| InvalidHead::from_parser(error, InvalidHead::LineEnd, limits))?;
+        let httparse::Status::Complete((_, fields)) = parsed else { return Err(InvalidHead::LineEnd) };
+        for field in fields {
+            let (name, value) = entry(&bytes, field)?;
+            trailers.append(name, value);
+        }
+    }
+    Ok(Some(trailers))
+}
+
+/// A field, its value sharing the head's memory.
+pub(super) fn entry(bytes: &Bytes, field: &Header<'_>) -> Result<(HeaderName, HeaderValue), InvalidHead> {
+    let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| InvalidHead::FieldName)?;
+    let value = bytes.slice_ref(field.value);
+    Ok((name, HeaderValue::from_maybe_shared(value).map_err(|_| InvalidHead::FieldValue)?))
+}
+
+fn empty_lines(buf: &[u8]) -> usize {
+    let mut end = 0;
+    while end < 2 * MAX_EMPTY_LINES && buf[end..].starts_with(b"\r\n") {
+        end += 2;
+    }
+    end
+}
+
+/// Splits off all up to the first empty line after `begin`, which must come within the limit; drops what is before `begin`.
+fn split_head(
+    buf: &mut BytesMut,
+    begin: usize,
+    limits: &Limits,
+    scanned: &mut usize,
+) -> Result<Option<Bytes>, InvalidHead> {
+    let mut at = begin.max(*scanned);
+    while let Some(line) = memchr::memchr(b'\n', &buf[at..]) {
+        let end = at + line;
+        if end == begin || buf[end - 1] != b'\r' {
+            return Err(InvalidHead::LineEnd);
+        }
+        at = end + 1;
+        if end - 1 == begin || buf[end - 2] == b'\n' {
+            if at - begin > limits.head_bytes {
+                break;
+            }
+            buf.advance(begin);
+            *scanned = 0;
+            return Ok(Some(buf.split_to(at - begin).freeze()));
+        }
+    }
+    if buf.len() - begin > limits.head_bytes {
+        return Err(InvalidHead::TooLarge(limits.head_bytes));
+    }
+    *scanned = buf.len();
+    Ok(None)
+}
+
+/// Calls `read` with room for as many fields as a head may have.
+fn with_fields<'a, T>(limits: &Limits, read: impl FnOnce(&mut [MaybeUninit<Header<'a>>]) -> T) -> T {
+    if limits.headers <= INLINE_FIELDS {
+        read(&mut [const { MaybeUninit::uninit() }; INLINE_FIELDS][..limits.headers])
+    } else {
+        read(&mut vec![const { MaybeUninit::uninit() }; limits.headers])
+    }
+}

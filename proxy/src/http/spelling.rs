@@ -1,0 +1,191 @@
+//! What HTTP/1 writes and a [`HeaderMap`](http::HeaderMap) does not hold: the case of field names, and an unusual reason phrase.
+//! Neither means anything (RFC 9110 section 5.1), yet there are applications that look for `Content-Length` only.
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, StatusCode, Version};
+
+/// Bytes of names that are neither of the common forms, at most; what is beyond is written in the form of the first name.
+const MAX_NAMES: usize = 2048;
+/// Bytes of a reason phrase that is kept.
+const MAX_REASON: usize = 512;
+
+/// How a head was written. The common forms, all names lower case or all `Title-Case`, take no memory of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spelling {
+    title: bool,
+    irregular: Option<Box<Irregular>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Irregular {
+    /// Names that differ from the form of the others, separated by commas.
+    names: String,
+    reason: Option<Bytes>,
+}
+
+impl Spelling {
+    /// Learns from a name as it was written; the `first` one says the form that the others are expected to have.
+    pub(super) fn learn(&mut self, written: &str, first: bool) {
+        let mut start = true;
+        let (mut lower, mut title) = (true, true);
+        for byte in written.bytes() {
+            lower &= !byte.is_ascii_uppercase();
+            title &= if start { !byte.is_ascii_lowercase() } else { !byte.is_ascii_uppercase() };
+            start = byte == b'-';
+        }
+        if first {
+            self.title = !lower;
+        }
+        if !(if self.title { title } else { lower }) {
+            self.except(written);
+        }
+    }
+
+    fn except(&mut self, written: &str) {
+        let names = &mut self.irregular.get_or_insert_default().names;
+        if names.len() + written.len() < MAX_NAMES {
+            if !names.is_empty() {
+                names.push(',');
+            }
+            names.push_str(written);
+        }
+    }
+
+    /// Learns the reason phrase that came with a status.
+    pub(super) fn learn_reason(&mut self, status: StatusCode, reason: Bytes) {
+        let usual = status.canonical_reason().unwrap_or_default();
+        if reason != usual && reason.len() <= MAX_REASON {
+            self.irregular.get_or_insert_default().reason = Some(reason);
+        }
+    }
+
+    /// Appends a name, given in lower case, as it was written.
+    pub(super) fn write_name(&self, out: &mut BytesMut, name: &str) {
+        let names = self.irregular.as_ref().map_or("", |irregular| &irregular.names);
+        if !names.is_empty()
+            && let Some(written) = names.split(',').find(|written| written.eq_ignore_ascii_case(name))
+        {
+            out.extend_from_slice(written.as_bytes());
+            return;
+        }
+        let begin = out.len();
+        out.extend_from_slice(name.as_bytes());
+        if self.title {
+            let mut start = true;
+            for byte in &mut out[begin..] {
+                if start {
+                    byte.make_ascii_uppercase();
+                }
+                start = *byte == b'-';
+            }
+        }
+    }
+
+    /// The reason phrase of a response.
+    pub(super) fn reason(&self, status: StatusCode) -> &[u8] {
+        let kept = self.irregular.as_ref().and_then(|irregular| irregular.reason.as_deref());
+        kept.unwrap_or_else(|| status.canonical_reason().unwrap_or_default().as_bytes())
+    }
+
+    /// The value of the private hop header that tells our own sidecar of it: the version, then where there is something to tell
+    /// `;t` (title case) or `;l`, exceptional names each after a comma, and the reason phrase after another semicolon.
+    pub fn to_hop(&self, version: Version) -> HeaderValue {
+        let old = version == Version::HTTP_10;
+        let Some(irregular) = &self.irregular else {
+            return HeaderValue::from_static(match (old, self.title) {
+                (true, true) => "1.0;t",
+                (true, false) => "1.0",
+                (false, true) => "1.1;t",
+                (false, false) => "1.1",
+            });
+        };
+        let mut text = BytesMut::from(if old { "1.0;" } else { "1.1;" });
+        text.extend_from_slice(if self.title { b"t" } else { b"l" });
+        if !irregular.names.is_empty() {
+            text.extend_from_slice(b",");
+            text.extend_from_slice(irregular.names.as_bytes());
+        }
+        if let Some(reason) = &irregular.reason {
+            text.extend_from_slice(b";");
+            text.extend_from_slice(reason);
+        }
+        HeaderValue::from_maybe_shared(text.freeze()).expect("names and reason phrases are valid in a field value")
+    }
+
+    /// Reads [`to_hop`](Self::to_hop); `None` where the value says something else.
+    pub fn from_hop(value: &HeaderValue) -> Option<(Version, Self)> {
+        let mut parts = value.as_bytes().splitn(3, |&byte| byte == b';');
+        let version = match parts.next()? {
+            b"1.0" => Version::HTTP_10,
+            b"1.1" => Version::HTTP_11,
+            _ => return None,
+        };
+        let mut spelling = Self::default();
+        let mut names = parts.next().and_then(|names| str::from_utf8(names).ok()).unwrap_or_default().split(',');
+        spelling.title = names.next() == Some("t");
+        names.filter(|name| super::h1::framing::is_token(name.as_bytes())).for_each(|name| spelling.except(name));
+        if let Some(reason) = parts.next().filter(|reason| reason.len() <= MAX_REASON) {
+            spelling.irregular.get_or_insert_default().reason = Some(Bytes::copy_from_slice(reason));
+        }
+        Some((version, spelling))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn learn(names: &[&str]) -> Spelling {
+        let mut spelling = Spelling::default();
+        names.iter().enumerate().for_each(|(index, name)| spelling.learn(name, index == 0));
+        spelling
+    }
+
+    fn write(spelling: &Spelling, name: &str) -> String {
+        let mut out = BytesMut::new();
+        spelling.write_name(&mut out, &name.to_lowercase());
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn common_forms_take_no_memory_and_every_form_comes_back() {
+        for (names, regular) in [
+            (&["host", "x-a"][..], true),
+            (&["Host", "User-Agent", "X-B3-Traceid", "1-A_b"], true),
+            (&["Host", "ETag", "x-lower", "TE"], false),
+            (&["host", "Accept"], false),
+            (&["HOST", "USER-AGENT"], false),
+            (&["x-A", "aB-cD"], false),
+        ] {
+            let spelling = learn(names);
+            assert_eq!(spelling.irregular.is_none(), regular, "{names:?}");
+            for name in names {
+                assert_eq!(write(&spelling, name), *name, "{names:?}");
+            }
+            let hop = spelling.to_hop(Version::HTTP_10);
+            assert_eq!(Spelling::from_hop(&hop), Some((Version::HTTP_10, spelling)), "{hop:?}");
+        }
+        assert_eq!(write(&learn(&["Host"]), "traceparent"), "Traceparent");
+    }
+
+    #[test]
+    fn an_unusual_reason_is_kept() {
+        for (reason, kept) in [("OK", false), ("", true), ("Fine; really, \u{e9}", true)] {
+            let mut spelling = Spelling::default();
+            spelling.learn_reason(StatusCode::OK, Bytes::copy_from_slice(reason.as_bytes()));
+            assert_eq!((spelling.irregular.is_some(), spelling.reason(StatusCode::OK)), (kept, reason.as_bytes()));
+            let hop = spelling.to_hop(Version::HTTP_11);
+            assert_eq!(Spelling::from_hop(&hop), Some((Version::HTTP_11, spelling)), "{hop:?}");
+        }
+        assert_eq!(Spelling::default().reason(StatusCode::from_u16(299).unwrap()), b"");
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_what_the_hop_says_is_checked() {
+        let long = vec!["aB-cD-eF-gH-iJ-kL-mN-oP"; 1000];
+        assert!(learn(&long).irregular.unwrap().names.len() < MAX_NAMES);
+        assert_eq!(Spelling::from_hop(&HeaderValue::from_static("undelivered")), None);
+        let hostile = HeaderValue::from_static("1.1;t,X Y,A:B,,ETag");
+        assert_eq!(Spelling::from_hop(&hostile).unwrap().1.irregular.unwrap().names, "ETag");
+    }
+}
