@@ -4,6 +4,7 @@ pub mod chunked;
 pub mod encode;
 mod field_lines;
 pub mod framing;
+mod invalid;
 pub mod parse;
 mod target;
 

@@ -148,3 +148,6 @@ fn size(line: &[u8]) -> Result<u64, InvalidBody> {
     let value = |byte: u8| u64::from((byte as char).to_digit(16).expect("a hexadecimal digit"));
     Ok(digits.iter().fold(0, |size, &byte| size << 4 | value(byte)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -185,3 +185,6 @@ fn write_field(out: &mut BytesMut, spelling: &Spelling, name: &HeaderName, value
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
+
+#[cfg(test)]
+mod tests;
