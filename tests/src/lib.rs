@@ -32,7 +32,7 @@ pub mod sidecar;
 use std::time::{Duration, Instant};
 
 /// How long anything that is awaited may take: far more than it ever does, so that only what never happens fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Asks every 5 ms until the answer is `Some`.
 ///

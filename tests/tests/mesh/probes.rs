@@ -2,7 +2,9 @@
 
 use remora_test::mesh::Mesh;
 use remora_test::netns::{run, tool};
-use remora_test::sidecar::ask;
+use remora_test::pod::Pod;
+use remora_test::process::Process;
+use remora_test::sidecar::{Sidecar, ask};
 
 /// The application's probes, as injection tells the proxy of them.
 fn probes() -> String {
@@ -17,16 +19,22 @@ fn probes() -> String {
     serde_json::Value::from(table).to_string()
 }
 
-#[test]
-fn probes_reach_the_application_that_nobody_else_does() {
-    let mesh = Mesh::new();
-    let (server, kubelet) = (mesh.pod("server"), mesh.pod("kubelet"));
-    let _app = server.peer("http", 8080, &[]);
+/// An application in `server` that is probed, and its strict sidecar.
+fn probed(server: &Pod) -> (Process, Sidecar) {
+    let app = server.peer("http", 8080, &[]);
     server.identity();
     server.redirect();
     let environment = [("REMORA_INBOUND_MTLS", "strict"), ("REMORA_PROBES", &probes())];
     let sidecar = server.proxy_with(&server.config(""), &environment);
     sidecar.ready();
+    (app, sidecar)
+}
+
+#[test]
+fn probes_reach_the_application_that_nobody_else_does() {
+    let mesh = Mesh::new();
+    let (server, kubelet) = (mesh.pod("server"), mesh.pod("kubelet"));
+    let (_app, sidecar) = probed(&server);
 
     assert!(ask(&kubelet, server.at(8080), "GET", "/name").is_none(), "strict");
     let probe = |path: &str| ask(&kubelet, server.at(15_020), "GET", path).unwrap();
@@ -52,12 +60,7 @@ fn a_pod_without_ipv4_is_probed_and_scraped() {
     let (server, kubelet) = (mesh.pod("server"), mesh.pod("kubelet"));
     let v4 = format!("{}/24", server.v4());
     run(server.command(tool("ip")).args(["addr", "del", &v4, "dev", "eth0"])).unwrap();
-    let _app = server.peer("http", 8080, &[]);
-    server.identity();
-    server.redirect();
-    let environment = [("REMORA_INBOUND_MTLS", "strict"), ("REMORA_PROBES", &probes())];
-    let sidecar = server.proxy_with(&server.config(""), &environment);
-    sidecar.ready();
+    let _probed = probed(&server);
 
     let code = |port, path| ask(&kubelet, server.at6(port), "GET", path).unwrap().code;
     for path in ["/app-health/app/readyz", "/app-health/app/startupz", "/metrics", "/healthz/ready"] {
