@@ -1,9 +1,10 @@
 //! Whether the application is still there, where all processes of the pod can be seen (shareProcessNamespace): a classic sidecar must end
 //! when a Job's containers have, or the Job never completes.
 //!
-//! Looks at /proc once a second, and all the time until it has begun: what is done in a moment must be seen, too. (Its first process is there
-//! longer than it runs: the container's runtime makes it, and then starts it.) Of the application is every process but our own user's (redirection reserves it for the proxy, and its hooks
-//! run as it too), the first of the namespace (the sandbox's, which only waits), and those that have ended.
+//! Looks at /proc once a second, and all the time until it has begun: what is done in a moment must be seen, too; after a minute less often.
+//! (Its first process is there longer than it runs: the container's runtime makes it, and then starts it.) Of the application is every
+//! process but our own user's (redirection reserves it for the proxy, and its hooks run as it too), the first of the namespace (the
+//! sandbox's, which only waits), and those that have ended.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -16,6 +17,10 @@ use tokio::time::{Instant, sleep};
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two looks while it has not begun.
 const LOOK_OUT: Duration = Duration::from_millis(10);
+/// How long it is looked out for so closely.
+const SOON: Duration = Duration::from_secs(60);
+/// Between two looks when it is late: an image is pulled, or an init container works.
+const LATE: Duration = Duration::from_millis(100);
 /// How long nobody must have been there: a pod's containers do not begin at once, and one may follow another.
 const GONE_FOR: Duration = Duration::from_secs(3);
 /// The process that holds the namespace.
@@ -41,7 +46,8 @@ impl Application {
 
     /// Completes when the application has been there and is gone.
     pub(super) async fn gone(&self) {
-        let (mut seen, mut last) = (false, Instant::now());
+        let begun = Instant::now();
+        let (mut seen, mut last) = (false, begun);
         loop {
             match self.is_there() {
                 Ok(true) => {
@@ -58,7 +64,7 @@ impl Application {
                     last = Instant::now();
                 }
             }
-            sleep(if seen { LOOK } else { LOOK_OUT }).await;
+            sleep(until_next_look(seen, begun.elapsed())).await;
         }
     }
 
@@ -77,6 +83,15 @@ impl Application {
     fn is_of_the_application(&self, process: &Path) -> bool {
         let Ok(owner) = process.metadata() else { return false };
         owner.uid() != self.uid && std::fs::read(process.join("stat")).is_ok_and(|stat| runs(&stat))
+    }
+}
+
+/// How long not to look, `waited` after the first look.
+fn until_next_look(seen: bool, waited: Duration) -> Duration {
+    match seen {
+        true => LOOK,
+        false if waited < SOON => LOOK_OUT,
+        false => LATE,
     }
 }
 
@@ -142,6 +157,12 @@ mod tests {
         assert!(application.is_there().unwrap());
         let ours = Application { uid: application.uid - 1, ..application };
         assert!(!ours.is_there().unwrap(), "our own user's");
+    }
+
+    #[test]
+    fn who_is_late_is_looked_out_for_less_closely() {
+        let looks = [(false, Duration::ZERO), (false, SOON), (true, Duration::ZERO), (true, SOON)];
+        assert_eq!(looks.map(|(seen, waited)| until_next_look(seen, waited)), [LOOK_OUT, LATE, LOOK, LOOK]);
     }
 
     #[tokio::test(start_paused = true)]
