@@ -201,7 +201,7 @@ impl Accepted {
     /// Completes when a connection that has said nothing yet need not be waited for: its idle timeout passed, or the
     /// proxy drains.
     async fn unwanted(&self) {
-        let mut drain = self.drain();
+        let drain = self.drain();
         let idle = self.chain.chain().idle_timeout;
         tokio::select! {
             () = drain.signaled() => {}

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::live::{self, LiveConnection};
+use crate::signal::Signal;
 
 /// How old an inbound connection may become once the pod leaves: time for many requests, and soon over.
 const LEAVING_AGE: Duration = Duration::from_secs(1);
@@ -26,7 +27,7 @@ pub enum Phase {
     Gone,
 }
 
-/// Tells everybody of the phases. Clones tell the same.
+/// Tells every thread of the phases. Clones tell the same. A worker passes them on to its connections.
 #[derive(Clone, Debug, Default)]
 pub struct Farewell(watch::Sender<Phase>);
 
@@ -40,36 +41,29 @@ impl Farewell {
         })
     }
 
-    /// Hears of the phases.
+    /// Hears of the phases, once a thread.
     pub fn subscribe(&self) -> watch::Receiver<Phase> {
         self.0.subscribe()
-    }
-}
-
-/// Completes when `phase` has come; never, if its sender is gone before.
-pub(crate) async fn reached(told: &mut watch::Receiver<Phase>, phase: Phase) {
-    if told.wait_for(|now| *now >= phase).await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 
 /// A connection's view of the end.
 #[derive(Clone, Debug)]
 pub(crate) struct Drain {
-    process: watch::Receiver<Phase>,
+    process: Rc<Signal<Phase>>,
     own: Option<Rc<LiveConnection>>,
     since: Instant,
 }
 
 impl Drain {
     /// The end that `process` tells of, for a connection that begins now.
-    pub(crate) fn new(process: watch::Receiver<Phase>) -> Self {
+    pub(crate) fn new(process: Rc<Signal<Phase>>) -> Self {
         Self { process, own: None, since: Instant::now() }
     }
 
     /// An end that never comes: an outbound connection serves the application until that leaves.
     pub(crate) fn never() -> Self {
-        Self::new(watch::channel(Phase::Serving).1)
+        Self::new(Rc::default())
     }
 
     /// As before, and beginning too when `connection` is to be replaced.
@@ -86,18 +80,17 @@ impl Drain {
 
     /// Completes when the pod leaves and the connection is too old for that: its next answers are to be its last.
     pub(crate) fn outlived(&self) -> impl Future<Output = ()> + use<> {
-        let (mut process, old) = (self.process.clone(), self.since + LEAVING_AGE);
+        let (leaving, old) = (self.process.reaches(Phase::Leaving), self.since + LEAVING_AGE);
         async move {
-            reached(&mut process, Phase::Leaving).await;
+            leaving.await;
             tokio::time::sleep_until(old).await;
         }
     }
 
     /// Completes when the drain begins; at once if it has.
-    pub(crate) async fn signaled(&mut self) {
-        let Self { process, own, .. } = self;
-        let process = reached(process, Phase::Draining);
-        match own {
+    pub(crate) async fn signaled(&self) {
+        let process = self.process.reaches(Phase::Draining);
+        match &self.own {
             None => process.await,
             Some(own) => tokio::select! {
                 () = process => {}
@@ -149,21 +142,28 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pod_that_leaves_retires_connections_by_their_age() {
-        let farewell = Farewell::default();
+        let told = Rc::<Signal<Phase>>::default();
         let begun = Instant::now();
-        let mut old = Drain::new(farewell.subscribe());
+        let old = Drain::new(told.clone());
         let hour = Duration::from_secs(3600);
         tokio::time::timeout(hour, old.outlived()).await.expect_err("the pod stays");
-        assert!(farewell.advance(Phase::Leaving) && !farewell.advance(Phase::Leaving), "news once");
+        told.advance(Phase::Leaving);
         old.outlived().await;
         assert_eq!(begun.elapsed(), hour, "it was old enough");
-        let young = Drain::new(farewell.subscribe());
+        let young = Drain::new(told.clone());
         young.outlived().await;
         assert_eq!(begun.elapsed(), hour + LEAVING_AGE);
         tokio::time::timeout(hour, old.signaled()).await.expect_err("it does not drain yet");
         tokio::time::timeout(hour, Drain::never().outlived()).await.expect_err("the application's own stay");
-        farewell.advance(Phase::Gone);
-        assert!(!farewell.advance(Phase::Draining), "phases do not go back");
+        told.advance(Phase::Gone);
         old.signaled().await;
+    }
+
+    #[test]
+    fn phases_are_news_once_and_do_not_go_back() {
+        let farewell = Farewell::default();
+        assert!(farewell.advance(Phase::Leaving) && !farewell.advance(Phase::Leaving));
+        assert!(farewell.advance(Phase::Gone) && !farewell.advance(Phase::Draining));
+        assert_eq!(*farewell.subscribe().borrow(), Phase::Gone);
     }
 }

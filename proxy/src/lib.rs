@@ -26,6 +26,7 @@ pub mod readiness;
 mod request;
 pub mod resolve;
 pub mod route;
+mod signal;
 pub mod socket;
 pub mod tcp_proxy;
 pub mod telemetry;

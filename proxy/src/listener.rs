@@ -21,7 +21,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, id: ListenerId, listener: TcpList
     let direction = worker.view().listener(id).direction;
     // Until it is emptied, a listener that will be drained counts as a connection the drain waits for.
     let unemptied = (direction != Direction::Outbound).then(|| worker.connections.open());
-    let mut drain = worker.drain(direction);
+    let drain = worker.drain(direction);
     let mut drain = pin!(drain.signaled());
     loop {
         tokio::select! {

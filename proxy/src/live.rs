@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use remora_certs::Peer;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::signal::{Reaches, Signal};
 use crate::telemetry::{AnchorSeen, DrainReason};
 
 /// How many connections began to drain, by the index of [`DrainReason`].
@@ -34,23 +34,16 @@ struct Entry {
     aged: Option<Instant>,
     /// When its grace is over, once it drains.
     over: Option<Instant>,
-    signal: Rc<Signal>,
+    signal: Rc<Signal<Stage>>,
 }
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
+pub(crate) enum Stage {
     #[default]
     Serving,
     Draining,
     Over,
-}
-
-/// What a connection's task listens to.
-#[derive(Debug, Default)]
-struct Signal {
-    stage: Cell<Stage>,
-    changed: Notify,
 }
 
 /// An open mesh connection; dropping it takes it from the list.
@@ -58,7 +51,7 @@ struct Signal {
 pub(crate) struct LiveConnection {
     live: Rc<Live>,
     key: u64,
-    signal: Rc<Signal>,
+    signal: Rc<Signal<Stage>>,
 }
 
 impl Live {
@@ -71,7 +64,7 @@ impl Live {
         random: u64,
     ) -> Rc<LiveConnection> {
         let key = self.next.replace(self.next.get() + 1);
-        let signal = Rc::new(Signal::default());
+        let signal = Rc::<Signal<Stage>>::default();
         let aged = age.map(|age| Instant::now() + jittered(age, random));
         let entry = Entry { peer, anchor, aged, over: None, signal: signal.clone() };
         self.entries.borrow_mut().insert(key, entry);
@@ -113,39 +106,20 @@ fn jittered(age: Duration, random: u64) -> Duration {
     age.mul_f64(0.9 + 0.2 * (random >> 11) as f64 / (1u64 << 53) as f64)
 }
 
-impl Signal {
-    fn advance(&self, stage: Stage) {
-        if self.stage.get() < stage {
-            self.stage.set(stage);
-            self.changed.notify_waiters();
-        }
-    }
-
-    async fn reaches(&self, stage: Stage) {
-        loop {
-            let changed = self.changed.notified();
-            if self.stage.get() >= stage {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
-
 impl LiveConnection {
     /// Whether it is to take no more requests.
     pub(crate) fn is_draining(&self) -> bool {
-        self.signal.stage.get() >= Stage::Draining
+        self.signal.stage() >= Stage::Draining
     }
 
     /// Completes when it is to take no more requests.
-    pub(crate) async fn drained(&self) {
-        self.signal.reaches(Stage::Draining).await;
+    pub(crate) fn drained(&self) -> Reaches<Stage> {
+        self.signal.reaches(Stage::Draining)
     }
 
     /// Completes when its grace is over.
-    pub(crate) async fn over(&self) {
-        self.signal.reaches(Stage::Over).await;
+    pub(crate) fn over(&self) -> Reaches<Stage> {
+        self.signal.reaches(Stage::Over)
     }
 }
 
@@ -173,25 +147,5 @@ mod tests {
         assert_eq!(jittered(age, 0), Duration::from_secs(90));
         let latest = jittered(age, u64::MAX);
         assert!(latest > Duration::from_secs(109) && latest <= Duration::from_secs(110), "{latest:?}");
-    }
-
-    #[tokio::test]
-    async fn a_signal_that_was_given_before_is_heard() {
-        let signal = Signal::default();
-        signal.advance(Stage::Draining);
-        signal.reaches(Stage::Draining).await;
-        signal.advance(Stage::Over);
-        signal.advance(Stage::Draining);
-        signal.reaches(Stage::Over).await;
-    }
-
-    #[tokio::test]
-    async fn a_signal_reaches_who_waits() {
-        let signal = Signal::default();
-        tokio::join!(signal.reaches(Stage::Over), async {
-            signal.advance(Stage::Draining);
-            tokio::task::yield_now().await;
-            signal.advance(Stage::Over);
-        });
     }
 }

@@ -20,11 +20,12 @@ use crate::address::OrigDst;
 use crate::admin::{ClusterStatus, EndpointStatus};
 use crate::cluster::ClusterState;
 use crate::control::gateway::GatewayCertificates;
-use crate::drain::{Connections, Drain, Phase, reached};
+use crate::drain::{Connections, Drain, Phase};
 use crate::live::{Drained, Live, LiveConnection};
 use crate::original_dst::OwnAddresses;
 use crate::readiness::ReadyGuard;
 use crate::resolve::Resolved;
+use crate::signal::Signal;
 use crate::telemetry::{DrainReason, Registry, Sinks, TlsSide, WorkerTelemetry};
 use crate::tls::{Connector, GatewayTls, MeshTls, Offer, TlsInfo};
 use crate::{filter_chain, listener};
@@ -80,7 +81,8 @@ pub(crate) struct Worker {
     live: Rc<Live>,
     pub(crate) own: OwnAddresses,
     view: RefCell<Rc<View>>,
-    phase: watch::Receiver<Phase>,
+    /// As connections hear of it.
+    phase: Rc<Signal<Phase>>,
     random: Cell<u64>,
     lines: Cell<u32>,
 }
@@ -187,7 +189,7 @@ impl Worker {
             live: Rc::default(),
             own: start.own.clone(),
             view: RefCell::new(Rc::new(view)),
-            phase: start.phase.clone(),
+            phase: Rc::default(),
             random: Cell::new(seed(start.index)),
             lines: Cell::new(0),
             telemetry,
@@ -336,7 +338,11 @@ fn seed(index: usize) -> u64 {
 pub(crate) fn spawn(start: Start) -> std::io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("worker-{}", start.index)).spawn(move || {
-        LocalSet::new().block_on(&runtime, run(start));
+        // A task among the others: what is blocked on itself is asked at every wake of any of them.
+        let running = async { spawn_local(run(start)).await };
+        if let Err(failed) = LocalSet::new().block_on(&runtime, running) {
+            std::panic::resume_unwind(failed.into_panic());
+        }
     })
 }
 
@@ -358,8 +364,9 @@ async fn run(start: Start) {
     let mut tick = tokio::time::interval(FLUSH);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0;
+    phase.mark_changed();
     let left = async {
-        reached(&mut phase, Phase::Gone).await;
+        worker.phase.reaches(Phase::Gone).await;
         worker.connections.none().await;
     };
     tokio::pin!(left);
@@ -372,6 +379,7 @@ async fn run(start: Start) {
                 }
                 Err(_) => break,
             },
+            Ok(()) = phase.changed() => worker.phase.advance(*phase.borrow_and_update()),
             Some(command) = commands.recv() => match command {
                 Command::Ping(reply) => drop(reply.send(())),
                 Command::Clusters(reply) => drop(reply.send(worker.cluster_status())),
@@ -389,3 +397,6 @@ async fn run(start: Start) {
     }
     worker.telemetry.flush();
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,7 +85,7 @@ impl Sender {
 pub(crate) async fn serve(
     io: Replay<Downstream>,
     connection: Rc<HttpConnection>,
-    mut drain: Drain,
+    drain: Drain,
 ) -> Result<(), hyper::Error> {
     let over = drain.over();
     let mut outlived = pin!(drain.outlived());

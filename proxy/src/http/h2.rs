@@ -49,7 +49,7 @@ pub(crate) type Sender = h2::client::SendRequest<Bytes>;
 pub(crate) async fn serve(
     io: Replay<Downstream>,
     connection: Rc<HttpConnection>,
-    mut drain: Drain,
+    drain: Drain,
 ) -> Result<(), h2::Error> {
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)

@@ -1,0 +1,208 @@
+//! A worker in a thread of its own, as a gateway that is asked over loopback.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use super::*;
+use crate::readiness::Readiness;
+use crate::telemetry::channels;
+
+/// Far longer than anything takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+struct Gateway {
+    address: SocketAddr,
+    /// The worker ends with them.
+    input: watch::Sender<Input>,
+    phase: watch::Sender<Phase>,
+    _commands: mpsc::UnboundedSender<Command>,
+    thread: JoinHandle<()>,
+}
+
+impl Gateway {
+    fn start(routes: &str) -> Self {
+        let config = format!("service: gateway\ngateway:\n  listen: 127.0.0.1:0\n  routes: {routes}\n");
+        let snapshot = remora_config::parse("test", config.as_bytes(), &remora_config::Environment::default()).unwrap();
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap();
+        let (input, phase) = (
+            watch::Sender::new(Input {
+                snapshot: Arc::new(snapshot),
+                resolved: Arc::default(),
+                identity: None,
+                gateways: GatewayCertificates::default(),
+            }),
+            watch::Sender::default(),
+        );
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let registry = Registry::new();
+        let start = Start {
+            index: 0,
+            listeners: vec![(ListenerId(0), socket)],
+            own: OwnAddresses::new(&[], Vec::new()),
+            input: input.subscribe(),
+            phase: phase.subscribe(),
+            commands: receiver,
+            sinks: channels(&registry).0,
+            registry,
+            ready: Readiness::new().register("worker"),
+        };
+        let thread = spawn(start).unwrap();
+        Self { address, input, phase, _commands: commands, thread }
+    }
+
+    fn end(self) {
+        drop(self.input);
+        self.thread.join().unwrap();
+    }
+}
+
+/// Holds the value of `watched` while `work` is done.
+fn held<T: Send + Sync>(watched: &watch::Sender<T>, work: impl FnOnce()) {
+    let ((holds, held), (done, wait)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            watched.send_if_modified(|_| {
+                holds.send(()).unwrap();
+                // Ends also when `work` panics.
+                let _ = wait.recv();
+                false
+            })
+        });
+        held.recv().unwrap();
+        work();
+        drop(done);
+    });
+}
+
+#[test]
+fn connections_wait_for_no_other_thread() {
+    let gateway = Gateway::start("[{path: /a, to: \"127.0.0.1:9\"}]");
+    let mut stream = TcpStream::connect(gateway.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut ask = || {
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        let mut answer = [0; 1024];
+        let length = stream.read(&mut answer).unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 404 "), "no route");
+    };
+    ask();
+    held(&gateway.phase, || held(&gateway.input, || (0..3).for_each(|_| ask())));
+    gateway.phase.send_replace(Phase::Draining);
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "told all the same");
+    gateway.end();
+}
+
+/// What an application that speaks HTTP/2 does with each request.
+#[derive(Clone, Copy)]
+enum Refusal {
+    /// Resets its stream with REFUSED_STREAM.
+    Stream,
+    /// Takes in more of its body than is kept, and says that no stream was processed.
+    GoAway,
+}
+
+/// Bytes of a body after which [`Refusal::GoAway`] comes; what is kept of one is less.
+const TAKEN: usize = 200_000;
+
+/// An application that refuses every request, and how many there were.
+struct Application {
+    address: SocketAddr,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Application {
+    fn start(refusal: Refusal) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(AtomicUsize::new(0));
+        let count = requests.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, count) = (stream.unwrap(), count.clone());
+                // Ends with the connection.
+                std::thread::spawn(move || refuse(&mut stream, refusal, &count));
+            }
+        });
+        Self { address, requests }
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// RFC 9113, as far as it takes to refuse.
+fn refuse(stream: &mut TcpStream, refusal: Refusal, count: &AtomicUsize) -> std::io::Result<()> {
+    let (data, headers, reset, settings, go_away, window) = (0, 1, 3, 4, 7, 8);
+    stream.read_exact(&mut [0; 24])?;
+    // INITIAL_WINDOW_SIZE, and as much for the connection.
+    stream.write_all(&frame(settings, 0, 0, &[0, 4, 0, 16, 0, 0]))?;
+    stream.write_all(&frame(window, 0, 0, &[0, 16, 0, 0]))?;
+    let mut taken = 0;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head)?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let (kind, flags) = (head[3], head[4]);
+        let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        stream.read_exact(&mut vec![0; length])?;
+        if kind == settings && flags == 0 {
+            stream.write_all(&frame(settings, 1, 0, &[]))?;
+        } else if kind == headers {
+            count.fetch_add(1, Ordering::Relaxed);
+            if let Refusal::Stream = refusal {
+                stream.write_all(&frame(reset, 0, id, &[0, 0, 0, 7]))?;
+            }
+        } else if kind == data {
+            taken += length;
+            if taken >= TAKEN {
+                taken = 0;
+                stream.write_all(&frame(go_away, 0, 0, &[0; 8]))?;
+            }
+        }
+    }
+}
+
+/// A gateway to one endpoint that speaks HTTP/2.
+fn gateway_to(application: &Application) -> Gateway {
+    Gateway::start(&format!("[{{path: /, to: \"{}\", protocol: http2}}]", application.address))
+}
+
+#[test]
+fn an_application_that_refuses_requests_is_asked_twice() {
+    let application = Application::start(Refusal::Stream);
+    let gateway = gateway_to(&application);
+    let mut stream = TcpStream::connect(gateway.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("x-remora-reason: UR "), "{answer}");
+    assert_eq!(application.requests(), 2);
+    gateway.end();
+}
+
+#[test]
+fn a_body_of_which_too_much_was_sent_is_not_sent_again() {
+    let application = Application::start(Refusal::GoAway);
+    let gateway = gateway_to(&application);
+    let mut stream = TcpStream::connect(gateway.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 4 * TAKEN).unwrap();
+    stream.write_all(&vec![b'x'; TAKEN]).unwrap();
+    let mut answer = [0; 1024];
+    let length = stream.read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("x-remora-reason: UC "), "{answer}");
+    assert_eq!(application.requests(), 1);
+    gateway.end();
+}
