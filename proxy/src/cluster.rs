@@ -182,7 +182,7 @@ impl Picked {
         self.0.endpoint.address
     }
 
-    /// It was reached.
+    /// It answered, or took a connection of bytes.
     pub(crate) fn reached(&self) {
         if self.0.failures.take() > 0 {
             self.0.avoid_until.set(None);

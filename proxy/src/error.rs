@@ -253,6 +253,16 @@ impl Error {
         }
     }
 
+    /// Whether the upstream itself never saw the request: another sidecar may find one that does. Whoever refuses requests
+    /// because there are too many has seen it.
+    pub fn undelivered(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::ConnectTimeout { .. } => true,
+            Self::UpstreamClosed { unprocessed, .. } => *unprocessed,
+            _ => false,
+        }
+    }
+
     /// The flag in access log and metrics.
     pub fn response_flag(&self) -> ResponseFlag {
         match self {
@@ -321,5 +331,6 @@ mod tests {
         let reset = |code| Error::UpstreamReset { cluster: "a".into(), endpoint: ([127, 0, 0, 1], 1).into(), code };
         assert!(reset(h2::Reason::REFUSED_STREAM).retryable());
         assert!(!reset(h2::Reason::INTERNAL_ERROR).retryable());
+        assert!(!reset(h2::Reason::REFUSED_STREAM).undelivered(), "it was delivered, and refused");
     }
 }

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -16,6 +17,9 @@ use tokio::time::Instant;
 
 use crate::Error;
 use crate::http::{h1, h2};
+
+/// How long a host's shared connections are kept at least after others were superseded.
+const SUPERSEDED: Duration = Duration::from_secs(1);
 
 /// What is spoken towards an endpoint. Connections are shared within one kind only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,6 +91,8 @@ pub(crate) struct Host {
     generation: Cell<u64>,
     /// The endpoint chose HTTP/1.1, so requests must not wait for one another's connection.
     exclusive: Cell<bool>,
+    /// When its shared connections were last superseded.
+    superseded: Cell<Option<Instant>>,
 }
 
 /// A dial that several requests wait for.
@@ -161,6 +167,7 @@ impl Host {
             dialling: RefCell::default(),
             generation: Cell::new(generation),
             exclusive: Cell::new(false),
+            superseded: Cell::new(None),
         }
     }
 
@@ -229,11 +236,23 @@ impl Host {
         self.shared.borrow_mut().retain(|other| !Rc::ptr_eq(other, shared));
     }
 
-    /// Forgets a shared connection and those made before it: what is tried again is not to go the same way.
+    /// Forgets the connections that have ended unnoticed: where one had, others are likely to. Of HTTP/1.1 none is told before
+    /// it is used, and those that wait are no younger.
+    pub(crate) fn discard_ended(&self) {
+        self.idle.borrow_mut().clear();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut ended = |shared: &Shared| matches!(shared.sender.clone().poll_ready(&mut context), Poll::Ready(Err(_)));
+        self.shared.borrow_mut().retain(|shared| !ended(shared));
+    }
+
+    /// Forgets the shared connections, `shared` among them: what is tried again is not to go the same way. Once a second and no
+    /// more: while there is no application anywhere, new ones lead nowhere either.
     pub(crate) fn supersede(&self, shared: &Rc<Shared>) {
+        let lately = self.superseded.get().is_some_and(|when| when.elapsed() < SUPERSEDED);
         let mut all = self.shared.borrow_mut();
-        if let Some(at) = all.iter().position(|other| Rc::ptr_eq(other, shared)) {
-            all.drain(..=at).for_each(|old| old.closed.set(true));
+        if !lately && all.iter().any(|other| Rc::ptr_eq(other, shared)) {
+            self.superseded.set(Some(Instant::now()));
+            all.drain(..).for_each(|old| old.closed.set(true));
         }
     }
 
@@ -327,3 +346,6 @@ impl Drop for Ticket {
         self.dialling.notify.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,7 +105,7 @@ impl HttpConnection {
             Err(error) => {
                 telemetry.failed(&error);
                 let (mut head, body) = fields::error_response(&error, grpc);
-                if self.trust.hop && error.retryable() {
+                if self.trust.hop && error.undelivered() {
                     fields::mark_undelivered(&mut head.headers);
                 }
                 telemetry.response(&head);

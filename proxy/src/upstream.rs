@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
-use remora_model::{Direction, Protocol, UpstreamTls};
+use remora_model::{Direction, Discovery, Protocol, UpstreamTls};
 use tokio::time::Instant;
 
 use crate::Error;
@@ -106,7 +106,7 @@ pub(crate) async fn send(
     let Request { direction, orig_dst, mut head, mut body } = request;
     let hop = hop(cluster, &head, direction);
     let mut tried = Vec::new();
-    // Their sidecar could not deliver: once more, on a new connection, which may lead to another pod.
+    // Refused, or their sidecar could not deliver: once more, perhaps on a new connection, which may lead to another pod.
     let mut doubted = Vec::new();
     let mut last = None;
     for _ in 0..MAX_ATTEMPTS {
@@ -129,12 +129,12 @@ pub(crate) async fn send(
                 continue;
             }
         };
-        picked.reached();
         match exchange(cluster, picked, checkout, attempt, bound, head, body).await {
             Ok(response) => return Ok(response),
             Err(Failure { error, request: Some(request) }) if error.retryable() => {
                 (head, body) = *request;
-                if let Error::Undelivered { .. } = error {
+                let refused = matches!(error, Error::Undelivered { .. } | Error::UpstreamReset { .. });
+                if refused || cluster.config.discovery == Discovery::OriginalDst {
                     let list = if doubted.contains(&address) { &mut tried } else { &mut doubted };
                     list.push(address);
                 }

@@ -65,7 +65,7 @@ pub(super) async fn exchange(
     let answered = match connection {
         Connection::Http1(mut sender) => {
             let answered = within(bound, cluster, exchange_h1(&at, &mut sender, head, body)).await;
-            lease.connection = Some((host, sender, generation));
+            lease.connection = Some((host.clone(), sender, generation));
             answered
         }
         Connection::Http2(stream) => {
@@ -78,6 +78,7 @@ pub(super) async fn exchange(
     };
     match answered {
         Ok(Answer { mut head, body, upgrade }) => {
+            lease.picked.reached();
             fields::strip_hop(&mut head.headers);
             attempt.response(&head);
             // It leaves HTTP, and the pool.
@@ -89,8 +90,10 @@ pub(super) async fn exchange(
         }
         Err(failure) => {
             attempt.failed(&failure.error);
-            if let Error::Undelivered { .. } = failure.error {
-                lease.picked.unreachable();
+            match failure.error {
+                Error::Undelivered { .. } => lease.picked.unreachable(),
+                Error::UpstreamClosed { unprocessed: true, .. } => host.discard_ended(),
+                _ => {}
             }
             Err(failure)
         }

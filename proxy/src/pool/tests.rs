@@ -1,0 +1,93 @@
+//! Connections over loopback whose other ends say nothing, or goodbye.
+
+use std::future::poll_fn;
+use std::pin::pin;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::io::Upstream;
+
+/// SETTINGS, and GOAWAY with no stream processed.
+const GOODBYE: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+async fn connected() -> (Upstream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (Upstream::Plain(stream), listener.accept().await.unwrap().0)
+}
+
+fn http2(host: &Rc<Host>, sender: h2::Sender) -> Rc<Shared> {
+    let shared = Shared::new(sender, true);
+    drop(host.add(Fresh::Http2(shared.clone()), 0));
+    shared
+}
+
+/// The shared connection that a request gets.
+fn given(host: &Rc<Host>) -> Option<Rc<Shared>> {
+    match host.checkout(Hop::MeshHttp2) {
+        Checkout::Ready(Connection::Http2(Stream(ref shared))) => Some(shared.clone()),
+        _ => None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shared_connections_are_superseded_once_a_second() {
+    let host = Rc::new(Host::new(0));
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let (io, end) = connected().await;
+        let (sender, connection) = h2::connect(io, true).await.unwrap();
+        all.push((sender, connection, end));
+    }
+    let mut senders = all.iter().map(|(sender, ..)| sender.clone());
+    let [first, second] = [0, 1].map(|_| http2(&host, senders.next().unwrap()));
+    assert!(Rc::ptr_eq(&given(&host).unwrap(), &first));
+    host.supersede(&first);
+    assert!(given(&host).is_none(), "what was made with it leads no other way");
+    let third = http2(&host, senders.next().unwrap());
+    for superseded in [&first, &second, &third] {
+        host.supersede(superseded);
+        assert!(Rc::ptr_eq(&given(&host).unwrap(), &third), "it is new");
+    }
+    tokio::time::advance(SUPERSEDED).await;
+    host.supersede(&first);
+    assert!(given(&host).is_some(), "that was long ago");
+    host.supersede(&third);
+    assert!(given(&host).is_none());
+}
+
+#[tokio::test]
+async fn where_one_connection_has_ended_those_that_wait_are_not_tried() {
+    let host = Rc::new(Host::new(0));
+    let (io, end) = connected().await;
+    let (sender, connection) = h1::connect(io).await.unwrap();
+    let mut connection = pin!(connection);
+    assert!(poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await.is_pending());
+    host.give_back(h1::Sender::new(sender, None), 0);
+    drop(end);
+    assert!(host.take_idle().map(|sender| host.give_back(sender, 0)).is_some(), "its end is not yet seen");
+    host.discard_ended();
+    assert!(matches!(host.checkout(Hop::Http1), Checkout::Dial(None)));
+}
+
+#[tokio::test]
+async fn where_one_connection_has_ended_shared_ones_that_have_not_stay() {
+    let host = Rc::new(Host::new(0));
+    let ((io, mut end), (other_io, _other_end)) = (connected().await, connected().await);
+    let (mut sender, connection) = h2::connect(io, true).await.unwrap();
+    let (other, _other_connection) = h2::connect(other_io, true).await.unwrap();
+    let (ended, stays) = (http2(&host, sender.clone()), http2(&host, other));
+    end.write_all(GOODBYE).await.unwrap();
+    let mut connection = pin!(connection);
+    let goodbye = poll_fn(|cx| {
+        let ended = connection.as_mut().poll(cx);
+        let refused = matches!(sender.poll_ready(cx), Poll::Ready(Err(_)));
+        if ended.is_ready() || refused { Poll::Ready(()) } else { Poll::Pending }
+    });
+    tokio::time::timeout(Duration::from_secs(120), goodbye).await.unwrap();
+    assert!(Rc::ptr_eq(&given(&host).unwrap(), &ended), "nobody was told");
+    host.discard_ended();
+    assert!(Rc::ptr_eq(&given(&host).unwrap(), &stays));
+}
