@@ -30,7 +30,7 @@ use containers::Ids;
 use diff::Change;
 use marker::DEFAULT_CONTAINER;
 pub(crate) use marker::Marker;
-pub(crate) use names::PROXY_CONTAINER;
+pub(crate) use names::{CONFIG, PROXY_CONTAINER};
 pub use owner::Owner;
 pub use refusal::Refusal;
 pub use settings::{CA_ADDRESS, Compat, Networks, Options, Resources, Settings};

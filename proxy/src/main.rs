@@ -1,12 +1,13 @@
 //! `remora-proxy`: reads its arguments, sets up logging, and runs the proxy, or asks one that runs.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A command-line program: these are its answers.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use remora_model::capture::ADMIN_PORT;
 use remora_proxy::admin::Loggers;
 use remora_proxy::{control, leave, wait};
 
@@ -54,9 +55,13 @@ enum Command {
     /// Tells the proxy of this pod that the pod leaves: from now on inbound connections are soon replaced, so that callers find
     /// the endpoints that stay. Exits with 0 also where no proxy runs.
     Leave {
-        /// Where its admin interface is.
-        #[arg(long, default_value = "127.0.0.1:15000", value_name = "IP:PORT")]
-        address: SocketAddr,
+        /// The proxy's configuration, which says where its admin interface is. Without one it is at 127.0.0.1:15000.
+        #[arg(long, env = "REMORA_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+
+        /// Where its admin interface is, whatever the configuration says.
+        #[arg(long, value_name = "IP:PORT")]
+        address: Option<SocketAddr>,
     },
 }
 
@@ -85,15 +90,28 @@ fn ask(command: Command) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.to_string(), 1),
         },
-        Command::Leave { address } => match leave::leave(address) {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => fail(&format!("no proxy at {address}"), 0),
-            Err(error) => fail(&format!("{address}: {error}"), 1),
+        Command::Leave { config, address } => match address.map_or_else(|| admin_address(config.as_deref()), Ok) {
+            Ok(address) => leave_at(address),
+            Err(errors) => fail(&errors.to_string(), 2),
         },
     }
 }
 
-fn validate(file: &std::path::Path) -> ExitCode {
+/// Where the proxy of this configuration has its admin interface.
+fn admin_address(config: Option<&Path>) -> Result<SocketAddr, remora_config::Errors> {
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT));
+    config.map_or(Ok(usual), |file| Ok(remora_config::load(file)?.admin.address))
+}
+
+fn leave_at(address: SocketAddr) -> ExitCode {
+    match leave::leave(address) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => fail(&format!("no proxy at {address}"), 0),
+        Err(error) => fail(&format!("{address}: {error}"), 1),
+    }
+}
+
+fn validate(file: &Path) -> ExitCode {
     match remora_config::load(file) {
         Ok(_) => {
             println!("{} is valid", file.display());

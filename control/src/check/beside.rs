@@ -13,11 +13,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{ADMIN, ask};
+use crate::inject::CONFIG;
 
 /// Where Kubernetes puts a pod's credentials.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// Where an injected proxy has its configuration.
-const CONFIG: &str = "/etc/remora/mesh/mesh.yaml";
 
 /// Whether this is the inside of a pod of Kubernetes: its credentials are here or, where a pod has none, its variables
 /// and a proxy.

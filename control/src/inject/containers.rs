@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use remora_model::capture::{METRICS_PORT, PROXY_ID, Ports, READINESS_PORT};
 
-use super::names::{INIT_CONTAINER, MESH_VOLUME, POD_VOLUME, PROXY_CONTAINER, TOKEN_VOLUME, TRUST_VOLUME};
+use super::names::{CONFIG, INIT_CONTAINER, MESH_VOLUME, POD_VOLUME, PROXY_CONTAINER, TOKEN_VOLUME, TRUST_VOLUME};
 use super::settings::{Networks, Options, Resources, Settings};
 use super::values::Amount;
 
@@ -105,7 +105,7 @@ pub(crate) fn proxy(settings: &Settings, options: &Options, ids: Ids, env: Vec<E
         image: Some(options.proxy_image.clone().unwrap_or_else(|| settings.image("proxy"))),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         command: Some(vec!["/remora-proxy".to_owned()]),
-        args: Some(vec!["--config".to_owned(), "/etc/remora/mesh/mesh.yaml".to_owned()]),
+        args: Some(vec!["--config".to_owned(), CONFIG.to_owned()]),
         env: Some(env),
         lifecycle: Some(if native { leave() } else { wait_until_ready() }),
         ports: Some(vec![ContainerPort {
@@ -132,7 +132,7 @@ fn wait_until_ready() -> Lifecycle {
 /// Kubernetes runs this at once when the pod is deleted; that the sidecar is to end, it says when the application has. An ordinary container
 /// is told both together.
 fn leave() -> Lifecycle {
-    Lifecycle { pre_stop: Some(exec(&["/remora-proxy", "leave"])), ..Lifecycle::default() }
+    Lifecycle { pre_stop: Some(exec(&["/remora-proxy", "leave", "--config", CONFIG])), ..Lifecycle::default() }
 }
 
 fn exec(command: &[&str]) -> LifecycleHandler {

@@ -18,5 +18,8 @@ pub(crate) const POD_VOLUME: &str = "remora-pod";
 /// All of them, in order.
 pub(crate) const VOLUMES: [&str; 4] = [MESH_VOLUME, TRUST_VOLUME, TOKEN_VOLUME, POD_VOLUME];
 
+/// Where an injected proxy has its configuration.
+pub(crate) const CONFIG: &str = "/etc/remora/mesh/mesh.yaml";
+
 /// The variable with the application's probes.
 pub(crate) const PROBES_VARIABLE: &str = "REMORA_PROBES";

@@ -172,7 +172,9 @@ async fn page(from: From, interface: Interface, state: &AdminState, method: &Met
         let body = format!("{path} takes {allow}\n");
         return Page { allow: Some(allow), ..Page::text(StatusCode::METHOD_NOT_ALLOWED, body) };
     }
-    if route.loopback && !from.peer.ip().to_canonical().is_loopback() {
+    // From its own address to its own address nothing comes but by loopback.
+    let loopback = from.peer.ip().to_canonical().is_loopback() || from.peer.ip() == from.local.ip();
+    if route.loopback && !loopback {
         return Page::text(StatusCode::FORBIDDEN, format!("{path} is for this pod's own processes, over loopback\n"));
     }
     pages::page(interface, state, route.page, !read, uri.query().unwrap_or_default()).await

@@ -5,6 +5,7 @@ use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use remora_test::binaries::binary;
@@ -14,7 +15,7 @@ use remora_test::mesh::Mesh;
 use remora_test::netns::{run, tool};
 use remora_test::pod::{PROXY, Pod};
 use remora_test::process::Process;
-use remora_test::sidecar::Sidecar;
+use remora_test::sidecar::{Sidecar, ask};
 
 use crate::pair::{Pair, Plan, entry, service};
 use crate::wire::Wire;
@@ -215,6 +216,38 @@ fn http1_ends_with_an_answer_and_bytes_go_on() {
 }
 
 #[test]
+fn the_hook_asks_where_the_configuration_puts_the_admin_interface() {
+    let mesh = Mesh::new();
+    let pod = mesh.pod("pod");
+    let admin = pod.at(15_900).to_string();
+    let proxy = pod.proxy(&format!("service: pod\nadmin: {{address: \"{admin}\"}}\n"));
+    proxy.ready();
+    let hook = |variable: &str, arguments: &[&str]| {
+        let mut command = pod.command_as(PROXY, PROXY, "/usr/bin/env");
+        let command = command.arg(variable).arg(binary("remora-proxy")).arg("leave").args(arguments);
+        let Output { status, stderr, .. } = command.output().unwrap();
+        (status.code().unwrap(), String::from_utf8(stderr).unwrap())
+    };
+    let left = "the pod leaves";
+    let (code, said) = hook("LANG=C", &[]);
+    assert!(code == 0 && said.contains("no proxy at 127.0.0.1:15000"), "{said}");
+    let file = proxy.file().to_str().unwrap();
+    let (code, said) = hook("LANG=C", &["--config", "/nowhere.yaml"]);
+    assert!(code == 2 && said.contains("/nowhere.yaml") && said.contains("No such file"), "{said}");
+    let stranger = ask(&mesh.pod("stranger"), pod.at(15_900), "POST", "/leave").unwrap();
+    assert_eq!(stranger.code, 403, "{stranger:?}");
+    assert!(!proxy.stderr().contains(left));
+    for (variable, arguments) in [("LANG=C", &["--config", file][..]), (&format!("REMORA_CONFIG={file}"), &[])] {
+        assert_eq!(hook(variable, arguments), (0, String::new()));
+        let _ = proxy.said(left);
+    }
+    proxy.configure("service: pod\nadmin: {address: here}\n");
+    let (code, said) = hook("LANG=C", &["--config", file]);
+    assert!(code == 2 && said.contains("remora.yaml:2") && said.contains("admin.address"), "{said}");
+    assert_eq!(hook("LANG=C", &["--config", file, "--address", &admin]), (0, String::new()));
+}
+
+#[test]
 fn a_request_that_reached_no_application_finds_the_new_pod() {
     let mut service = Service::start();
     let callers = Callers::start(&service.client);
@@ -265,11 +298,36 @@ fn where_there_is_no_application_at_all_the_caller_is_told() {
     assert_eq!((call.http, call.status), (200, Some(14)), "UNAVAILABLE: {call:?}");
     told(&call.message);
     assert_eq!((refused("inbound"), refused("outbound"), retries()), (6.0, 3.0, 3.0), "each once more");
+    // Whoever asks on finds no application by another connection either.
+    let hops = || pair.outbound.metric("remora_upstream_connections_total", &[("cluster", "server:8080")]);
+    let (begun, before) = (Instant::now(), hops());
+    for _ in 0..20 {
+        assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 503);
+    }
+    let (made, seconds) = (hops() - before, begun.elapsed().as_secs_f64());
+    assert!(made <= 1.0 + seconds, "{made} connections in {seconds} s");
     let line = pair.outbound.printed(" 503 UF ");
     assert!(line.contains("could not deliver") && line.contains("refused"), "{line}");
 
     pair.app = pair.server.peer("http", 8080, &[]);
     assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200);
+}
+
+#[test]
+fn an_endpoint_without_its_application_is_asked_less_and_less() {
+    let mesh = Mesh::new();
+    let (mut dead, alive) = (Backend::start(mesh.pod("dead")), Backend::start(mesh.pod("alive")));
+    dead.lose_app();
+    let client = mesh.pod("client");
+    let endpoints = [dead.pod.at(8080), alive.pod.at(8080)];
+    let _outbound = client.sidecar(&format!("workers: 1\n{}", entry(8080, &endpoints, ", balance: round_robin")));
+    let (begun, mut wire) = (Instant::now(), Wire::open(&client, service(8080)));
+    let mut tries = || {
+        assert_eq!(wire.get("/name", &[]).body, "alive");
+        dead.sidecar.metric("remora_requests_total", &[("direction", "inbound"), ("flag", "UF")])
+    };
+    eventually("the third try", || (tries() >= 3.0).then_some(()));
+    assert!(begun.elapsed() >= Duration::from_secs(3), "one second, then two: {:?}", begun.elapsed());
 }
 
 #[test]
