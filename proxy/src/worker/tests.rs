@@ -195,14 +195,20 @@ fn an_application_that_refuses_requests_is_asked_twice() {
 fn a_body_of_which_too_much_was_sent_is_not_sent_again() {
     let application = Application::start(Refusal::GoAway);
     let gateway = gateway_to(&application);
-    let mut stream = TcpStream::connect(gateway.address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 4 * TAKEN).unwrap();
-    stream.write_all(&vec![b'x'; TAKEN]).unwrap();
-    let mut answer = [0; 1024];
-    let length = stream.read(&mut answer).unwrap();
-    let answer = String::from_utf8_lossy(&answer[..length]);
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("x-remora-reason: UC "), "{answer}");
-    assert_eq!(application.requests(), 1);
+    for (asked, sent) in [TAKEN, 20 * TAKEN].into_iter().enumerate() {
+        let mut stream = TcpStream::connect(gateway.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 20 * TAKEN).unwrap();
+        let mut rest = stream.try_clone().unwrap();
+        // The connection may end before all of it is sent.
+        let sending = std::thread::spawn(move || rest.write_all(&vec![b'x'; sent]));
+        let mut answer = [0; 1024];
+        let length = stream.read(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("x-remora-reason: UC "), "{answer}");
+        assert_eq!(application.requests(), asked + 1);
+        drop(stream);
+        let _ = sending.join().unwrap();
+    }
     gateway.end();
 }
