@@ -245,7 +245,7 @@ impl Accepted {
         self.telemetry.protocol(DownstreamProtocol::Http1);
         let drain = self.drain();
         let connection = HttpConnection::new(self.worker, self.info, self.orig_dst, self.chain, trust, self.live);
-        if let Err(error) = h1::serve(io, connection, drain).await {
+        if let Err(error) = h1::server::serve(io, connection, drain).await {
             tracing::debug!(%error, "HTTP/1 connection ended");
         }
     }

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::http::h1::chunked::InvalidBody;
+use crate::http::h1::parse::InvalidHead;
+
 /// Envoy's response flags, as far as this proxy raises them. The discriminant indexes metric arrays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -196,6 +199,15 @@ pub enum Error {
     /// The client broke its protocol.
     #[error("bad request: {0}")]
     DownstreamProtocol(String),
+    /// The head of an HTTP/1 request is refused.
+    #[error("bad request: {0}")]
+    InvalidHead(InvalidHead),
+    /// The head of an HTTP/1 request did not come to its end in time.
+    #[error("bad request: its head did not come within {0:?}")]
+    HeadTimeout(Duration),
+    /// The body of an HTTP/1 request is not framed as its head says.
+    #[error("bad request: {0}")]
+    InvalidBody(InvalidBody),
     /// The client went away.
     #[error("the client closed its connection")]
     DownstreamClosed,
@@ -234,9 +246,13 @@ impl Error {
             | Self::ResponseReset(_)
             | Self::ResponseTruncated(_)
             | Self::RequestTimeout { .. } => Side::Upstream,
-            Self::IdleTimeout(_) | Self::Loop(_) | Self::DownstreamProtocol(_) | Self::DownstreamClosed => {
-                Side::Downstream
-            }
+            Self::IdleTimeout(_)
+            | Self::Loop(_)
+            | Self::DownstreamProtocol(_)
+            | Self::InvalidHead(_)
+            | Self::HeadTimeout(_)
+            | Self::InvalidBody(_)
+            | Self::DownstreamClosed => Side::Downstream,
         }
     }
 
@@ -278,7 +294,9 @@ impl Error {
             Self::RequestTimeout { .. } => ResponseFlag::UT,
             Self::IdleTimeout(_) => ResponseFlag::SI,
             Self::Loop(_) => ResponseFlag::LR,
-            Self::DownstreamProtocol(_) => ResponseFlag::DPE,
+            Self::DownstreamProtocol(_) | Self::InvalidHead(_) | Self::HeadTimeout(_) | Self::InvalidBody(_) => {
+                ResponseFlag::DPE
+            }
             Self::DownstreamClosed => ResponseFlag::DC,
         }
     }
@@ -299,9 +317,10 @@ impl Error {
                 (StatusCode::BAD_GATEWAY, GRPC_UNAVAILABLE)
             }
             Self::RequestTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, GRPC_DEADLINE_EXCEEDED),
-            Self::IdleTimeout(_) => (StatusCode::REQUEST_TIMEOUT, GRPC_UNAVAILABLE),
+            Self::IdleTimeout(_) | Self::HeadTimeout(_) => (StatusCode::REQUEST_TIMEOUT, GRPC_UNAVAILABLE),
+            Self::InvalidHead(invalid) => (invalid.status(), GRPC_INTERNAL),
             Self::Loop(_) => (StatusCode::LOOP_DETECTED, GRPC_UNAVAILABLE),
-            Self::DownstreamProtocol(_) => (StatusCode::BAD_REQUEST, GRPC_INTERNAL),
+            Self::DownstreamProtocol(_) | Self::InvalidBody(_) => (StatusCode::BAD_REQUEST, GRPC_INTERNAL),
             Self::DownstreamClosed => (StatusCode::BAD_REQUEST, GRPC_UNAVAILABLE),
         };
         Response { status, grpc_status }

@@ -6,6 +6,7 @@ pub(crate) mod fields;
 pub mod h1;
 pub(crate) mod h2;
 pub mod head;
+pub(crate) mod informational;
 pub(crate) mod resend;
 pub mod spelling;
 pub(crate) mod trailers;

@@ -40,7 +40,7 @@ pub(crate) enum Hop {
 #[derive(Debug)]
 pub(crate) enum Fresh {
     /// For one request at a time.
-    Http1(h1::Sender),
+    Http1(h1::client::Sender),
     /// Shared.
     Http2(Rc<Shared>),
 }
@@ -70,7 +70,7 @@ pub(crate) struct Stream(pub(crate) Rc<Shared>);
 #[derive(Debug)]
 pub(crate) enum Connection {
     /// Lent; goes back by [`Host::give_back`].
-    Http1(h1::Sender),
+    Http1(h1::client::Sender),
     /// One stream of a shared one.
     Http2(Stream),
 }
@@ -84,7 +84,7 @@ pub(crate) struct Pool {
 /// The connections to one endpoint by one hop.
 #[derive(Debug)]
 pub(crate) struct Host {
-    idle: RefCell<Vec<(h1::Sender, Instant)>>,
+    idle: RefCell<Vec<(h1::client::Sender, Instant)>>,
     shared: RefCell<Vec<Rc<Shared>>>,
     dialling: RefCell<Option<Rc<Dialling>>>,
     /// The SVID generation its connections were made with.
@@ -191,24 +191,20 @@ impl Host {
         Checkout::Dial(Some(Ticket { host: self.clone(), dialling: started }))
     }
 
-    /// The connection used last. One whose task has not yet seen the end of its last exchange is passed over.
-    fn take_idle(&self) -> Option<h1::Sender> {
+    /// The connection used last, unless its server ended it or is about to.
+    fn take_idle(&self) -> Option<h1::client::Sender> {
         let mut idle = self.idle.borrow_mut();
-        for index in (0..idle.len()).rev() {
-            let sender = &idle[index].0;
-            if sender.is_ready() {
-                return Some(idle.remove(index).0);
-            }
-            if sender.is_closed() {
-                idle.remove(index);
+        while let Some((sender, since)) = idle.pop() {
+            if sender.idle_limit().is_none_or(|limit| since.elapsed() < limit) && sender.is_usable() {
+                return Some(sender);
             }
         }
         None
     }
 
     /// Takes an HTTP/1.1 connection back after its exchange ended well.
-    pub(crate) fn give_back(&self, sender: h1::Sender, generation: u64) {
-        if self.generation.get() == generation && !sender.is_closed() {
+    pub(crate) fn give_back(&self, sender: h1::client::Sender, generation: u64) {
+        if self.generation.get() == generation && sender.is_reusable() {
             self.idle.borrow_mut().push((sender, Instant::now()));
         }
     }
@@ -265,7 +261,10 @@ impl Host {
 
     fn sweep(&self, now: Instant, timeout: Duration) {
         let fresh = |since: Instant| timeout.is_zero() || now.duration_since(since) < timeout;
-        self.idle.borrow_mut().retain(|(sender, since)| !sender.is_closed() && fresh(*since));
+        self.idle.borrow_mut().retain(|(sender, since)| {
+            let kept = sender.idle_limit().is_none_or(|limit| now.duration_since(*since) < limit);
+            kept && fresh(*since) && sender.is_usable()
+        });
         self.shared
             .borrow_mut()
             .retain(|shared| !shared.closed.get() && (shared.active.get() > 0 || fresh(shared.last_used.get())));

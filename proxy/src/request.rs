@@ -9,17 +9,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method};
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use remora_certs::Fingerprint;
 use remora_model::{DownstreamTls, MtlsMode};
-use tokio::task::spawn_local;
 use tokio::time::{Instant, Sleep};
 
 use crate::Error;
 use crate::address::OrigDst;
 use crate::http::body::{Body, BodyError, RequestBody};
+use crate::http::informational::Informational;
 use crate::http::{RequestHead, ResponseHead, fields};
+use crate::io::{Downstream, Replay};
 use crate::live::{self, LiveConnection};
 use crate::route;
 use crate::telemetry::{AttemptTelemetry, ConnectionInfo, RequestTelemetry};
@@ -77,23 +76,27 @@ impl HttpConnection {
         }
     }
 
-    /// Whether a request is under way.
-    pub(crate) fn is_active(&self) -> bool {
-        self.active.get() > 0
-    }
-
-    /// Handles one request; whatever goes wrong becomes its answer.
-    pub(crate) async fn handle(self: &Rc<Self>, mut head: RequestHead, body: Body) -> (ResponseHead, ResponseBody) {
+    /// Handles one request; whatever goes wrong becomes its answer. What its upstream says before the answer is left in
+    /// `informational`.
+    pub(crate) async fn handle(
+        self: &Rc<Self>,
+        mut head: RequestHead,
+        body: Body,
+        informational: &Informational,
+    ) -> (ResponseHead, ResponseBody) {
         let active = Active::new(self.clone());
         fields::receive(&mut head, &self.trust);
-        let grpc = head.is_grpc();
+        let (grpc, bare) = (head.is_grpc(), head.method == Method::HEAD);
         // Only HTTP/2 can carry a status after a body that broke off; HTTP/1 must show the break.
         let trailers = grpc && head.version == http::Version::HTTP_2;
         let mut telemetry = RequestTelemetry::start(&self.worker.telemetry, &self.info, &mut head);
-        match self.forward(&mut telemetry, head, body).await {
+        match self.forward(&mut telemetry, head, body, informational).await {
             Ok((mut response, timeout)) => {
                 if response.upgrade.is_none() {
                     fields::strip_hop_by_hop(&mut response.head.headers);
+                }
+                if self.trust.hop {
+                    fields::mark_spelling(&mut response.head);
                 }
                 telemetry.response(&response.head);
                 let exchange =
@@ -105,6 +108,7 @@ impl HttpConnection {
             Err(error) => {
                 telemetry.failed(&error);
                 let (mut head, body) = fields::error_response(&error, grpc);
+                let body = if bare { Body::Empty } else { body };
                 if self.trust.hop && error.undelivered() {
                     fields::mark_undelivered(&mut head.headers);
                 }
@@ -126,21 +130,15 @@ impl HttpConnection {
         (head, ResponseBody::new(body, exchange, None))
     }
 
-    /// Relays the bytes of a connection that left HTTP, once both sides have answered.
-    pub(crate) fn tunnel(&self, downstream: OnUpgrade, Upgrade { io: upstream, live }: Upgrade) {
-        let open = self.worker.connections.open();
-        let (client, server) = (live::over(self.live.clone()), live::over(live));
-        spawn_local(async move {
-            let (Ok(downstream), Ok(upstream)) = (downstream.await, upstream.await) else { return };
-            let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
-            // An end or a reset of either side is the tunnel's; so is the end of either's grace.
-            tokio::select! {
-                _ = tokio::io::copy_bidirectional(&mut downstream, &mut upstream) => {}
-                () = client => {}
-                () = server => {}
-            }
-            drop(open);
-        });
+    /// Relays the bytes of a connection that left HTTP.
+    pub(crate) async fn tunnel(&self, mut downstream: Replay<Downstream>, upgrade: Upgrade) {
+        let Upgrade { io: mut upstream, live, counted: _counted } = upgrade;
+        // An end or a reset of either side is the tunnel's; so is the end of either's grace.
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut downstream, &mut upstream) => {}
+            () = live::over(self.live.clone()) => {}
+            () = live::over(live) => {}
+        }
     }
 
     async fn forward(
@@ -148,6 +146,7 @@ impl HttpConnection {
         telemetry: &mut RequestTelemetry,
         mut head: RequestHead,
         body: Body,
+        informational: &Informational,
     ) -> Result<(Response, Option<Timeout>), Error> {
         if head.method == Method::CONNECT {
             return Err(Error::DownstreamProtocol("CONNECT on a connection that carries other requests".into()));
@@ -172,7 +171,7 @@ impl HttpConnection {
             head,
         };
         let timeout = route.request_timeout.map(|timeout| Bound { deadline: Instant::now() + timeout, timeout });
-        let response = upstream::send(&self.worker, cluster, request, timeout, telemetry).await?;
+        let response = upstream::send(&self.worker, cluster, request, timeout, informational, telemetry).await?;
         let timeout = timeout.map(|Bound { deadline, timeout }| Timeout {
             sleep: Box::pin(tokio::time::sleep_until(deadline)),
             cluster: cluster.name().clone(),

@@ -4,6 +4,7 @@
 //! out about a peer that vanished while idle.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -110,6 +111,12 @@ fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
 /// What the kernel said.
 pub fn bound_unacknowledged(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// Whether the kernel has something to read, if only the peer's end, which the runtime may not have been told yet.
+pub(crate) fn has_input(stream: &TcpStream) -> bool {
+    let would_block = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    !SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]).is_err_and(would_block)
 }
 
 /// Makes the connection end with RST instead of FIN when it is dropped, so that its peer learns of an abort.

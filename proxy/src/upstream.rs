@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyper::upgrade::OnUpgrade;
 use remora_model::{Direction, Discovery, Protocol, UpstreamTls};
 use tokio::time::Instant;
 
@@ -12,7 +11,9 @@ use crate::Error;
 use crate::address::OrigDst;
 use crate::cluster::ClusterState;
 use crate::http::body::{Body, RequestBody};
+use crate::http::informational::Informational;
 use crate::http::{RequestHead, ResponseHead};
+use crate::io::{Replay, Upstream};
 use crate::live::LiveConnection;
 use crate::pool::{Checkout, Connection, Hop, Host};
 use crate::telemetry::{AttemptTelemetry, RequestTelemetry};
@@ -60,13 +61,15 @@ pub(crate) struct Response {
 /// A connection that leaves HTTP.
 #[derive(Debug)]
 pub(crate) struct Upgrade {
-    /// Its bytes.
-    pub(crate) io: OnUpgrade,
+    /// Its bytes, those behind the 101 first.
+    pub(crate) io: Replay<Upstream>,
     /// Of the mesh's connections.
     pub(crate) live: Option<Rc<LiveConnection>>,
+    /// It counts as open until this is dropped.
+    pub(crate) counted: UpstreamConnection,
 }
 
-/// A try that failed, and the request if it can be tried again.
+/// A try that failed, and the request if it had no effect or may be made twice.
 struct Failure {
     error: Error,
     request: Option<Box<(RequestHead, RequestBody)>>,
@@ -101,6 +104,7 @@ pub(crate) async fn send(
     cluster: &Rc<ClusterState>,
     request: Request,
     bound: Option<Bound>,
+    informational: &Informational,
     telemetry: &mut RequestTelemetry,
 ) -> Result<Response, Error> {
     let Request { direction, orig_dst, mut head, mut body } = request;
@@ -129,9 +133,9 @@ pub(crate) async fn send(
                 continue;
             }
         };
-        match exchange(cluster, picked, checkout, attempt, bound, head, body).await {
+        match exchange(cluster, picked, checkout, attempt, bound, informational, (head, body)).await {
             Ok(response) => return Ok(response),
-            Err(Failure { error, request: Some(request) }) if error.retryable() => {
+            Err(Failure { error, request: Some(request) }) => {
                 (head, body) = *request;
                 let refused = matches!(error, Error::Undelivered { .. } | Error::UpstreamReset { .. });
                 if refused || cluster.config.discovery == Discovery::OriginalDst {

@@ -5,9 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::{Frame, SizeHint};
 
+use super::h1::chunked::InvalidBody;
+use super::h1::client::ResponseReader;
+use super::h1::downstream::RequestReader;
 use crate::telemetry::ByteCounter;
 
 /// A body on its way through, whichever version it came in by.
@@ -18,8 +20,10 @@ pub enum Body {
     Empty,
     /// A short text of our own.
     Full(Bytes),
-    /// From an HTTP/1 connection.
-    H1(Incoming),
+    /// From a downstream HTTP/1 connection.
+    H1Request(RequestReader),
+    /// From an upstream HTTP/1 connection.
+    H1Response(ResponseReader),
     /// From an HTTP/2 stream.
     H2(H2Body),
 }
@@ -33,6 +37,9 @@ pub enum BodyError {
     /// The connection ended first.
     #[error("connection ended within the body: {0}")]
     Closed(String),
+    /// It is not framed as its head says (RFC 9112 section 7.1).
+    #[error("invalid body: {0}")]
+    Invalid(#[from] InvalidBody),
     /// The time for the whole exchange is over.
     #[error("timed out within the body")]
     TimedOut,
@@ -49,11 +56,6 @@ impl Body {
     /// The body of an HTTP/2 stream; empty where its head ended it.
     pub fn from_h2(stream: h2::RecvStream) -> Self {
         if stream.is_end_stream() { Self::Empty } else { Self::H2(H2Body { stream, data_ended: false }) }
-    }
-
-    /// The body of an HTTP/1 message; empty where its head says so.
-    pub fn from_h1(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() { Self::Empty } else { Self::H1(incoming) }
     }
 }
 
@@ -102,7 +104,8 @@ impl http_body::Body for Body {
                 *self = Self::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Self::H1(body) => Pin::new(body).poll_frame(cx).map_err(|error| BodyError::Closed(error.to_string())),
+            Self::H1Request(body) => body.poll_frame(cx),
+            Self::H1Response(body) => body.poll_frame(cx),
             Self::H2(body) => body.poll_frame(cx),
         }
     }
@@ -111,7 +114,8 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => true,
             Self::Full(_) => false,
-            Self::H1(body) => body.is_end_stream(),
+            Self::H1Request(body) => body.is_done(),
+            Self::H1Response(body) => body.is_done(),
             Self::H2(body) => body.stream.is_end_stream(),
         }
     }
@@ -120,7 +124,8 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::H1(body) => body.size_hint(),
+            Self::H1Request(body) => body.size_hint(),
+            Self::H1Response(body) => body.size_hint(),
             Self::H2(_) => SizeHint::default(),
         }
     }

@@ -10,7 +10,8 @@ use crate::Error;
 
 /// Tells the application who called, in Envoy's form; only ever written by us.
 const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-/// Between our own sidecars: in a request the HTTP version it had before it shared an HTTP/2 connection, in a response [`UNDELIVERED`].
+/// Between our own sidecars: the HTTP version that a message had before it shared an HTTP/2 connection, and how it was written; or, of
+/// a response, [`UNDELIVERED`].
 const HOP: HeaderName = HeaderName::from_static("x-remora-hop");
 /// The request reached no application, so it had no effect.
 const UNDELIVERED: &str = "undelivered";
@@ -39,10 +40,10 @@ pub(crate) struct Trust {
 
 /// Takes a request in: what belongs to the previous hop goes, what only we may say is replaced.
 pub(crate) fn receive(head: &mut RequestHead, trust: &Trust) {
-    if let Some(version) = head.headers.remove(HOP)
+    if let Some(hop) = head.headers.remove(HOP)
         && trust.hop
     {
-        head.version = if version == "1.0" { Version::HTTP_10 } else { Version::HTTP_11 };
+        (head.version, head.spelling) = Spelling::from_hop(&hop).unwrap_or((Version::HTTP_11, Spelling::default()));
     }
     // First, so that `connection: x-forwarded-client-cert` cannot hide who calls.
     strip_hop_by_hop(&mut head.headers);
@@ -87,10 +88,23 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Tells our own sidecar at the other end which version an HTTP/1 request had.
-pub(crate) fn mark_hop(headers: &mut HeaderMap, version: Version) {
-    let value = if version == Version::HTTP_10 { "1.0" } else { "1.1" };
-    headers.insert(HOP, HeaderValue::from_static(value));
+/// Tells our own sidecar at the other end which version an HTTP/1 request had, and how it was written.
+pub(crate) fn mark_hop(head: &mut RequestHead) {
+    head.headers.insert(HOP, head.spelling.to_hop(head.version));
+}
+
+/// Tells our own sidecar at the other end how an HTTP/1 response was written, where that is not as HTTP/2 writes it.
+pub(crate) fn mark_spelling(head: &mut ResponseHead) {
+    if head.spelling != Spelling::default() {
+        head.headers.insert(HOP, head.spelling.to_hop(head.version));
+    }
+}
+
+/// Learns from our own sidecar how an HTTP/1 response was written.
+pub(crate) fn learn_spelling(head: &mut ResponseHead) {
+    if let Some((_, spelling)) = head.headers.get(HOP).and_then(Spelling::from_hop) {
+        head.spelling = spelling;
+    }
 }
 
 /// Tells our own sidecar at the other end that its request had no effect.
@@ -123,8 +137,10 @@ pub(crate) fn error_response(error: &Error, grpc: bool) -> (ResponseHead, Body) 
         headers.insert(GRPC_MESSAGE, percent_encode(&sentence));
         (StatusCode::OK, Body::Empty)
     } else {
+        let text = format!("{sentence}\n");
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        (response.status, Body::Full(format!("{sentence}\n").into()))
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
+        (response.status, Body::Full(text.into()))
     };
     (ResponseHead { status, version: Version::HTTP_11, headers, spelling: Spelling::default() }, body)
 }

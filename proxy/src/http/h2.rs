@@ -17,6 +17,7 @@ use tokio::task::spawn_local;
 
 use super::body::{Body, BodyError};
 use super::head::{RequestHead, ResponseHead};
+use super::informational::Informational;
 use super::spelling::Spelling;
 use crate::Error;
 use crate::drain::Drain;
@@ -102,14 +103,20 @@ async fn serve_stream(
     mut respond: h2::server::SendResponse<Bytes>,
 ) {
     let (head, body) = request_parts(request);
+    let informational = Informational::default();
     let mut handled = pin!(async {
         match body {
-            Ok(body) => connection.handle(head, body).await,
+            Ok(body) => connection.handle(head, body, &informational).await,
             Err(error) => connection.refuse(head, error),
         }
     });
     let answer = poll_fn(|cx| {
-        if let Poll::Ready(answer) = handled.as_mut().poll(cx) {
+        let answer = handled.as_mut().poll(cx);
+        while let Some(head) = informational.pop() {
+            // Fails only for a stream that is gone, which is told next.
+            let _ = respond.send_informational(response(head));
+        }
+        if let Poll::Ready(answer) = answer {
             return Poll::Ready(Some(answer));
         }
         // A client that gave up cancels the upstream too: dropping the future resets its stream.
@@ -202,7 +209,7 @@ where
 fn reset_reason(error: &BodyError) -> Reason {
     match error {
         BodyError::Reset(reason) => *reason,
-        BodyError::Closed(_) => Reason::INTERNAL_ERROR,
+        BodyError::Closed(_) | BodyError::Invalid(_) => Reason::INTERNAL_ERROR,
         BodyError::TimedOut => Reason::CANCEL,
     }
 }
@@ -287,4 +294,10 @@ pub(crate) fn response_parts(response: http::Response<h2::RecvStream>) -> (Respo
         },
         Body::from_h2(stream),
     )
+}
+
+/// Takes an informational response apart.
+pub(crate) fn informational(response: http::Response<()>) -> ResponseHead {
+    let (parts, ()) = response.into_parts();
+    ResponseHead { status: parts.status, version: parts.version, headers: parts.headers, spelling: Spelling::default() }
 }

@@ -40,6 +40,20 @@ pub struct ResponseHead {
 }
 
 impl RequestHead {
+    /// Stands for one that could not be read.
+    pub(crate) fn unread() -> Self {
+        Self {
+            method: Method::from_bytes(b"-").expect("a token"),
+            scheme: None,
+            authority: None,
+            path: PathAndQuery::from_static("/"),
+            version: Version::HTTP_11,
+            headers: HeaderMap::new(),
+            upgrade: None,
+            spelling: Spelling::default(),
+        }
+    }
+
     /// Whether this is gRPC, so that errors must be trailers: its `content-type` is `application/grpc`, perhaps with a
     /// suffix such as `+proto`. gRPC-Web, which is HTTP/1, is another type.
     pub fn is_grpc(&self) -> bool {

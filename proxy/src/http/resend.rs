@@ -27,11 +27,13 @@ struct State {
     /// What has passed, sharing its buffers; `None` where the body cannot be had back.
     passed: Option<VecDeque<Bytes>>,
     size: usize,
+    /// What broke it off.
+    broken: Option<BodyError>,
 }
 
 impl Lent {
     pub(crate) fn new(body: RequestBody) -> Self {
-        Self(Rc::new(RefCell::new(State { body, passed: Some(VecDeque::new()), size: 0 })))
+        Self(Rc::new(RefCell::new(State { body, passed: Some(VecDeque::new()), size: 0, broken: None })))
     }
 
     /// The whole body again, unless too much of it has passed. Whoever still sends it finds it ended.
@@ -39,6 +41,11 @@ impl Lent {
         let mut state = self.0.borrow_mut();
         let passed = state.passed.take()?;
         Some(std::mem::replace(&mut state.body, RequestBody::empty()).after(passed))
+    }
+
+    /// What broke it off.
+    pub(crate) fn broken(&self) -> Option<BodyError> {
+        self.0.borrow().broken.clone()
     }
 
     /// It was sent for good: nothing more is kept of it.
@@ -69,7 +76,7 @@ impl http_body::Body for Lent {
         let frame = ready!(Pin::new(&mut state.body).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => state.keep(frame),
-            Some(Err(_)) => state.passed = None,
+            Some(Err(error)) => (state.passed, state.broken) = (None, Some(error.clone())),
             None => {}
         }
         Poll::Ready(frame)

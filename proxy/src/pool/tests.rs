@@ -2,12 +2,15 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::io::Upstream;
+use crate::telemetry::{UpstreamMetrics, UpstreamProtocol};
+use crate::upstream::UpstreamConnection;
 
 /// SETTINGS, and GOAWAY with no stream processed.
 const GOODBYE: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -62,10 +65,9 @@ async fn shared_connections_are_superseded_once_a_second() {
 async fn where_one_connection_has_ended_those_that_wait_are_not_tried() {
     let host = Rc::new(Host::new(0));
     let (io, end) = connected().await;
-    let (sender, connection) = h1::connect(io).await.unwrap();
-    let mut connection = pin!(connection);
-    assert!(poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await.is_pending());
-    host.give_back(h1::Sender::new(sender, None), 0);
+    let metrics = Arc::new(UpstreamMetrics::new("c".into()));
+    let counted = UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None);
+    host.give_back(h1::client::Sender::new(io, counted, None), 0);
     drop(end);
     assert!(host.take_idle().map(|sender| host.give_back(sender, 0)).is_some(), "its end is not yet seen");
     host.discard_ended();

@@ -30,7 +30,11 @@ pub(crate) struct UpstreamConnection {
 }
 
 impl UpstreamConnection {
-    fn opened(metrics: &Arc<UpstreamMetrics>, protocol: UpstreamProtocol, live: Option<Rc<LiveConnection>>) -> Self {
+    pub(crate) fn opened(
+        metrics: &Arc<UpstreamMetrics>,
+        protocol: UpstreamProtocol,
+        live: Option<Rc<LiveConnection>>,
+    ) -> Self {
         metrics.connection_opened(protocol);
         Self { metrics: metrics.clone(), live }
     }
@@ -82,16 +86,7 @@ pub(super) async fn open(
     };
     if http1 {
         let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http1, live.clone());
-        let (sender, connection) = h1::connect(io).await.map_err(|error| closed(error.to_string()))?;
-        spawn_local(async move {
-            // Whoever waits for a response is told by hyper; an idle connection that ends is nobody's failure.
-            tokio::select! {
-                _ = connection.with_upgrades() => {}
-                () = counted.over() => {}
-            }
-            drop(counted);
-        });
-        return Ok(Fresh::Http1(h1::Sender::new(sender, live)));
+        return Ok(Fresh::Http1(h1::client::Sender::new(io, counted, live)));
     }
     let ours = protocol == Some(MeshProtocol::RemoraH2);
     let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2, live.clone());

@@ -1,18 +1,21 @@
 //! One exchange on a connection: the request out, the head of the answer in.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 
 use http::StatusCode;
 use http_body::Body as _;
-use hyper::upgrade::OnUpgrade;
 use tokio::task::{AbortHandle, spawn_local};
 
-use super::{Bound, Checked, Failure, Response, Upgrade, within};
+use super::{Bound, Checked, Failure, Response, within};
 use crate::Error;
 use crate::cluster::{ClusterState, Picked};
-use crate::http::body::{Body, RequestBody};
+use crate::http::body::{Body, BodyError, RequestBody};
+use crate::http::h1::client::{Unanswered, Why};
+use crate::http::informational::Informational;
 use crate::http::resend::Lent;
 use crate::http::{RequestHead, ResponseHead, fields, h1, h2};
 use crate::pool::{Connection, Hop, Host, Stream};
@@ -22,7 +25,7 @@ use crate::telemetry::AttemptTelemetry;
 #[derive(Debug)]
 pub(crate) struct Lease {
     picked: Picked,
-    connection: Option<(Rc<Host>, h1::Sender, u64)>,
+    connection: Option<(Rc<Host>, h1::client::Sender, u64)>,
     _stream: Option<Rc<Stream>>,
     upload: Option<Upload>,
 }
@@ -44,7 +47,13 @@ impl Lease {
         if let Some(upload) = self.upload.take() {
             std::mem::forget(upload);
         }
-        if let Some((host, sender, generation)) = self.connection {
+        let Some((host, sender, generation)) = self.connection else { return };
+        if sender.is_uploading() {
+            spawn_local(async move {
+                sender.finish().await;
+                host.give_back(sender, generation);
+            });
+        } else {
             host.give_back(sender, generation);
         }
     }
@@ -56,55 +65,48 @@ pub(super) async fn exchange(
     checked: Checked,
     mut attempt: AttemptTelemetry,
     bound: Option<Bound>,
-    head: RequestHead,
-    body: RequestBody,
+    informational: &Informational,
+    (head, body): (RequestHead, RequestBody),
 ) -> Result<Response, Failure> {
     let at = At { cluster, endpoint: picked.address() };
     let Checked { host, connection, generation, hop } = checked;
     let mut lease = Lease { picked, connection: None, _stream: None, upload: None };
     let answered = match connection {
-        Connection::Http1(mut sender) => {
-            let answered = within(bound, cluster, exchange_h1(&at, &mut sender, head, body)).await;
+        Connection::Http1(sender) => {
+            let answered = within(bound, cluster, exchange_h1(&at, &sender, head, body, informational)).await;
             lease.connection = Some((host.clone(), sender, generation));
             answered
         }
         Connection::Http2(stream) => {
             let stream = Rc::new(stream);
-            let answering = exchange_h2(&at, &host, &stream, hop, (head, body), &mut lease.upload);
+            let answering = exchange_h2(&at, &host, &stream, hop, (head, body), &mut lease.upload, informational);
             let answered = within(bound, cluster, answering).await;
             lease._stream = Some(stream);
             answered
         }
     };
     match answered {
-        Ok(Answer { mut head, body, upgrade }) => {
+        Ok((mut head, body)) => {
             lease.picked.reached();
             fields::strip_hop(&mut head.headers);
             attempt.response(&head);
             // It leaves HTTP, and the pool.
-            let upgrade = upgrade.map(|io| {
-                let live = lease.connection.take().and_then(|(_, sender, _)| sender.live);
-                Upgrade { io, live }
-            });
+            let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
+            let upgrade = lease.connection.take_if(|_| switched).and_then(|(_, sender, _)| sender.upgrade());
             Ok(Response { head, body, attempt, lease: Some(lease), upgrade })
         }
         Err(failure) => {
             attempt.failed(&failure.error);
             match failure.error {
                 Error::Undelivered { .. } => lease.picked.unreachable(),
-                Error::UpstreamClosed { unprocessed: true, .. } => host.discard_ended(),
+                Error::UpstreamClosed { unprocessed, .. } if unprocessed || failure.request.is_some() => {
+                    host.discard_ended();
+                }
                 _ => {}
             }
             Err(failure)
         }
     }
-}
-
-/// What an exchange answered.
-struct Answer {
-    head: ResponseHead,
-    body: Body,
-    upgrade: Option<OnUpgrade>,
 }
 
 /// Names the endpoint in errors.
@@ -127,11 +129,12 @@ impl At<'_> {
         Error::UpstreamProtocol { cluster, endpoint, message: message.to_owned() }
     }
 
-    fn http1(&self, error: &hyper::Error) -> Error {
-        if error.is_parse() {
-            return self.broke(&error.to_string());
+    fn http1(&self, why: Why, unprocessed: bool) -> Error {
+        match why {
+            Why::Closed(message) => self.closed(message, unprocessed),
+            Why::Invalid(_) | Why::Misplaced(_) => self.broke(&why.to_string()),
+            Why::Request(error) => broke_off(&error),
         }
-        self.closed(error.to_string(), false)
     }
 
     fn http2(&self, error: &::h2::Error) -> Error {
@@ -146,35 +149,26 @@ impl At<'_> {
     }
 }
 
+/// Why a request broke off.
+fn broke_off(error: &BodyError) -> Error {
+    match error {
+        BodyError::Invalid(invalid) => Error::InvalidBody(*invalid),
+        _ => Error::DownstreamClosed,
+    }
+}
+
 async fn exchange_h1(
     at: &At<'_>,
-    sender: &mut h1::Sender,
+    sender: &h1::client::Sender,
     head: RequestHead,
     body: RequestBody,
-) -> Result<Answer, Failure> {
-    let asked = head.upgrade.is_some();
-    match sender.send(h1::request(head, body)).await {
-        Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            if !asked {
-                return Err(Failure { error: at.broke("101 to a request that asked for nothing"), request: None });
-            }
-            let upgrade = Some(hyper::upgrade::on(&mut response));
-            let (head, body) = h1::response_parts(response);
-            Ok(Answer { head, body, upgrade })
-        }
-        Ok(response) => {
-            let (head, body) = h1::response_parts(response);
-            Ok(Answer { head, body, upgrade: None })
-        }
-        Err(mut error) => {
-            let Some(request) = error.take_message() else {
-                return Err(Failure { error: at.http1(error.error()), request: None });
-            };
-            // The pooled connection had ended, and nothing of the request was written.
-            let request = Some(Box::new(h1::take_back(request)));
-            Err(Failure { error: at.closed(error.error().to_string(), true), request })
-        }
-    }
+    informational: &Informational,
+) -> Result<(ResponseHead, Body), Failure> {
+    let answered = sender.send(&head, body, informational).await;
+    answered.map_err(|Unanswered { why, unwritten, body }| Failure {
+        error: at.http1(why, unwritten),
+        request: body.map(|body| Box::new((head, body))),
+    })
 }
 
 async fn exchange_h2(
@@ -184,10 +178,11 @@ async fn exchange_h2(
     hop: Hop,
     (mut head, body): (RequestHead, RequestBody),
     upload: &mut Option<Upload>,
-) -> Result<Answer, Failure> {
+    informational: &Informational,
+) -> Result<(ResponseHead, Body), Failure> {
     let shared = &stream.0;
     let mut sender = shared.sender.clone();
-    if let Err(error) = std::future::poll_fn(|cx| sender.poll_ready(cx)).await {
+    if let Err(error) = poll_fn(|cx| sender.poll_ready(cx)).await {
         host.discard(shared);
         return Err(Failure { error: at.closed(error.to_string(), true), request: Some(Box::new((head, body))) });
     }
@@ -196,12 +191,14 @@ async fn exchange_h2(
     let kept = head.clone();
     let sent = (!end).then(|| Lent::new(body));
     if shared.ours && hop == Hop::MeshHttp1 {
-        fields::mark_hop(&mut head.headers, head.version);
+        fields::mark_hop(&mut head);
     }
     let request =
         h2::request(head).map_err(|message| Failure { error: Error::DownstreamProtocol(message), request: None })?;
     let failed = |error: Error| {
-        let body = sent.as_ref().map_or_else(|| Some(RequestBody::empty()), Lent::take_back);
+        let error = sent.as_ref().and_then(Lent::broken).map_or(error, |error| broke_off(&error));
+        let again = || sent.as_ref().map_or_else(|| Some(RequestBody::empty()), Lent::take_back);
+        let body = if error.retryable() { again() } else { None };
         Failure { error, request: body.map(|body| Box::new((kept, body))) }
     };
     let broken = |error: ::h2::Error| {
@@ -210,7 +207,7 @@ async fn exchange_h2(
         }
         at.http2(&error)
     };
-    let (response, mut send) = match sender.send_request(request, end) {
+    let (mut response, mut send) = match sender.send_request(request, end) {
         Ok(begun) => begun,
         Err(error) => return Err(failed(broken(error))),
     };
@@ -224,14 +221,28 @@ async fn exchange_h2(
         });
         *upload = Some(Upload(pumping.abort_handle()));
     }
-    let answered = response.await.map_err(broken).map(h2::response_parts);
-    let answered = answered.and_then(|(head, body)| match fields::undelivered(&head.headers).filter(|_| shared.ours) {
-        None => Ok((head, body)),
-        Some(reason) => {
-            host.supersede(shared);
-            Err(at.undelivered(reason))
+    let response = poll_fn(|cx| {
+        while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
+            if !informational.push(h2::informational(head)) {
+                return Poll::Ready(Err(::h2::Reason::ENHANCE_YOUR_CALM.into()));
+            }
         }
+        Pin::new(&mut response).poll(cx)
     });
+    let answered = response.await.map_err(broken).map(h2::response_parts);
+    let answered =
+        answered.and_then(|(mut head, body)| match fields::undelivered(&head.headers).filter(|_| shared.ours) {
+            None => {
+                if shared.ours {
+                    fields::learn_spelling(&mut head);
+                }
+                Ok((head, body))
+            }
+            Some(reason) => {
+                host.supersede(shared);
+                Err(at.undelivered(reason))
+            }
+        });
     let (head, body) = match answered {
         Ok(answer) => answer,
         Err(error) => {
@@ -243,5 +254,5 @@ async fn exchange_h2(
     if let Some(sent) = sent {
         sent.settle();
     }
-    Ok(Answer { head, body, upgrade: None })
+    Ok((head, body))
 }

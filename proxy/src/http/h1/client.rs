@@ -1,0 +1,371 @@
+//! The upstream side of HTTP/1.1: a connection has no task of its own. Whoever has a request drives it, in the exchange and
+//! then in the body of the answer, which goes on with an upload that is not over yet.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{StatusCode, header};
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::encode;
+use super::framing::Framing;
+use super::parse::{self, Asked, InvalidHead, Limits, ParsedResponse};
+use super::wire::{Output, Reader, Wire};
+use super::writer::Writer;
+use crate::http::body::{Body, BodyError, RequestBody};
+use crate::http::informational::Informational;
+use crate::http::{RequestHead, ResponseHead, fields};
+use crate::io::{Replay, Upstream};
+use crate::live::LiveConnection;
+use crate::socket;
+use crate::upstream::{Upgrade, UpstreamConnection};
+
+/// An idle connection is retired this much before its server would close it: a request may be on its way by then.
+const EARLY: Duration = Duration::from_secs(1);
+
+/// A connection to an upstream, for one request at a time.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    inner: Rc<RefCell<Inner>>,
+    /// Of the mesh's connections.
+    live: Option<Rc<LiveConnection>>,
+}
+
+/// A request that got no answer.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    pub(crate) why: Why,
+    /// Whether nothing of it was written.
+    pub(crate) unwritten: bool,
+    /// Its body, where it may be sent again: it was not written, or doing it twice changes nothing, and it met a
+    /// connection that its server had closed (RFC 9110 section 9.2.2).
+    pub(crate) body: Option<RequestBody>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Why {
+    /// The connection ended.
+    #[error("{0}")]
+    Closed(String),
+    /// What came is no answer.
+    #[error("{0}")]
+    Invalid(InvalidHead),
+    /// What came is no answer to this.
+    #[error("{0}")]
+    Misplaced(&'static str),
+    /// The request itself broke off.
+    #[error("{0}")]
+    Request(BodyError),
+}
+
+struct Inner {
+    wire: Wire<Upstream>,
+    output: Output,
+    upload: Option<Upload>,
+    /// Of the answer under way.
+    reader: Reader,
+    scanned: usize,
+    /// Whether a request was answered on it before.
+    used: bool,
+    /// Whether anything was read since the request under way began.
+    heard: bool,
+    /// Why nothing more can be written.
+    unwritable: Option<String>,
+    /// Whether its server keeps it for another request.
+    kept: bool,
+    /// How long its server keeps it idle.
+    idle: Option<Duration>,
+    /// Completes when it was drained and its grace is over.
+    over: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    counted: UpstreamConnection,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("reader", &self.reader).field("kept", &self.kept).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Upload {
+    body: RequestBody,
+    writer: Writer,
+}
+
+impl Sender {
+    /// HTTP/1.1 on a fresh connection.
+    pub(crate) fn new(io: Upstream, counted: UpstreamConnection, live: Option<Rc<LiveConnection>>) -> Self {
+        let over = live.as_ref().map(|_| Box::pin(counted.over()) as Pin<Box<dyn Future<Output = ()>>>);
+        let inner = Inner {
+            wire: Wire::new(io, BytesMut::new()),
+            output: Output::default(),
+            upload: None,
+            reader: Reader::Done,
+            scanned: 0,
+            used: false,
+            heard: false,
+            unwritable: None,
+            kept: true,
+            idle: None,
+            over,
+            counted,
+        };
+        Self { inner: Rc::new(RefCell::new(inner)), live }
+    }
+
+    /// Whether an idle connection can take a request: its server said nothing, not even that it ends. Wakes nobody.
+    pub(crate) fn is_usable(&self) -> bool {
+        let draining = self.live.as_ref().is_some_and(|live| live.is_draining());
+        let mut cx = Context::from_waker(Waker::noop());
+        !draining && self.inner.borrow_mut().wire.poll_fill(&mut cx).is_pending()
+    }
+
+    /// Whether its exchange left it clean: what came behind the answer would be taken for the next one.
+    pub(crate) fn is_reusable(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.kept && inner.reader.is_done() && inner.is_sent() && inner.wire.input.is_empty()
+    }
+
+    /// Whether the request is still being sent though its answer is complete.
+    pub(crate) fn is_uploading(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.kept && inner.reader.is_done() && inner.upload.is_some()
+    }
+
+    /// Sends the rest of a request that was answered before its end.
+    pub(crate) async fn finish(&self) {
+        poll_fn(|cx| {
+            let inner = &mut *self.inner.borrow_mut();
+            // The server's end, or its word, is the upload's end.
+            if inner.poll_send(cx).is_err() || inner.wire.poll_fill(cx).is_ready() {
+                inner.kept = false;
+                return Poll::Ready(());
+            }
+            if inner.is_sent() || inner.unwritable.is_some() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// How long it may be idle before its server could close it.
+    pub(crate) fn idle_limit(&self) -> Option<Duration> {
+        let idle = self.inner.borrow().idle?;
+        Some(idle.saturating_sub(EARLY).max(idle / 2))
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) async fn send(
+        &self,
+        head: &RequestHead,
+        body: RequestBody,
+        informational: &Informational,
+    ) -> Result<(ResponseHead, Body), Unanswered> {
+        let repeatable = head.method.is_idempotent() && body.is_empty();
+        let asked = Asked::of(head);
+        self.inner.borrow_mut().begin(head, body);
+        if !repeatable && self.inner.borrow().is_stale() {
+            return Err(self.inner.borrow_mut().unanswered(Why::Closed("it was closed while idle".to_owned()), false));
+        }
+        let answered = poll_fn(|cx| self.inner.borrow_mut().poll_answer(asked, informational, cx)).await;
+        match answered {
+            Ok(ParsedResponse { head, framing, keep_alive, idle_timeout }) => {
+                let mut inner = self.inner.borrow_mut();
+                inner.used = true;
+                inner.kept = keep_alive;
+                inner.idle = idle_timeout.or(inner.idle);
+                inner.reader = Reader::new(framing);
+                let body = match inner.reader.is_done() {
+                    true => Body::Empty,
+                    false => Body::H1Response(ResponseReader { inner: self.inner.clone(), done: false }),
+                };
+                Ok((head, body))
+            }
+            Err(why) => Err(self.inner.borrow_mut().unanswered(why, repeatable)),
+        }
+    }
+
+    /// The connection that leaves HTTP.
+    pub(crate) fn upgrade(self) -> Option<Upgrade> {
+        let Inner { wire, counted, .. } = Rc::into_inner(self.inner)?.into_inner();
+        Some(Upgrade { io: Replay { prefix: wire.input, stream: wire.stream }, live: self.live, counted })
+    }
+}
+
+impl Inner {
+    fn begin(&mut self, head: &RequestHead, body: RequestBody) {
+        let framing = framing(head, &body);
+        self.output.begin();
+        self.output.text(|text| encode::request(text, head, framing));
+        self.upload = Some(Upload { body, writer: Writer::new(framing) });
+        (self.heard, self.scanned) = (false, 0);
+    }
+
+    fn is_sent(&self) -> bool {
+        self.upload.is_none() && self.output.is_empty()
+    }
+
+    /// Whether the kernel knows that the server closed it, which the runtime may not have noticed yet.
+    fn is_stale(&self) -> bool {
+        match &self.wire.stream {
+            Upstream::Plain(stream) => self.used && socket::has_input(stream),
+            Upstream::Tls(_) => false,
+        }
+    }
+
+    fn unanswered(&mut self, why: Why, repeatable: bool) -> Unanswered {
+        self.kept = false;
+        let closed = matches!(why, Why::Closed(_));
+        let unwritten = closed && !self.output.has_begun();
+        let body = match self.upload.take() {
+            Some(Upload { body, writer }) if unwritten && writer.is_repeatable() => {
+                Some(body.after(self.output.take_data()))
+            }
+            _ if closed && repeatable && self.used && !self.heard => Some(RequestBody::empty()),
+            _ => None,
+        };
+        Unanswered { why, unwritten, body }
+    }
+
+    /// Sends what there is to send.
+    ///
+    /// # Errors
+    /// The request broke off.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        while !self.is_sent() && self.unwritable.is_none() {
+            let taken = match &mut self.upload {
+                Some(Upload { body, writer }) => writer.poll_take(Pin::new(body), &mut self.output, cx)?.is_ready(),
+                None => true,
+            };
+            let full = !self.output.has_room();
+            match self.wire.poll_write(&mut self.output, cx) {
+                Poll::Ready(Ok(())) if taken => self.upload = None,
+                Poll::Ready(Ok(())) if full => {}
+                Poll::Ready(Ok(())) | Poll::Pending => break,
+                // There may be an answer all the same.
+                Poll::Ready(Err(error)) => self.unwritable = Some(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_answer(
+        &mut self,
+        asked: Asked,
+        informational: &Informational,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ParsedResponse, Why>> {
+        self.poll_over(cx).map_err(|error| Why::Closed(error.to_string()))?;
+        self.poll_send(cx).map_err(Why::Request)?;
+        loop {
+            if !self.wire.input.is_empty() {
+                let parsed = parse::response(&mut self.wire.input, asked, &Limits::default(), &mut self.scanned);
+                match parsed.map_err(Why::Invalid)? {
+                    Some(answer) if answer.head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                        return Poll::Ready(self.switched(asked, answer));
+                    }
+                    Some(ParsedResponse { mut head, .. }) if head.status.is_informational() => {
+                        fields::strip_hop_by_hop(&mut head.headers);
+                        if !informational.push(head) {
+                            return Poll::Ready(Err(Why::Misplaced("too many informational responses")));
+                        }
+                        continue;
+                    }
+                    Some(answer) => return Poll::Ready(Ok(answer)),
+                    None => {}
+                }
+            }
+            let closed = match ready!(self.wire.poll_fill(cx)) {
+                Ok(0) => "it was closed".to_owned(),
+                Ok(_) => {
+                    self.heard = true;
+                    continue;
+                }
+                Err(error) => error.to_string(),
+            };
+            return Poll::Ready(Err(Why::Closed(self.unwritable.take().unwrap_or(closed))));
+        }
+    }
+
+    /// A 101: the bytes behind it are the new protocol's.
+    fn switched(&self, asked: Asked, answer: ParsedResponse) -> Result<ParsedResponse, Why> {
+        match (asked.upgrade, self.is_sent()) {
+            (true, true) => Ok(answer),
+            (true, false) => Err(Why::Misplaced("101 before the end of the request")),
+            (false, _) => Err(Why::Misplaced("101 to a request that asked for nothing")),
+        }
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        match self.over.as_mut().map(|over| over.as_mut().poll(cx)) {
+            Some(Poll::Ready(())) => Err(BodyError::Closed("it was drained, and its grace is over".to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How the body of a request is framed.
+fn framing(head: &RequestHead, body: &RequestBody) -> Framing {
+    if body.is_end_stream() {
+        return Framing::Empty;
+    }
+    let announced = || head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+    match body.size_hint().exact().or_else(announced) {
+        Some(0) => Framing::Empty,
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
+    }
+}
+
+/// The body of an answer, read straight from its connection.
+#[derive(Debug)]
+pub struct ResponseReader {
+    inner: Rc<RefCell<Inner>>,
+    done: bool,
+}
+
+impl ResponseReader {
+    pub(in crate::http) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let inner = &mut *self.inner.borrow_mut();
+        if let Err(error) = inner.poll_over(cx) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        if inner.poll_send(cx).is_err() {
+            // Its answer is there, so it need not be whole; but what follows it could not be told from the rest of it.
+            (inner.upload, inner.kept) = (None, false);
+        }
+        let frame = ready!(inner.reader.poll_frame(&mut inner.wire, cx));
+        self.done = inner.reader.is_done();
+        if self.done {
+            inner.wire.settle();
+        } else if !matches!(frame, Some(Ok(_))) {
+            (self.done, inner.kept) = (true, false);
+        }
+        Poll::Ready(frame)
+    }
+
+    pub(in crate::http) fn is_done(&self) -> bool {
+        self.done
+    }
+
+    pub(in crate::http) fn size_hint(&self) -> SizeHint {
+        if self.done { SizeHint::with_exact(0) } else { self.inner.borrow().reader.size_hint() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Version};
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::http::Spelling;
+use crate::telemetry::{ByteCounter, UpstreamMetrics, UpstreamProtocol};
+
+/// A connection, and its server's end.
+async fn connection() -> (Sender, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let metrics = Arc::new(UpstreamMetrics::new("c".into()));
+    let counted = UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None);
+    (Sender::new(Upstream::Plain(client), counted, None), listener.accept().await.unwrap().0)
+}
+
+fn head(method: Method) -> RequestHead {
+    RequestHead {
+        method,
+        scheme: None,
+        authority: Some("a".parse().unwrap()),
+        path: PathAndQuery::from_static("/"),
+        version: Version::HTTP_11,
+        headers: HeaderMap::new(),
+        upgrade: None,
+        spelling: Spelling::default(),
+    }
+}
+
+fn full(text: impl Into<Bytes>) -> RequestBody {
+    RequestBody::new(Body::Full(text.into()), ByteCounter::default())
+}
+
+async fn send(sender: &Sender, method: Method, body: RequestBody) -> Result<(ResponseHead, Body), Unanswered> {
+    sender.send(&head(method), body, &Informational::default()).await
+}
+
+/// Reads the server's end up to `end`.
+async fn until(server: &mut TcpStream, end: &str) -> String {
+    let mut text = Vec::new();
+    while !text.ends_with(end.as_bytes()) {
+        let byte = server.read_u8().await.unwrap_or_else(|_| panic!("{:?}", String::from_utf8_lossy(&text)));
+        text.push(byte);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+async fn say(server: &mut TcpStream, text: &str) {
+    server.write_all(text.as_bytes()).await.unwrap();
+}
+
+/// Has one GET answered with `answer`, whose body is read.
+async fn answered(sender: &Sender, server: &mut TcpStream, answer: &str) -> (ResponseHead, Bytes) {
+    let (got, ()) = tokio::join!(send(sender, Method::GET, RequestBody::empty()), async {
+        until(server, "\r\n\r\n").await;
+        say(server, answer).await;
+    });
+    let (head, body) = got.unwrap();
+    (head, body.collect().await.unwrap().to_bytes())
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// Waits until the runtime knows of what the server did.
+async fn noticed(sender: &Sender) {
+    while sender.is_usable() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_clean_exchange_leaves_the_connection_for_another() {
+    let (sender, mut server) = connection().await;
+    for answer in [OK, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"] {
+        assert_eq!(answered(&sender, &mut server, answer).await.1, "ok");
+        assert!(sender.is_reusable() && sender.is_usable(), "{answer}");
+    }
+    answered(&sender, &mut server, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").await;
+    assert!(!sender.is_reusable());
+}
+
+#[tokio::test]
+async fn what_comes_behind_an_answer_poisons_the_connection() {
+    let (sender, mut server) = connection().await;
+    answered(&sender, &mut server, &format!("{OK}EVIL")).await;
+    assert!(!sender.is_reusable());
+    let (sender, mut server) = connection().await;
+    answered(&sender, &mut server, OK).await;
+    assert!(sender.is_reusable() && sender.is_usable());
+    say(&mut server, "EVIL").await;
+    noticed(&sender).await;
+}
+
+#[tokio::test]
+async fn a_closed_connection_costs_only_what_may_not_be_done_twice() {
+    for (method, text, used, again) in [
+        (Method::GET, "", true, true),
+        (Method::DELETE, "", true, true),
+        (Method::GET, "", false, false),
+        (Method::POST, "", true, false),
+        (Method::PUT, "body", true, false),
+    ] {
+        let (sender, mut server) = connection().await;
+        if used {
+            answered(&sender, &mut server, OK).await;
+        }
+        let body = if text.is_empty() { RequestBody::empty() } else { full(text) };
+        let (got, ()) = tokio::join!(send(&sender, method.clone(), body), async {
+            until(&mut server, &format!("\r\n\r\n{text}")).await;
+            drop(server);
+        });
+        let Unanswered { why, unwritten, body } = got.unwrap_err();
+        assert!(matches!(why, Why::Closed(_)), "{why}");
+        assert_eq!((unwritten, body.is_some()), (false, again), "{method} {text:?} used: {used}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_comes_back_whole_from_a_connection_closed_before_it() {
+    let (sender, mut server) = connection().await;
+    answered(&sender, &mut server, OK).await;
+    drop(server);
+    noticed(&sender).await;
+    let Unanswered { unwritten, body, .. } = send(&sender, Method::POST, full("hello")).await.unwrap_err();
+    assert!(unwritten);
+    assert_eq!(body.unwrap().collect().await.unwrap().to_bytes(), "hello");
+}
+
+#[tokio::test]
+async fn an_answer_may_come_before_the_end_of_the_request() {
+    let (sender, mut server) = connection().await;
+    let long = vec![b'u'; 20_000_000];
+    let (got, ()) = tokio::join!(send(&sender, Method::POST, full(long)), async {
+        until(&mut server, "\r\n\r\n").await;
+        say(&mut server, "HTTP/1.1 413 Content Too Large\r\ncontent-length: 4\r\n\r\nlong").await;
+    });
+    let (head, body) = got.unwrap();
+    assert_eq!(head.status, 413);
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "long");
+    assert!(!sender.is_reusable() && sender.is_uploading());
+    let rest = async {
+        let mut sink = vec![0; 20_000_000];
+        server.read_exact(&mut sink).await.unwrap();
+    };
+    tokio::join!(sender.finish(), rest);
+    assert!(sender.is_reusable(), "the upload went on beyond its answer");
+}
+
+#[tokio::test]
+async fn informational_responses_come_first_and_are_counted() {
+    let (sender, mut server) = connection().await;
+    let informational = Informational::default();
+    let get = head(Method::GET);
+    let (got, ()) = tokio::join!(sender.send(&get, RequestBody::empty(), &informational), async {
+        until(&mut server, "\r\n\r\n").await;
+        say(&mut server, &format!("HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n{OK}"))
+            .await;
+    });
+    assert_eq!(got.unwrap().0.status, 200);
+    assert_eq!(informational.pop().unwrap().headers["link"], "a");
+    assert_eq!(informational.pop().unwrap().status, 100);
+    let (sender, mut server) = connection().await;
+    let (got, ()) = tokio::join!(send(&sender, Method::GET, RequestBody::empty()), async {
+        until(&mut server, "\r\n\r\n").await;
+        say(&mut server, &"HTTP/1.1 100 Continue\r\n\r\n".repeat(3_000)).await;
+    });
+    assert!(matches!(got.unwrap_err().why, Why::Misplaced(_)));
+}
+
+#[tokio::test]
+async fn a_connection_leaves_http_only_when_asked_to() {
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nearly";
+    let (sender, mut server) = connection().await;
+    let mut asking = head(Method::GET);
+    asking.upgrade = Some(HeaderValue::from_static("x"));
+    let (got, ()) =
+        tokio::join!(async { sender.send(&asking, RequestBody::empty(), &Informational::default()).await }, async {
+            assert!(until(&mut server, "\r\n\r\n").await.contains("upgrade: x"));
+            say(&mut server, switch).await;
+        });
+    assert_eq!(got.unwrap().0.status, 101);
+    assert_eq!(&sender.upgrade().unwrap().io.prefix[..], b"early");
+    let (sender, mut server) = connection().await;
+    let (got, ()) = tokio::join!(send(&sender, Method::GET, RequestBody::empty()), async {
+        until(&mut server, "\r\n\r\n").await;
+        say(&mut server, switch).await;
+    });
+    assert!(matches!(got.unwrap_err().why, Why::Invalid(InvalidHead::Unasked)));
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_seen_to() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nokEVIL",
+    ] {
+        let (sender, mut server) = connection().await;
+        let (got, ()) = tokio::join!(send(&sender, Method::GET, RequestBody::empty()), async {
+            until(&mut server, "\r\n\r\n").await;
+            say(&mut server, answer).await;
+            drop(server);
+        });
+        got.unwrap().1.collect().await.expect_err(answer);
+        assert!(!sender.is_reusable());
+    }
+}
+
+#[tokio::test]
+async fn a_server_says_how_long_it_waits() {
+    let (sender, mut server) = connection().await;
+    assert_eq!(sender.idle_limit(), None);
+    for (said, limit) in [(5, Duration::from_secs(4)), (1, Duration::from_millis(500))] {
+        let answer = format!("HTTP/1.1 200 OK\r\nkeep-alive: timeout={said}\r\ncontent-length: 0\r\n\r\n");
+        answered(&sender, &mut server, &answer).await;
+        assert_eq!(sender.idle_limit(), Some(limit));
+    }
+}

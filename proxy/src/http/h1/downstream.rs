@@ -1,0 +1,359 @@
+//! One downstream connection between its heads: what was read of it, and the body that is being read from it.
+//!
+//! Shared by the connection's task and the body of its request, which reads straight from it wherever it is sent.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+use super::framing::Framing;
+use super::parse::{self, Limits, ParsedRequest};
+use super::wire::{Reader, Wire};
+use crate::Error;
+use crate::http::body::{Body, BodyError};
+use crate::io::{Downstream, Replay};
+
+/// How long a head may take from its first byte to its last.
+const HEAD: Duration = Duration::from_secs(30);
+/// The same on a connection that is to end.
+const LAST_HEAD: Duration = Duration::from_secs(2);
+/// Bytes a client may send ahead of the answer to its last request.
+const AHEAD: usize = 64 * 1024;
+/// Bytes of a body nobody wants that are read for the sake of the next request.
+const UNWANTED: usize = 64 * 1024;
+
+/// A connection, shared with the body that is read from it.
+pub(super) type Shared = Rc<RefCell<Connection>>;
+
+/// How far a connection is from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ending {
+    /// It is not in sight.
+    No,
+    /// The next answer is the last.
+    WithAnswer,
+    /// As soon as no request is under way.
+    Now,
+}
+
+/// Why a connection ended in the middle of something.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Ended {
+    /// The client ended it.
+    #[error("the client ended it")]
+    Gone,
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The answer broke off.
+    #[error("its answer broke off: {0}")]
+    Answer(BodyError),
+}
+
+/// Who reads the body of the request under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lending {
+    /// Nobody: it was read to its end.
+    Read,
+    /// The exchange.
+    Lent,
+    /// Nobody: the exchange is over, or does not want it.
+    Unwanted,
+    /// Nobody can.
+    Invalid,
+    /// Nobody: the client ended within it.
+    Gone,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) wire: Wire<Downstream>,
+    reader: Reader,
+    lending: Lending,
+    /// The connection's task, while another reads the body.
+    task: Option<Waker>,
+    scanned: usize,
+    /// When a head that has begun is late.
+    late: Option<Pin<Box<Sleep>>>,
+    hurried: bool,
+}
+
+impl Connection {
+    pub(super) fn new(io: Replay<Downstream>) -> Self {
+        Self {
+            wire: Wire::new(io.stream, io.prefix),
+            reader: Reader::Done,
+            lending: Lending::Read,
+            task: None,
+            scanned: 0,
+            late: None,
+            hurried: false,
+        }
+    }
+
+    /// The head of the next request; `None`: there is none.
+    ///
+    /// # Errors
+    /// It cannot be understood, or is late.
+    pub(super) fn poll_head(
+        &mut self,
+        ending: Ending,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<ParsedRequest>, Error>> {
+        loop {
+            if !self.wire.input.is_empty() {
+                let parsed = parse::request(&mut self.wire.input, &Limits::default(), &mut self.scanned);
+                match parsed.map_err(Error::InvalidHead)? {
+                    Some(request) => {
+                        self.late = None;
+                        return Poll::Ready(Ok(Some(request)));
+                    }
+                    None if self.late.is_none() => self.late = Some(Box::pin(tokio::time::sleep(HEAD))),
+                    None => {}
+                }
+            }
+            match self.wire.poll_fill(cx) {
+                Poll::Ready(Ok(read)) if read > 0 => {}
+                Poll::Ready(_) => return Poll::Ready(Ok(None)),
+                Poll::Pending => break,
+            }
+        }
+        let Some(late) = self.late.as_mut() else {
+            return if ending == Ending::Now { Poll::Ready(Ok(None)) } else { Poll::Pending };
+        };
+        if ending == Ending::Now && !self.hurried {
+            self.hurried = true;
+            late.as_mut().reset(Instant::now() + LAST_HEAD);
+        }
+        ready!(late.as_mut().poll(cx));
+        // A head of which only a part has come never becomes a request.
+        Poll::Ready(if self.hurried { Ok(None) } else { Err(Error::HeadTimeout(HEAD)) })
+    }
+
+    /// Whether the client has sent everything of its request, as far as it was read.
+    pub(super) fn is_read(&self) -> bool {
+        self.lending == Lending::Read
+    }
+
+    /// Whether nothing of what the client sent is left behind.
+    pub(super) fn is_clean(&self) -> bool {
+        self.is_read() && self.wire.input.is_empty()
+    }
+
+    /// Completes when the client is gone.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        match self.lending {
+            Lending::Gone => return Poll::Ready(Ended::Gone),
+            Lending::Lent => self.remember(cx),
+            Lending::Unwanted | Lending::Invalid => {}
+            Lending::Read => {
+                while self.wire.input.len() < AHEAD {
+                    match ready!(self.wire.poll_fill(cx)) {
+                        Ok(0) => return Poll::Ready(Ended::Gone),
+                        Ok(_) => {}
+                        Err(error) => return Poll::Ready(error.into()),
+                    }
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Who reads the body may be another task, which tells this one of its end.
+    fn remember(&mut self, cx: &Context<'_>) {
+        match &mut self.task {
+            Some(task) => task.clone_from(cx.waker()),
+            task => *task = Some(cx.waker().clone()),
+        }
+    }
+
+    fn lend(&mut self, lending: Lending, cx: Option<&Context<'_>>) {
+        self.lending = lending;
+        if let Some(task) = &self.task
+            && !cx.is_some_and(|cx| cx.waker().will_wake(task))
+        {
+            task.wake_by_ref();
+        }
+    }
+
+    /// Completes when nobody reads the request's body any more.
+    pub(super) fn poll_returned(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.lending == Lending::Lent {
+            self.remember(cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    /// Reads the rest of a body that nobody wants, if it is short. `false`: the next request cannot be found.
+    pub(super) fn poll_unwanted(&mut self, read: &mut usize, cx: &mut Context<'_>) -> Poll<bool> {
+        while self.lending == Lending::Unwanted && *read <= UNWANTED {
+            match ready!(self.reader.poll_frame(&mut self.wire, cx)) {
+                Some(Ok(frame)) => *read += frame.data_ref().map_or(1, Bytes::len),
+                Some(Err(_)) => break,
+                None => self.lending = Lending::Read,
+            }
+        }
+        Poll::Ready(self.is_read())
+    }
+
+    /// Whoever still reads the request's body finds that it broke off, rather than a part of it missing.
+    pub(super) fn refuse_body(&mut self) {
+        if self.lending == Lending::Lent {
+            self.lending = Lending::Gone;
+        }
+    }
+
+    /// Reads what nobody will see.
+    pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        self.wire.input.clear();
+        self.wire.poll_fill(cx)
+    }
+}
+
+/// The body of the next request, which is framed so.
+pub(super) fn body(connection: &Shared, framing: Framing) -> Body {
+    let reader = Reader::new(framing);
+    if reader.is_done() {
+        return Body::Empty;
+    }
+    let mut inner = connection.borrow_mut();
+    (inner.reader, inner.lending) = (reader, Lending::Lent);
+    drop(inner);
+    Body::H1Request(RequestReader { connection: connection.clone(), done: false })
+}
+
+/// The body of a request, read straight from its connection.
+#[derive(Debug)]
+pub struct RequestReader {
+    connection: Shared,
+    done: bool,
+}
+
+impl RequestReader {
+    pub(in crate::http) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let inner = &mut *self.connection.borrow_mut();
+        if inner.lending != Lending::Lent {
+            return Poll::Ready(Some(Err(BodyError::Closed("it is wanted no more".to_owned()))));
+        }
+        let frame = ready!(inner.reader.poll_frame(&mut inner.wire, cx));
+        let lending = match &frame {
+            Some(Err(BodyError::Invalid(_))) => Lending::Invalid,
+            Some(Err(_)) => Lending::Gone,
+            _ if inner.reader.is_done() => Lending::Read,
+            _ => return Poll::Ready(frame),
+        };
+        self.done = true;
+        inner.lend(lending, Some(cx));
+        Poll::Ready(frame)
+    }
+
+    pub(in crate::http) fn is_done(&self) -> bool {
+        self.done
+    }
+
+    pub(in crate::http) fn size_hint(&self) -> SizeHint {
+        if self.done { SizeHint::with_exact(0) } else { self.connection.borrow().reader.size_hint() }
+    }
+}
+
+impl Drop for RequestReader {
+    fn drop(&mut self) {
+        if !self.done {
+            self.connection.borrow_mut().lend(Lending::Unwanted, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use bytes::BytesMut;
+    use http_body_util::BodyExt;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// A connection of which `read` was read before, and its client's end.
+    async fn connection(read: &str) -> (Shared, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = Downstream::Plain(listener.accept().await.unwrap().0);
+        let io = Replay { prefix: BytesMut::from(read), stream };
+        (Rc::new(RefCell::new(Connection::new(io))), client)
+    }
+
+    async fn next(connection: &Shared, ending: Ending) -> Result<Option<ParsedRequest>, Error> {
+        poll_fn(|cx| connection.borrow_mut().poll_head(ending, cx)).await
+    }
+
+    // Time is paused: it passes where nothing else happens.
+    #[tokio::test(start_paused = true)]
+    async fn half_a_head_is_waited_for_but_not_for_ever() {
+        let half = "GET / HTTP/1.1\r\nhost: a\r\n";
+        let begun = Instant::now();
+        let (silent, _client) = connection(half).await;
+        assert!(matches!(next(&silent, Ending::No).await, Err(Error::HeadTimeout(HEAD))));
+        assert_eq!(begun.elapsed().as_secs(), HEAD.as_secs());
+        let (ending, _client) = connection(half).await;
+        let begun = Instant::now();
+        assert!(matches!(next(&ending, Ending::Now).await, Ok(None)));
+        assert_eq!(begun.elapsed().as_secs(), LAST_HEAD.as_secs());
+        let (whole, mut client) = connection(half).await;
+        client.write_all(b"\r\nGET").await.unwrap();
+        assert_eq!(next(&whole, Ending::Now).await.unwrap().unwrap().head.authority.unwrap(), "a");
+        let (idle, _client) = connection("").await;
+        assert!(matches!(next(&idle, Ending::Now).await, Ok(None)));
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_from_its_connection_and_ends_before_the_next_request() {
+        let (connection, _client) = connection("abcGET / HTTP/1.0\r\n\r\n").await;
+        let read = body(&connection, Framing::Length(3));
+        assert!(!connection.borrow().is_read());
+        assert_eq!(read.collect().await.unwrap().to_bytes(), "abc");
+        assert!(connection.borrow().is_read());
+        assert!(next(&connection, Ending::No).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_short_body_that_nobody_wants_is_passed_over() {
+        for (length, rest) in [(1_000, true), (UNWANTED + 2 * 8192, false)] {
+            let (connection, _client) = connection(&"u".repeat(length)).await;
+            drop(body(&connection, Framing::Length(length as u64 + if rest { 0 } else { 9 })));
+            let mut read = 0;
+            assert_eq!(poll_fn(|cx| connection.borrow_mut().poll_unwanted(&mut read, cx)).await, rest, "{length}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_ends_within_its_body_is_gone() {
+        let (connection, client) = connection("ab").await;
+        drop(client);
+        body(&connection, Framing::Length(3)).collect().await.expect_err("one byte is missing");
+        assert!(matches!(poll_fn(|cx| connection.borrow_mut().poll_gone(cx)).await, Ended::Gone));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_wanted_no_more_breaks_off() {
+        let (connection, mut client) = connection("").await;
+        let read = body(&connection, Framing::Length(3));
+        client.write_all(b"abc").await.unwrap();
+        connection.borrow_mut().refuse_body();
+        read.collect().await.expect_err("what others read is not passed over");
+    }
+}

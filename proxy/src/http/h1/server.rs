@@ -1,0 +1,264 @@
+//! The downstream side of HTTP/1.0 and HTTP/1.1 (RFC 9112): a connection is one task, and one conversation.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use http::{Method, StatusCode, Version, header};
+use http_body::Body as _;
+use tokio::io::AsyncWrite as _;
+
+use super::downstream::{Connection, Ended, Ending, Shared, body};
+use super::encode;
+use super::framing::Framing;
+use super::parse::ParsedRequest;
+use super::wire::Output;
+use super::writer::Writer;
+use crate::drain::Drain;
+use crate::http::body::Body;
+use crate::http::informational::Informational;
+use crate::http::{RequestHead, ResponseHead};
+use crate::io::{Downstream, Replay};
+use crate::request::{HttpConnection, ResponseBody};
+use crate::upstream::Upgrade;
+
+/// How long a client that was told of the end may go on sending, so that it comes to read the answer.
+const LINGER: Duration = Duration::from_secs(30);
+/// Its silence that ends this earlier.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Serves a downstream connection until it ends. A drain lets the request in hand finish and closes; where the pod only leaves, the
+/// connection ends with its next answer, so that no request comes upon a closed one.
+///
+/// # Errors
+/// The connection ended in the middle of something.
+pub(crate) async fn serve(io: Replay<Downstream>, http: Rc<HttpConnection>, drain: Drain) -> Result<(), Ended> {
+    let connection: Shared = Rc::new(RefCell::new(Connection::new(io)));
+    let ending = Cell::new(Ending::No);
+    let upgrade = {
+        let mut over = pin!(drain.over());
+        let mut outlived = pin!(drain.outlived());
+        let mut conversation = pin!(Conversation::new(&connection, &http, &ending).run());
+        loop {
+            let last = ending.get();
+            tokio::select! {
+                biased;
+                ended = conversation.as_mut() => match ended? {
+                    Some(upgrade) => break upgrade,
+                    None => return Ok(()),
+                },
+                () = drain.signaled(), if last < Ending::Now => ending.set(Ending::Now),
+                () = outlived.as_mut(), if last < Ending::WithAnswer => ending.set(Ending::WithAnswer),
+                () = http.idle(), if last < Ending::Now => ending.set(Ending::Now),
+                // What is under way is seen to break off.
+                () = over.as_mut() => return Ok(()),
+            }
+        }
+    };
+    // Nobody else holds it: the request was read to its end.
+    let Some(connection) = Rc::into_inner(connection) else { return Ok(()) };
+    let wire = connection.into_inner().wire;
+    http.tunnel(Replay { prefix: wire.input, stream: wire.stream }, upgrade).await;
+    Ok(())
+}
+
+/// What follows an exchange.
+enum Next {
+    Request,
+    Close,
+    Tunnel(Upgrade),
+}
+
+/// The facts of a request that its answer depends on.
+#[derive(Clone, Copy)]
+struct Asked {
+    version: Version,
+    head: bool,
+    keep_alive: bool,
+    /// The client waits for a 100 before it sends the body.
+    waits: bool,
+}
+
+struct Conversation<'a> {
+    connection: &'a Shared,
+    http: &'a Rc<HttpConnection>,
+    ending: &'a Cell<Ending>,
+    output: Output,
+}
+
+impl<'a> Conversation<'a> {
+    fn new(connection: &'a Shared, http: &'a Rc<HttpConnection>, ending: &'a Cell<Ending>) -> Self {
+        Self { connection, http, ending, output: Output::default() }
+    }
+
+    /// One request after another; a connection that leaves HTTP ends it.
+    async fn run(mut self) -> Result<Option<Upgrade>, Ended> {
+        loop {
+            let head = poll_fn(|cx| self.connection.borrow_mut().poll_head(self.ending.get(), cx)).await;
+            let next = match head {
+                Ok(Some(request)) => self.exchange(request).await?,
+                Ok(None) => Next::Close,
+                Err(error) => {
+                    let (head, body) = self.http.refuse(RequestHead::unread(), error);
+                    let asked = Asked { version: Version::HTTP_11, head: false, keep_alive: false, waits: false };
+                    self.answer(asked, head, body).await?;
+                    self.close(true).await;
+                    return Ok(None);
+                }
+            };
+            match next {
+                Next::Request => {}
+                Next::Tunnel(upgrade) => return Ok(Some(upgrade)),
+                Next::Close => {
+                    let more = !self.connection.borrow().is_clean();
+                    self.close(more).await;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    async fn exchange(&mut self, request: ParsedRequest) -> Result<Next, Ended> {
+        let ParsedRequest { head, framing, keep_alive, expect_continue } = request;
+        let mut asked = Asked {
+            version: head.version,
+            head: head.method == Method::HEAD,
+            // What follows a CONNECT that is refused may not be meant for us.
+            keep_alive: keep_alive && head.method != Method::CONNECT,
+            waits: expect_continue,
+        };
+        let body = body(self.connection, framing);
+        let (head, mut body) = self.handle(&mut asked, head, body).await?;
+        if let Some(upgrade) = body.take_upgrade() {
+            self.output.text(|text| encode::response(text, &head, Framing::Empty, false, asked.version, false));
+            poll_fn(|cx| self.connection.borrow_mut().wire.poll_write(&mut self.output, cx)).await?;
+            return Ok(Next::Tunnel(upgrade));
+        }
+        if self.answer(asked, head, body).await? {
+            return Ok(Next::Close);
+        }
+        if !self.connection.borrow().is_read() && !self.rest().await {
+            return Ok(Next::Close);
+        }
+        self.connection.borrow_mut().wire.settle();
+        Ok(Next::Request)
+    }
+
+    /// The request's body beyond the answer: its upload may go on, and a little that nobody wants is read. Whether the next
+    /// request can be found behind it.
+    async fn rest(&mut self) -> bool {
+        poll_fn(|cx| self.connection.borrow_mut().poll_returned(cx)).await;
+        let mut read = 0;
+        let unwanted = poll_fn(|cx| self.connection.borrow_mut().poll_unwanted(&mut read, cx));
+        tokio::time::timeout(SILENCE, unwanted).await.unwrap_or(false)
+    }
+
+    /// Has the request handled, and passes on what is said before the answer.
+    async fn handle(
+        &mut self,
+        asked: &mut Asked,
+        head: RequestHead,
+        body: Body,
+    ) -> Result<(ResponseHead, ResponseBody), Ended> {
+        let Self { connection, http, output, .. } = self;
+        let informational = Informational::default();
+        let mut handled = pin!(http.handle(head, body, &informational));
+        poll_fn(|cx| {
+            // A client that does not read what was said is said nothing more.
+            if !output.has_room() {
+                ready!(connection.borrow_mut().wire.poll_write(output, cx))?;
+            }
+            let answer = handled.as_mut().poll(cx);
+            while let Some(head) = informational.pop() {
+                asked.waits &= head.status != StatusCode::CONTINUE;
+                // HTTP/1.0 knows nothing of them (RFC 9110 section 15.2).
+                if asked.version == Version::HTTP_11 {
+                    output.text(|text| encode::response(text, &head, Framing::Empty, false, asked.version, false));
+                }
+            }
+            if let Poll::Ready(answer) = answer {
+                return Poll::Ready(Ok(answer));
+            }
+            let mut connection = connection.borrow_mut();
+            if !output.is_empty()
+                && let Poll::Ready(Err(error)) = connection.wire.poll_write(output, cx)
+            {
+                return Poll::Ready(Err(error.into()));
+            }
+            connection.poll_gone(cx).map(Err)
+        })
+        .await
+    }
+
+    /// Writes an answer; whether the connection ends with it.
+    async fn answer(&mut self, asked: Asked, head: ResponseHead, body: ResponseBody) -> Result<bool, Ended> {
+        let Self { connection, output, ending, .. } = self;
+        let framing = framing(&asked, &head, &body);
+        let mut body = pin!(body);
+        let unread = !connection.borrow().is_read();
+        let refused = unread && (asked.waits || head.status.is_client_error() || head.status.is_server_error());
+        let close = !asked.keep_alive || refused || ending.get() > Ending::No || framing == Framing::UntilClose;
+        output.text(|text| encode::response(text, &head, framing, close, asked.version, asked.head));
+        let mut writer = Writer::new(framing);
+        let written = poll_fn(|cx| {
+            loop {
+                let taken = writer.poll_take(body.as_mut(), output, cx)?.is_ready();
+                let full = !output.has_room();
+                let mut connection = connection.borrow_mut();
+                match connection.wire.poll_write(output, cx) {
+                    Poll::Ready(Err(error)) => return Poll::Ready(Ok(Err(error.into()))),
+                    Poll::Ready(Ok(())) if taken => return Poll::Ready(Ok(Ok(()))),
+                    Poll::Ready(Ok(())) if full => continue,
+                    _ => {}
+                }
+                return connection.poll_gone(cx).map(|ended| Ok(Err(ended)));
+            }
+        })
+        .await;
+        let Err(error) = written else { return written.unwrap_or(Ok(())).map(|()| close) };
+        // What came before it broke off is still the client's.
+        let _ = poll_fn(|cx| connection.borrow_mut().wire.poll_write(output, cx)).await;
+        if framing == Framing::UntilClose
+            && let Downstream::Plain(stream) = &connection.borrow().wire.stream
+        {
+            // An end would say that the body was complete.
+            let _ = crate::socket::abort_on_drop(stream);
+        }
+        Err(Ended::Answer(error))
+    }
+
+    /// Ends the connection. A client that still sends is heard for a while: a reset would take the answer from it.
+    async fn close(&mut self, more: bool) {
+        self.connection.borrow_mut().refuse_body();
+        let ended = poll_fn(|cx| Pin::new(&mut self.connection.borrow_mut().wire.stream).poll_shutdown(cx)).await;
+        if ended.is_err() || !more {
+            return;
+        }
+        let heard = async {
+            loop {
+                let read = poll_fn(|cx| self.connection.borrow_mut().poll_discard(cx));
+                if !matches!(tokio::time::timeout(SILENCE, read).await, Ok(Ok(1..))) {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, heard).await;
+    }
+}
+
+/// How the body of an answer is framed.
+fn framing(asked: &Asked, head: &ResponseHead, body: &ResponseBody) -> Framing {
+    let bare = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if asked.head || bare || body.is_end_stream() {
+        return Framing::Empty;
+    }
+    let announced = || head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+    match body.size_hint().exact().or_else(announced) {
+        Some(length) => Framing::Length(length),
+        None if asked.version == Version::HTTP_11 => Framing::Chunked,
+        None => Framing::UntilClose,
+    }
+}

@@ -1,0 +1,333 @@
+//! The bytes of one HTTP/1 connection: what was read and not taken yet, and what is on its way out.
+//!
+//! Bodies are never copied: what is read leaves as slices of the buffer it was read into, and is written beside the
+//! proxy's own text (heads, what stands around chunks) in one system call.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+use super::chunked::{Chunk, Decoder};
+use super::framing::Framing;
+use super::parse::Limits;
+use crate::http::body::BodyError;
+
+/// Bytes asked of a stream at a time; more where a body fills them.
+const READ: usize = 8 * 1024;
+/// The bound of that.
+const MOST_READ: usize = 64 * 1024;
+/// Room below which a buffer grows before it is read into.
+const LEAST_ROOM: usize = 1024;
+/// Pieces written by one system call at most.
+const PIECES: usize = 16;
+/// Bytes on their way out beyond which nothing more is taken from a body.
+const MOST_OUTPUT: usize = 64 * 1024;
+
+/// A connection's stream and what was read of it.
+#[derive(Debug)]
+pub(super) struct Wire<S> {
+    pub(super) stream: S,
+    /// Read, and not taken yet.
+    pub(super) input: BytesMut,
+    read: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    /// A connection of which `input` was read before.
+    pub(super) fn new(stream: S, input: BytesMut) -> Self {
+        Self { stream, input, read: READ }
+    }
+
+    /// Reads more behind what is there; zero: the peer has ended.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.capacity() - self.input.len() < LEAST_ROOM {
+            self.input.reserve(self.read);
+        }
+        let room = self.input.capacity() - self.input.len();
+        let read = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx))?;
+        if read == room {
+            self.read = (self.read * 2).min(MOST_READ);
+        }
+        Poll::Ready(Ok(read))
+    }
+
+    /// Writes what is on its way out, to the last byte.
+    pub(super) fn poll_write(&mut self, output: &mut Output, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        output.poll_write_to(Pin::new(&mut self.stream), cx)
+    }
+
+    /// A message is over: the next begins with small reads, and an idle connection holds no large buffer.
+    pub(super) fn settle(&mut self) {
+        self.read = READ;
+        if self.input.is_empty() && self.input.capacity() > READ {
+            self.input = BytesMut::new();
+        }
+    }
+}
+
+/// What is to be written.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    /// The proxy's own text, of all pieces.
+    text: BytesMut,
+    pieces: VecDeque<Piece>,
+    size: usize,
+    /// Whether something was written that the stream may still hold back.
+    unflushed: bool,
+    /// Whether something of the message was written.
+    begun: bool,
+}
+
+#[derive(Debug)]
+enum Piece {
+    /// So many bytes of the text.
+    Text(usize),
+    Data(Bytes),
+}
+
+impl Output {
+    /// A new message begins.
+    pub(super) fn begin(&mut self) {
+        self.begun = false;
+    }
+
+    /// Whether something of the message was written.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Appends what `write` writes.
+    pub(super) fn text<T>(&mut self, write: impl FnOnce(&mut BytesMut) -> T) -> T {
+        let before = self.text.len();
+        let result = write(&mut self.text);
+        let added = self.text.len() - before;
+        self.size += added;
+        match self.pieces.back_mut() {
+            _ if added == 0 => {}
+            Some(Piece::Text(size)) => *size += added,
+            _ => self.pieces.push_back(Piece::Text(added)),
+        }
+        result
+    }
+
+    /// Appends a part of a body.
+    pub(super) fn data(&mut self, data: Bytes) {
+        if !data.is_empty() {
+            self.size += data.len();
+            self.pieces.push_back(Piece::Data(data));
+        }
+    }
+
+    /// Whether there is room for more of a body.
+    pub(super) fn has_room(&self) -> bool {
+        self.size < MOST_OUTPUT
+    }
+
+    /// Whether everything has left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.size == 0 && !self.unflushed
+    }
+
+    /// Takes the parts of bodies back; the text is gone.
+    pub(super) fn take_data(&mut self) -> VecDeque<Bytes> {
+        let pieces = std::mem::take(self).pieces.into_iter();
+        pieces.filter_map(|piece| if let Piece::Data(data) = piece { Some(data) } else { None }).collect()
+    }
+
+    fn poll_write_to<S: AsyncWrite>(&mut self, mut stream: Pin<&mut S>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.size > 0 {
+            let mut slices = [IoSlice::new(&[]); PIECES];
+            let mut text = 0;
+            for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+                *slice = match piece {
+                    Piece::Text(size) => {
+                        text += size;
+                        IoSlice::new(&self.text[text - size..text])
+                    }
+                    Piece::Data(data) => IoSlice::new(data),
+                };
+            }
+            let count = self.pieces.len().min(PIECES);
+            let written = ready!(stream.as_mut().poll_write_vectored(cx, &slices[..count]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written(written);
+        }
+        if self.unflushed {
+            ready!(stream.poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn written(&mut self, mut count: usize) {
+        use bytes::Buf;
+        (self.unflushed, self.begun) = (true, true);
+        self.size -= count;
+        while count > 0 {
+            let piece = self.pieces.front_mut().expect("no more is written than there is");
+            let (size, whole) = match piece {
+                Piece::Text(size) => (*size, *size <= count),
+                Piece::Data(data) => (data.len(), data.len() <= count),
+            };
+            let taken = size.min(count);
+            count -= taken;
+            match piece {
+                Piece::Text(size) => {
+                    self.text.advance(taken);
+                    *size -= taken;
+                }
+                Piece::Data(data) if !whole => data.advance(taken),
+                Piece::Data(_) => {}
+            }
+            if whole {
+                self.pieces.pop_front();
+            }
+        }
+    }
+}
+
+/// How far a body has been read.
+#[derive(Debug)]
+pub(super) enum Reader {
+    /// To its end.
+    Done,
+    /// So many bytes are left.
+    Length(u64),
+    /// Chunks are left.
+    Chunked(Decoder),
+    /// It ends with the connection.
+    UntilClose,
+}
+
+impl Reader {
+    pub(super) fn new(framing: Framing) -> Self {
+        match framing {
+            Framing::Empty | Framing::Length(0) => Self::Done,
+            Framing::Length(length) => Self::Length(length),
+            Framing::Chunked => Self::Chunked(Decoder::new(Limits::default())),
+            Framing::UntilClose => Self::UntilClose,
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Done => SizeHint::with_exact(0),
+            Self::Length(length) => SizeHint::with_exact(*length),
+            Self::Chunked(_) | Self::UntilClose => SizeHint::default(),
+        }
+    }
+
+    /// The next part of the body that `wire` carries.
+    pub(super) fn poll_frame<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        wire: &mut Wire<S>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            match self.take(&mut wire.input) {
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(None) if self.is_done() => return Poll::Ready(None),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+            match ready!(wire.poll_fill(cx)) {
+                Ok(0) if matches!(self, Self::UntilClose) => *self = Self::Done,
+                Ok(0) => return Poll::Ready(Some(Err(BodyError::Closed("its sender ended".to_owned())))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(BodyError::Closed(error.to_string())))),
+            }
+        }
+    }
+
+    /// What is there already.
+    fn take(&mut self, input: &mut BytesMut) -> Result<Option<Frame<Bytes>>, BodyError> {
+        match self {
+            Self::Chunked(decoder) => match decoder.decode(input).map_err(BodyError::from)? {
+                None => Ok(None),
+                Some(Chunk::Data(data)) => Ok(Some(Frame::data(data))),
+                Some(Chunk::Trailers(trailers)) => {
+                    *self = Self::Done;
+                    Ok(Some(Frame::trailers(trailers)))
+                }
+                Some(Chunk::End) => {
+                    *self = Self::Done;
+                    Ok(None)
+                }
+            },
+            _ if input.is_empty() => Ok(None),
+            Self::Done => Ok(None),
+            Self::Length(left) => {
+                let size = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                *left -= size as u64;
+                if *left == 0 {
+                    *self = Self::Done;
+                }
+                Ok(Some(Frame::data(input.split_to(size).freeze())))
+            }
+            Self::UntilClose => Ok(Some(Frame::data(input.split().freeze()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn text_and_data_leave_in_order_however_little_is_taken_at_a_time() {
+        let (client, mut server) = tokio::io::duplex(7);
+        let mut wire = Wire::new(client, BytesMut::new());
+        let mut output = Output::default();
+        let mut wanted = String::new();
+        for round in 0..3 * PIECES {
+            let text = format!("head {round} ");
+            output.text(|out| out.extend_from_slice(text.as_bytes()));
+            output.text(|out| out.extend_from_slice(b"more "));
+            output.data(Bytes::from(format!("data {round} ")));
+            wanted += &format!("{text}more data {round} ");
+        }
+        assert!(!output.is_empty() && !output.has_begun());
+        let write = async {
+            poll_fn(|cx| wire.poll_write(&mut output, cx)).await.unwrap();
+            assert!(output.is_empty() && output.has_begun());
+            drop(wire);
+        };
+        let mut read = String::new();
+        let (_, count) = tokio::join!(write, server.read_to_string(&mut read));
+        assert_eq!((count.unwrap(), &read), (wanted.len(), &wanted));
+    }
+
+    #[tokio::test]
+    async fn a_body_ends_where_its_framing_says() {
+        for (framing, bytes, body) in [
+            (Framing::Length(3), "abcnext", "abc"),
+            (Framing::Chunked, "1\r\na\r\n2;x=y\r\nbc\r\n0\r\nt: u\r\n\r\nnext", "abc"),
+            (Framing::Empty, "next", ""),
+        ] {
+            let (client, _server) = tokio::io::duplex(7);
+            let mut wire = Wire::new(client, BytesMut::from(bytes));
+            let mut reader = Reader::new(framing);
+            let mut read = Vec::new();
+            while let Some(frame) = poll_fn(|cx| reader.poll_frame(&mut wire, cx)).await {
+                if let Ok(data) = frame.unwrap().into_data() {
+                    read.extend_from_slice(&data);
+                }
+            }
+            assert!(reader.is_done());
+            assert_eq!((&read[..], &wire.input[..]), (body.as_bytes(), &b"next"[..]), "{framing:?}");
+        }
+    }
+}
