@@ -11,6 +11,7 @@ mod application;
 mod bad_input;
 mod balance;
 mod detection;
+mod exchange;
 mod failures;
 mod gateway;
 mod grpc;

@@ -31,7 +31,7 @@ impl Wire {
         self.answer()
     }
 
-    /// Reads one answer; of a 101 the head only.
+    /// Reads one answer; of an informational one the head only.
     pub(crate) fn answer(&mut self) -> Answer {
         let end = loop {
             if let Some(end) = self.left.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -42,7 +42,7 @@ impl Wire {
         let head = String::from_utf8(self.left.drain(..end + 4).collect()).unwrap();
         let code = head.split_whitespace().nth(1).unwrap().parse().unwrap();
         let mut answer = Answer { code, head, body: String::new() };
-        if code != 101 {
+        if code >= 200 {
             let length = answer.header("content-length").unwrap_or_else(|| panic!("{answer:?}")).parse().unwrap();
             answer.body = String::from_utf8(self.bytes(length)).unwrap();
         }

@@ -1,0 +1,313 @@
+//! HTTP/1.1 to the letter: what passes between a client and a server that both write their bytes by hand, and what does not.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use nix::sys::signal::Signal;
+use remora_test::PATIENCE;
+
+use crate::pair::{Pair, Plan, service};
+use crate::wire::Wire;
+
+/// Through one hop of mTLS over HTTP/2, and through HTTP/1.1 all the way.
+fn both(check: impl Fn(Pair)) {
+    check(Pair::usual());
+    check(Pair::start(Plan { inbound: "{}", mtls: false, ..Plan::default() }));
+}
+
+/// A server's side of one connection.
+struct Served {
+    stream: TcpStream,
+    left: Vec<u8>,
+    heads: Sender<String>,
+}
+
+impl Served {
+    /// Reads to the end of a head, and tells the test of it; `None` when the connection ends.
+    fn head(&mut self) -> Option<String> {
+        let head = self.until("\r\n\r\n")?;
+        let _ = self.heads.send(head.clone());
+        Some(head)
+    }
+
+    fn until(&mut self, end: &str) -> Option<String> {
+        loop {
+            if let Some(at) = self.left.windows(end.len()).position(|bytes| bytes == end.as_bytes()) {
+                return Some(String::from_utf8(self.left.drain(..at + end.len()).collect()).unwrap());
+            }
+            let mut buffer = [0; 4096];
+            match self.stream.read(&mut buffer) {
+                Ok(0) | Err(_) => return None,
+                Ok(read) => self.left.extend_from_slice(&buffer[..read]),
+            }
+        }
+    }
+
+    fn say(&mut self, text: &str) {
+        // A proxy that had enough may be gone.
+        let _ = self.stream.write_all(text.as_bytes());
+    }
+}
+
+/// Puts a server that keeps to `script` in the application's place: called for each connection, with how many came before it. What it
+/// receives are the heads of all requests.
+fn scripted(pair: &mut Pair, script: impl Fn(usize, &mut Served) + Send + Sync + 'static) -> Receiver<String> {
+    pair.app.signal(Signal::SIGKILL);
+    pair.app.wait();
+    let listener = pair.server.enter(|| TcpListener::bind(pair.server.at(8080))).unwrap();
+    let (heads, received) = channel();
+    let script = std::sync::Arc::new(script);
+    std::thread::spawn(move || {
+        for (count, stream) in listener.incoming().enumerate() {
+            let (stream, heads, script) = (stream.unwrap(), heads.clone(), script.clone());
+            std::thread::spawn(move || script(count, &mut Served { stream, left: Vec::new(), heads }));
+        }
+    });
+    received
+}
+
+fn open(pair: &Pair) -> Wire {
+    Wire::open(&pair.client, service(8080))
+}
+
+#[test]
+fn informational_responses_pass_in_order() {
+    both(|mut pair| {
+        let heads = scripted(&mut pair, |_, served| {
+            while let Some(head) = served.head() {
+                served.say(
+                    "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </b>\r\n\r\n",
+                );
+                if head.contains("100-continue") {
+                    served.say("HTTP/1.1 100 Continue\r\n\r\n");
+                    served.until("hello").unwrap();
+                }
+                served.say("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone");
+            }
+        });
+        let mut wire = open(&pair);
+        wire.send("POST / HTTP/1.1\r\nhost: server:8080\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n");
+        let first = wire.answer();
+        assert_eq!((first.code, first.header("link")), (103, Some("</a>")));
+        assert_eq!(wire.answer().header("link"), Some("</b>"));
+        assert_eq!(wire.answer().code, 100);
+        wire.send("hello");
+        let last = wire.answer();
+        assert_eq!((last.code, last.body.as_str()), (200, "done"));
+        assert!(heads.recv_timeout(PATIENCE).unwrap().contains("100-continue"));
+        wire.send("GET / HTTP/1.0\r\nhost: server:8080\r\n\r\n");
+        assert_eq!(wire.answer().code, 200, "HTTP/1.0 knows nothing of them");
+        assert!(wire.rest().is_empty());
+    });
+}
+
+#[test]
+fn a_thousand_informational_responses_are_borne_and_no_end_of_them_is_not() {
+    both(|mut pair| {
+        let _heads = scripted(&mut pair, |_, served| {
+            while let Some(head) = served.head() {
+                let times = if head.starts_with("GET /many ") { 1_000 } else { 1_000_000 };
+                for _ in 0..times {
+                    if served.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").is_err() {
+                        return;
+                    }
+                }
+                served.say("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+            }
+        });
+        let last = |path: &str| {
+            let mut wire = open(&pair);
+            let mut answer = wire.get(path, &[]);
+            let mut before = 0;
+            while answer.code == 100 {
+                before += 1;
+                answer = wire.answer();
+            }
+            (before, answer.code)
+        };
+        assert_eq!(last("/many"), (1_000, 200));
+        let (before, code) = last("/endless");
+        assert!(before < 10_000, "{before}");
+        assert_eq!(code, 502);
+    });
+}
+
+#[test]
+fn an_early_answer_reaches_a_client_that_still_sends() {
+    both(|mut pair| {
+        let _heads = scripted(&mut pair, |_, served| {
+            served.head();
+            served.say("HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 4\r\n\r\nlong");
+            let _ = served.stream.shutdown(Shutdown::Write);
+            // The rest is never read.
+            served.head();
+        });
+        let mut wire = open(&pair);
+        wire.send("POST / HTTP/1.1\r\nhost: server:8080\r\ncontent-length: 50000000\r\n\r\n");
+        let mut writer = wire.stream.try_clone().unwrap();
+        let writing = std::thread::spawn(move || {
+            let part = vec![b'u'; 100_000];
+            (0..500).take_while(|_| writer.write_all(&part).is_ok()).count()
+        });
+        let answer = wire.answer();
+        assert_eq!((answer.code, answer.body.as_str()), (413, "long"));
+        assert_eq!(answer.header("connection"), Some("close"));
+        writing.join().unwrap();
+    });
+}
+
+#[test]
+fn requests_in_a_row_are_answered_in_their_order() {
+    both(|pair| {
+        let mut wire = open(&pair);
+        let request = |path: &str, lines: &str| format!("GET {path} HTTP/1.1\r\nhost: server:8080\r\n{lines}\r\n");
+        let upload = "POST / HTTP/1.1\r\nhost: server:8080\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        let last = request("/name", "connection: close\r\n");
+        wire.send(&[&request("/delay/100", ""), &request("/bytes/3", ""), upload, &last].concat());
+        assert_eq!(wire.answer().body, "server");
+        assert_eq!(wire.answer().body, "xxx");
+        assert_eq!(wire.answer().json()["body"], 3);
+        let answer = wire.answer();
+        assert_eq!((answer.body.as_str(), answer.header("connection")), ("server", Some("close")));
+        assert!(wire.rest().is_empty());
+    });
+}
+
+#[test]
+fn trailers_pass_both_ways() {
+    both(|mut pair| {
+        let heads = scripted(&mut pair, |_, served| {
+            while served.head().is_some() {
+                let body = served.until("0\r\n").unwrap() + &served.until("\r\n\r\n").unwrap();
+                let _ = served.heads.send(body);
+                served.say("HTTP/1.1 200 OK\r\nTrailer: x-end\r\ntransfer-encoding: chunked\r\n\r\n");
+                served.say("4\r\ndata\r\n0\r\nx-end: yes\r\n\r\n");
+            }
+        });
+        let mut wire = open(&pair);
+        wire.send("POST / HTTP/1.1\r\nhost: server:8080\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
+        wire.send("3\r\nabc\r\n0\r\nx-checksum: 900150\r\n\r\n");
+        let answer = String::from_utf8(wire.rest()).unwrap();
+        assert!(answer.ends_with("4\r\ndata\r\n0\r\nx-end: yes\r\n\r\n"), "{answer:?}");
+        assert!(answer.to_lowercase().contains("trailer: x-end\r\n"), "{answer:?}");
+        heads.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(heads.recv_timeout(PATIENCE).unwrap(), "3\r\nabc\r\n0\r\nx-checksum: 900150\r\n\r\n");
+    });
+}
+
+#[test]
+fn http_1_0_keeps_a_connection_that_it_asks_to_keep() {
+    both(|pair| {
+        let mut wire = open(&pair);
+        wire.send("GET /name HTTP/1.0\r\nhost: server:8080\r\nconnection: keep-alive\r\n\r\n");
+        let kept = wire.answer();
+        assert_eq!((kept.body.as_str(), kept.header("connection")), ("server", Some("keep-alive")));
+        wire.send("GET / HTTP/1.0\r\n\r\n");
+        let last = wire.answer();
+        assert_eq!(last.json()["version"], "HTTP/1.0", "and no Host is missed: {last:?}");
+        assert_eq!(last.header("connection"), Some("close"));
+        assert!(wire.rest().is_empty());
+    });
+}
+
+#[test]
+fn names_keep_their_case_and_statuses_their_reason() {
+    both(|mut pair| {
+        let heads = scripted(&mut pair, |_, served| {
+            while served.head().is_some() {
+                served.say("HTTP/1.1 200 Very Well\r\nX-ReSponse: 1\r\nContent-Length: 2\r\nETag: \"a\"\r\n\r\nok");
+            }
+        });
+        let mut wire = open(&pair);
+        wire.send("GET / HTTP/1.1\r\nHost: server:8080\r\nX-CamelCase: 1\r\nX-lower: 2\r\nSHOUTED: 3\r\n\r\n");
+        let answer = wire.answer();
+        assert!(answer.head.starts_with("HTTP/1.1 200 Very Well\r\n"), "{}", answer.head);
+        for line in ["X-ReSponse: 1", "Content-Length: 2", "ETag: \"a\""] {
+            assert!(answer.head.contains(&format!("\r\n{line}\r\n")), "{line}: {}", answer.head);
+        }
+        assert!(!answer.head.to_lowercase().contains("x-remora-"), "{}", answer.head);
+        let head = heads.recv_timeout(PATIENCE).unwrap();
+        for line in ["Host: server:8080", "X-CamelCase: 1", "X-lower: 2", "SHOUTED: 3"] {
+            assert!(head.contains(&format!("\r\n{line}\r\n")), "{line}: {head}");
+        }
+        assert!(!head.to_lowercase().contains("x-remora-"), "{head}");
+    });
+}
+
+#[test]
+fn a_client_that_closes_is_told_so_and_closed() {
+    both(|pair| {
+        let mut wire = open(&pair);
+        let answer = wire.get("/name", &["connection: close"]);
+        assert_eq!((answer.body.as_str(), answer.header("connection")), ("server", Some("close")));
+        assert!(wire.rest().is_empty());
+    });
+}
+
+/// Answers with a connection that is kept.
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+#[test]
+fn a_connection_that_its_server_closes_costs_nobody_a_request() {
+    both(|mut pair| {
+        // Each connection serves one request. It is closed idle, or, for /race, when the next request has come.
+        let heads = scripted(&mut pair, |_, served| {
+            let race = served.head().is_some_and(|head| head.starts_with("GET /race "));
+            served.say(OK);
+            if race {
+                served.until("\r\n\r\n");
+            }
+        });
+        let mut wire = open(&pair);
+        for (method, path) in [("GET", "/"), ("POST", "/"), ("GET", "/race"), ("GET", "/race"), ("POST", "/once")] {
+            let before = pair.inbound.metric("remora_upstream_connections_active", &[("cluster", "inbound")]);
+            wire.send(&format!("{method} {path} HTTP/1.1\r\nhost: server:8080\r\ncontent-length: 0\r\n\r\n"));
+            let answer = wire.answer();
+            if (method, path) == ("POST", "/once") {
+                // It may have been done: nobody may do it twice.
+                assert_eq!(answer.code, 503, "{before}: {answer:?}");
+                break;
+            }
+            assert_eq!(answer.code, 200, "{method} {path}: {answer:?}");
+        }
+        let told: Vec<String> = heads.try_iter().map(|head| head.lines().next().unwrap().to_owned()).collect();
+        assert_eq!(told, ["GET / HTTP/1.1", "POST / HTTP/1.1", "GET /race HTTP/1.1", "GET /race HTTP/1.1"]);
+    });
+}
+
+#[test]
+fn nothing_passes_that_is_no_answer() {
+    both(|mut pair| {
+        let _heads = scripted(&mut pair, |_, served| {
+            while let Some(head) = served.head() {
+                served.say(match head.split(' ').nth(1).unwrap() {
+                    "/101" => "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nEVIL",
+                    "/0.9" => "<html>EVIL</html>\r\n\r\n",
+                    "/both" => "HTTP/1.1 200 OK\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+                    "/two" => "HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nEVIL",
+                    "/nul" => "HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 4\r\n\r\nEVIL",
+                    "/more" => {
+                        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nEVIL"
+                    }
+                    _ => OK,
+                });
+            }
+        });
+        let mut wire = open(&pair);
+        for (path, code) in [("/101", 502), ("/0.9", 502), ("/both", 502), ("/two", 502), ("/nul", 502), ("/more", 200)]
+        {
+            let answer = wire.get(path, &[]);
+            assert_eq!(answer.code, code, "{path}: {answer:?}");
+            let next = wire.get("/next", &[]);
+            assert_eq!((next.code, next.body.as_str()), (200, "ok"), "after {path}: {next:?}");
+        }
+        let mut wire = open(&pair);
+        wire.send(
+            "POST / HTTP/1.1\r\nhost: server:8080\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        );
+        let refused = wire.answer();
+        assert_eq!((refused.code, refused.header("connection")), (400, Some("close")));
+        assert!(wire.rest().is_empty());
+    });
+}
