@@ -9,7 +9,7 @@ pub mod head;
 pub(crate) mod informational;
 pub(crate) mod resend;
 pub mod spelling;
-pub(crate) mod trailers;
+pub mod trailers;
 
 pub use body::Body;
 pub use head::{RequestHead, ResponseHead};

@@ -4,7 +4,7 @@
 use http::{HeaderMap, HeaderName};
 
 /// Of framing, routing, authentication, request modifiers and content processing, of the connection, and our own.
-const HARMFUL: [&str; 31] = [
+pub const HARMFUL: [&str; 31] = [
     "authorization",
     "cache-control",
     "connection",

@@ -1,0 +1,39 @@
+"""Reads HTTP/1 requests as h11, a strict origin, does. On standard input each is a length in four bytes and that many bytes, one
+connection's whole input; on standard output each is a line of JSON: the request it is, or what is wrong with it."""
+
+import json
+import sys
+
+import h11
+
+
+def read(message):
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(message) + 1)
+    connection.receive_data(message)
+    told = {"body": ""}
+    while True:
+        event = connection.next_event()
+        if isinstance(event, h11.Request):
+            told["method"], told["target"] = event.method.decode(), event.target.decode()
+            told["version"] = event.http_version.decode()
+            told["headers"] = [[name.decode(), value.decode("latin-1")] for name, value in event.headers.raw_items()]
+        elif isinstance(event, h11.Data):
+            told["body"] += bytes(event.data).decode("latin-1")
+        elif isinstance(event, h11.EndOfMessage):
+            told["trailers"] = [[name.decode(), value.decode("latin-1")] for name, value in event.headers]
+            told["behind"] = len(connection.trailing_data[0])
+            return told
+        else:
+            raise ValueError(f"{event!r} within a request")
+
+
+def main():
+    while length := sys.stdin.buffer.read(4):
+        try:
+            told = read(sys.stdin.buffer.read(int.from_bytes(length)))
+        except (h11.RemoteProtocolError, ValueError) as error:
+            told = {"error": str(error)}
+        print(json.dumps(told))
+
+
+main()
