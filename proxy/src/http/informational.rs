@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
+use super::fields;
 use super::head::ResponseHead;
 
 /// How many one request may be answered with.
@@ -18,7 +19,9 @@ pub(crate) struct Informational {
 
 impl Informational {
     /// One more is to be passed on; `false`: that is too many.
-    pub(crate) fn push(&self, head: ResponseHead) -> bool {
+    pub(crate) fn push(&self, mut head: ResponseHead) -> bool {
+        fields::strip_hop_by_hop(&mut head.headers);
+        fields::strip_hop(&mut head.headers);
         self.count.set(self.count.get() + 1);
         self.heads.borrow_mut().push_back(head);
         self.count.get() <= MOST

@@ -20,7 +20,7 @@ use super::wire::{Output, Reader, Wire};
 use super::writer::Writer;
 use crate::http::body::{Body, BodyError, RequestBody};
 use crate::http::informational::Informational;
-use crate::http::{RequestHead, ResponseHead, fields};
+use crate::http::{RequestHead, ResponseHead};
 use crate::io::{Replay, Upstream};
 use crate::live::LiveConnection;
 use crate::socket;
@@ -272,8 +272,7 @@ impl Inner {
                     Some(answer) if answer.head.status == StatusCode::SWITCHING_PROTOCOLS => {
                         return Poll::Ready(self.switched(asked, answer));
                     }
-                    Some(ParsedResponse { mut head, .. }) if head.status.is_informational() => {
-                        fields::strip_hop_by_hop(&mut head.headers);
+                    Some(ParsedResponse { head, .. }) if head.status.is_informational() => {
                         if !informational.push(head) {
                             return Poll::Ready(Err(Why::Misplaced("too many informational responses")));
                         }

@@ -150,7 +150,14 @@ impl<'a> Conversation<'a> {
     /// The request's body beyond the answer: its upload may go on, and a little that nobody wants is read. Whether the next
     /// request can be found behind it.
     async fn rest(&mut self) -> bool {
-        poll_fn(|cx| self.connection.borrow_mut().poll_returned(cx)).await;
+        // A drain, or an idle timeout, waits for no upload whose answer is complete.
+        let returned = poll_fn(|cx| match self.ending.get() {
+            Ending::Now => Poll::Ready(false),
+            _ => self.connection.borrow_mut().poll_returned(cx).map(|()| true),
+        });
+        if !returned.await {
+            return false;
+        }
         let mut read = 0;
         let unwanted = poll_fn(|cx| self.connection.borrow_mut().poll_unwanted(&mut read, cx));
         tokio::time::timeout(SILENCE, unwanted).await.unwrap_or(false)
