@@ -81,16 +81,25 @@ fn held<T: Send + Sync>(watched: &watch::Sender<T>, work: impl FnOnce()) {
 #[test]
 fn connections_wait_for_no_other_thread() {
     let gateway = Gateway::start("[{path: /a, to: \"127.0.0.1:9\"}]");
-    let mut stream = TcpStream::connect(gateway.address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut ask = || {
+    let open = || {
+        let stream = TcpStream::connect(gateway.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    let ask = |stream: &mut TcpStream| {
         stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
         let mut answer = [0; 1024];
         let length = stream.read(&mut answer).unwrap();
         assert!(answer[..length].starts_with(b"HTTP/1.1 404 "), "no route");
     };
-    ask();
-    held(&gateway.phase, || held(&gateway.input, || (0..3).for_each(|_| ask())));
+    let mut stream = open();
+    ask(&mut stream);
+    held(&gateway.phase, || {
+        held(&gateway.input, || {
+            ask(&mut stream);
+            ask(&mut open());
+        });
+    });
     gateway.phase.send_replace(Phase::Draining);
     assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "told all the same");
     gateway.end();
