@@ -51,6 +51,7 @@ pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) {
             _ => writer.end_to_end(name, value.as_bytes()),
         }
     }
+    writer.length();
     if let Some(protocol) = &head.upgrade {
         writer.field(&header::CONNECTION, b"upgrade");
         writer.field(&header::UPGRADE, protocol.as_bytes());
@@ -111,6 +112,7 @@ pub fn response(
             _ => writer.end_to_end(name, value.as_bytes()),
         }
     }
+    writer.length();
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         writer.field(&header::CONNECTION, b"upgrade");
     } else if close && !interim {

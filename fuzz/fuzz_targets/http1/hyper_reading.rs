@@ -1,0 +1,134 @@
+//! The same bytes, read by hyper.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, Uri, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::service::service_fn;
+
+use super::{Content, fields, sorted, version};
+
+/// Fields that are dropped from trailers here: what a head is judged by.
+const DROPPED: [&str; 31] = remora_proxy::http::trailers::HARMFUL;
+
+/// A connection on which bytes come before its end; what is written to it is forgotten.
+struct Sent<'a> {
+    bytes: &'a [u8],
+    /// They answer what is written.
+    waits: bool,
+}
+
+impl Read for Sent<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if self.waits {
+            return Poll::Pending;
+        }
+        let (now, rest) = self.bytes.split_at(buf.remaining().min(self.bytes.len()));
+        buf.put_slice(now);
+        self.bytes = rest;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Sent<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.waits = false;
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Whole requests, one after another.
+pub(super) fn requests(bytes: &[u8]) -> Vec<Content> {
+    let seen = RefCell::new(Vec::new());
+    let service = service_fn(|request: Request<Incoming>| async {
+        let (parts, body) = request.into_parts();
+        if let Ok(body) = body.collect().await {
+            let host = parts.headers.get(header::HOST).map_or("", |host| host.to_str().unwrap_or_default());
+            let authority = parts.uri.authority().map_or(host, |authority| authority.as_str());
+            let line = vec![
+                parts.method.to_string(),
+                authority.to_owned(),
+                path(&parts.method, &parts.uri, bytes),
+                version(parts.version),
+            ];
+            let trailers = kept(body.trailers());
+            let body = body.to_bytes().to_vec();
+            seen.borrow_mut().push(Content { line, headers: fields(&parts.headers), body, trailers });
+        }
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .half_close(true)
+        .serve_connection(Sent { bytes, waits: false }, service);
+    let _ = run(connection);
+    seen.into_inner()
+}
+
+/// hyper's `Uri` does not tell `http://a` from `http://a/`, which differ in OPTIONS.
+fn path(method: &Method, uri: &Uri, bytes: &[u8]) -> String {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let server = uri.authority().map(|authority| format!("://{authority} HTTP/1."));
+    match server {
+        Some(server) if *method == Method::OPTIONS && bytes.windows(server.len()).any(|at| at == server.as_bytes()) => {
+            "*".to_owned()
+        }
+        _ if path.starts_with(['/', '*']) => path.to_owned(),
+        _ => format!("/{path}"),
+    }
+}
+
+/// The answer to a request, behind informational ones.
+pub(super) fn response(bytes: &[u8], head: bool) -> Option<Content> {
+    run(async {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(Sent { bytes, waits: true }).await.ok()?;
+        let mut request = Request::new(Empty::<Bytes>::new());
+        if head {
+            *request.method_mut() = Method::HEAD;
+        }
+        let mut answered = pin!(async {
+            let (parts, body) = sender.send_request(request).await.ok()?.into_parts();
+            let body = body.collect().await.ok()?;
+            let (line, trailers) = (vec![parts.status.as_str().to_owned()], kept(body.trailers()));
+            let body = body.to_bytes().to_vec();
+            Some(Content { line, headers: fields(&parts.headers), body, trailers })
+        });
+        let mut connection = pin!(connection);
+        std::future::poll_fn(|cx| {
+            let _ = connection.as_mut().poll(cx);
+            answered.as_mut().poll(cx)
+        })
+        .await
+    })
+    .flatten()
+}
+
+fn kept(trailers: Option<&HeaderMap>) -> Vec<(String, Vec<u8>)> {
+    let mut trailers = trailers.map(sorted).unwrap_or_default();
+    trailers.retain(|(name, _)| !DROPPED.contains(&name.as_str()));
+    trailers
+}
+
+/// Nothing waits for anything but a next turn.
+fn run<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    let mut cx = Context::from_waker(Waker::noop());
+    (0..100_000).find_map(|_| match future.as_mut().poll(&mut cx) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    })
+}
