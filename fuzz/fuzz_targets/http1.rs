@@ -133,7 +133,12 @@ fn read_requests(bytes: &[u8], step: usize) -> Vec<(Content, Vec<u8>)> {
         written(&mut out, parsed.framing, &body, &trailers);
         let head = &parsed.head;
         let authority = head.authority.as_ref().map_or("", |authority| authority.as_str());
-        let line = vec![head.method.to_string(), authority.to_owned(), head.path.to_string(), version(head.version)];
+        let line = vec![
+            head.method.to_string(),
+            authority.to_owned(),
+            path(&head.method, head.path.as_str()),
+            version(head.version),
+        ];
         let content = Content { line, headers: fields(&head.headers), body, trailers: sorted(&trailers) };
         messages.push((content, out.to_vec()));
         if !parsed.keep_alive || head.method == Method::CONNECT || head.upgrade.is_some() {
@@ -141,6 +146,15 @@ fn read_requests(bytes: &[u8], step: usize) -> Vec<(Content, Vec<u8>)> {
         }
     }
     messages
+}
+
+/// A path in the form of an origin's. hyper does not tell `OPTIONS http://a`, which means `*`, from `OPTIONS http://a/`.
+fn path(method: &Method, path: &str) -> String {
+    match path {
+        "/" if *method == Method::OPTIONS => "*".to_owned(),
+        path if path.starts_with(['/', '*']) => path.to_owned(),
+        query => format!("/{query}"),
+    }
 }
 
 fn version(version: Version) -> String {

@@ -7,13 +7,13 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Uri, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 
-use super::{Content, fields, sorted, version};
+use super::{Content, fields, path, sorted, version};
 
 /// Fields that are dropped from trailers here: what a head is judged by.
 const DROPPED: [&str; 31] = remora_proxy::http::trailers::HARMFUL;
@@ -63,7 +63,7 @@ pub(super) fn requests(bytes: &[u8]) -> Vec<Content> {
             let line = vec![
                 parts.method.to_string(),
                 authority.to_owned(),
-                path(&parts.method, &parts.uri, bytes),
+                path(&parts.method, parts.uri.path_and_query().map_or("/", |path| path.as_str())),
                 version(parts.version),
             ];
             let trailers = kept(body.trailers());
@@ -77,19 +77,6 @@ pub(super) fn requests(bytes: &[u8]) -> Vec<Content> {
         .serve_connection(Sent { bytes, waits: false }, service);
     let _ = run(connection);
     seen.into_inner()
-}
-
-/// hyper's `Uri` does not tell `http://a` from `http://a/`, which differ in OPTIONS.
-fn path(method: &Method, uri: &Uri, bytes: &[u8]) -> String {
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let server = uri.authority().map(|authority| format!("://{authority} HTTP/1."));
-    match server {
-        Some(server) if *method == Method::OPTIONS && bytes.windows(server.len()).any(|at| at == server.as_bytes()) => {
-            "*".to_owned()
-        }
-        _ if path.starts_with(['/', '*']) => path.to_owned(),
-        _ => format!("/{path}"),
-    }
 }
 
 /// The answer to a request, behind informational ones.
