@@ -10,6 +10,7 @@ use http_body::{Frame, SizeHint};
 use super::h1::chunked::InvalidBody;
 use super::h1::client::ResponseReader;
 use super::h1::downstream::RequestReader;
+use super::trailers;
 use crate::telemetry::ByteCounter;
 
 /// A body on its way through, whichever version it came in by.
@@ -85,7 +86,10 @@ impl H2Body {
             }
         }
         match ready!(self.stream.poll_trailers(cx)) {
-            Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            Ok(Some(mut trailers)) => {
+                trailers::keep_harmless(&mut trailers);
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
             Ok(None) => Poll::Ready(None),
             Err(error) => Poll::Ready(Some(Err(error.into()))),
         }
