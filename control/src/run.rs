@@ -16,6 +16,7 @@ mod mesh;
 mod names;
 mod namespace;
 mod network;
+mod orders;
 mod place;
 mod programs;
 mod relay;
@@ -27,6 +28,7 @@ mod upkeep;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{File, Permissions};
+use std::io::{PipeReader, PipeWriter, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -35,8 +37,8 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, Uid, User};
+use nix::sys::signal::Signal;
+use nix::unistd::{Uid, User};
 use remora_model::MtlsMode;
 use remora_model::capture::PROXY_ID;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -146,7 +148,7 @@ async fn beside(options: &Options, programs: &Programs, signals: &mut Watched) -
     for (listener, port) in published {
         relay::tcp(listener, (place.record.address, port).into()).map_err(Error::file("a published port"))?;
     }
-    let command = Running(first_process(options, programs, user.as_ref(), &network, &mounts)?);
+    let command = first_process(options, programs, user.as_ref(), &network, &mounts)?;
     let ended = tokio::select! {
         ended = attend(command, &mut sidecar, signals) => ended,
         never = upkeep.go_on() => match never {},
@@ -169,7 +171,7 @@ async fn until_ready(sidecar: &mut Sidecar, address: Ipv4Addr, signals: &mut Wat
                     return Err(Error::NotReady { reason: status.to_string(), log: sidecar.last_words() });
                 }
             }
-            Event::Sent(signal) | Event::Typed(signal) => return Ok(Some(128 + signal as u8)),
+            Event::Sent(signal) => return Ok(Some(128 + signal as u8)),
         }
     }
 }
@@ -179,15 +181,14 @@ async fn attend(mut command: Running, sidecar: &mut Sidecar, signals: &mut Watch
     loop {
         match next(signals).await {
             Event::Sent(signal) => command.signal(signal),
-            Event::Typed(_) => {}
             Event::Child => {
-                if let Some(status) = command.0.try_wait().map_err(Error::file("the command"))? {
+                if let Some(status) = command.child.try_wait().map_err(Error::file("the command"))? {
                     return Ok(inside::code(status));
                 }
                 if let Some(status) = sidecar.ended() {
                     // Without it the command reaches nobody.
                     command.signal(Signal::SIGTERM);
-                    until_gone(&mut command.0, signals).await?;
+                    until_gone(&mut command.child, signals).await?;
                     return Err(Error::SidecarEnded { status, log: sidecar.last_words() });
                 }
             }
@@ -215,19 +216,25 @@ async fn next(signals: &mut Watched) -> Event {
 
 /// The command's first process. Dropping it kills it, and the kernel all others in its process namespace.
 #[derive(Debug)]
-struct Running(Child);
+struct Running {
+    child: Child,
+    orders: PipeWriter,
+    /// The first process opens it by its path here.
+    _orders: PipeReader,
+}
 
 impl Running {
-    fn signal(&self, signal: Signal) {
+    /// Has the command given a signal, unless it has it already; see [`orders`].
+    fn signal(&mut self, signal: Signal) {
         // Gone already: its end is the next event.
-        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), signal);
+        let _ = self.orders.write_all(&[signal as u8]);
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -238,10 +245,14 @@ fn first_process(
     user: Option<&User>,
     network: &File,
     mounts: &File,
-) -> Result<Child, Error> {
+) -> Result<Running, Error> {
+    let (reader, orders) = std::io::pipe().map_err(Error::file("a pipe"))?;
     let program = std::env::current_exe().map_err(Error::file("/proc/self/exe"))?;
     let mut command = Command::new(&program);
-    command.arg("run-inside").arg(namespace::path(network)).arg(namespace::path(mounts)).arg("--");
+    command
+        .arg("run-inside")
+        .args([namespace::path(network), namespace::path(mounts), namespace::path(&reader)])
+        .arg("--");
     if let Some(user) = user {
         let (uid, gid) = (user.uid.to_string(), user.gid.to_string());
         command.arg(&programs.setpriv).args(["--reuid", &uid, "--regid", &gid, "--init-groups", "--"]);
@@ -253,7 +264,7 @@ fn first_process(
     unshare(CloneFlags::CLONE_NEWPID).map_err(Error::kernel("make a process namespace"))?;
     let child = command.spawn();
     setns(own, CloneFlags::CLONE_NEWPID).map_err(Error::kernel("leave the process namespace"))?;
-    child.map_err(Error::file(program))
+    Ok(Running { child: child.map_err(Error::file(program))?, orders, _orders: reader })
 }
 
 /// Leads the command to ports of the host's loopback, that of a collector on it among them, at the very same addresses.

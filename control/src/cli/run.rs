@@ -68,6 +68,7 @@ pub(super) struct Run {
 pub(super) struct RunInside {
     network: PathBuf,
     mounts: PathBuf,
+    orders: PathBuf,
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
 }
@@ -106,7 +107,8 @@ impl Run {
 
 impl RunInside {
     pub(super) fn run(self) -> ExitCode {
-        ended(run::inside::run(&Inside { network: self.network, mounts: self.mounts, command: self.command }))
+        let Self { network, mounts, orders, command } = self;
+        ended(run::inside::run(&Inside { network, mounts, orders, command }))
     }
 }
 

@@ -3,18 +3,23 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::prctl::set_pdeathsig;
+use nix::sys::prctl::{set_name, set_pdeathsig};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::orders::Orders;
 use super::signals::{Event, Signals};
 use super::{Error, namespace, signals};
 
@@ -25,6 +30,8 @@ pub struct Inside {
     pub network: PathBuf,
     /// The mount namespace to enter.
     pub mounts: PathBuf,
+    /// The pipe that tells of signals sent to `remora run`, a byte each.
+    pub orders: PathBuf,
     /// The command line; never empty.
     pub command: Vec<OsString>,
 }
@@ -36,22 +43,54 @@ pub struct Inside {
 pub fn run(inside: &Inside) -> Result<u8, Error> {
     // Before the namespaces are opened: they are files of the parent's, so while there is one to open, it lives.
     set_pdeathsig(Signal::SIGKILL).map_err(Error::kernel("end with the parent"))?;
+    // Who sends to `remora` by name means the one outside.
+    set_name(c"remora-inside").map_err(Error::kernel("take a name"))?;
+    let told = File::open(&inside.orders).map_err(Error::file(&inside.orders))?;
     enter(inside)?;
     let signals = Signals::take()?;
     let mut command = heeding()?;
     let child = command.args(&inside.command).spawn().map_err(Error::file(command.get_program()))?;
-    let child = Pid::from_raw(child.id().cast_signed());
+    attend(Pid::from_raw(child.id().cast_signed()), &signals, &told)
+}
+
+fn attend(command: Pid, signals: &Signals, mut told: &File) -> Result<u8, Error> {
+    let mut orders = Orders::default();
     loop {
-        match signals.next()? {
-            Event::Child => {
-                if let Some(code) = reap(child)? {
-                    return Ok(code);
+        // Our own first: they say which of the others the command has already.
+        match wait(signals, told, orders.next())? {
+            (true, _) => match signals.next()? {
+                Event::Child => {
+                    if let Some(code) = reap(command)? {
+                        return Ok(code);
+                    }
+                }
+                Event::Sent(signal) => orders.reached(signal, Instant::now()),
+            },
+            (false, true) => {
+                let mut number = [0];
+                told.read_exact(&mut number).map_err(Error::file("signals"))?;
+                if let Ok(signal) = Signal::try_from(i32::from(number[0])) {
+                    orders.told(signal, Instant::now());
                 }
             }
-            // Gone between its end and our looking.
-            Event::Sent(signal) => drop(kill(child, signal)),
-            Event::Typed(_) => {}
+            (false, false) => {
+                for signal in orders.take(Instant::now()) {
+                    // Gone between its end and our looking.
+                    let _ = kill(command, signal);
+                }
+            }
         }
+    }
+}
+
+/// Waits until one of them has something to read, or it is time: which of them has.
+fn wait(signals: &Signals, told: &File, until: Option<Instant>) -> Result<(bool, bool), Error> {
+    let mut both = [signals.as_fd(), told.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()).as_millis() + 1);
+    let timeout = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+    match poll(&mut both, timeout) {
+        Ok(_) | Err(Errno::EINTR) => Ok((both[0].any() == Some(true), both[1].any() == Some(true))),
+        Err(error) => Err(Error::kernel("wait for signals")(error)),
     }
 }
 

@@ -2,6 +2,7 @@
 //! the process goes, however it goes.
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -46,10 +47,9 @@ pub(super) fn inside<T: Send>(network: &File, closure: impl FnOnce() -> T + Send
     })
 }
 
-/// Where other processes find a namespace that this process holds.
-pub(super) fn path(namespace: &File) -> PathBuf {
-    use std::os::fd::AsRawFd;
-    PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd()))
+/// Where other processes find a namespace, or what else is open, that this process holds.
+pub(super) fn path(held: &impl AsRawFd) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), held.as_raw_fd()))
 }
 
 fn open(kind: &str) -> Result<File, Error> {

@@ -1,9 +1,9 @@
-//! Signals as events, with who sent them: what the terminal sends has reached the command already, since it is in the same process
-//! group; what a process sends is handed on.
+//! Signals as events.
+
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::Error;
@@ -23,10 +23,8 @@ const WATCHED: [Signal; 7] = [
 pub(super) enum Event {
     /// A child ended.
     Child,
-    /// A signal that a process sent.
+    /// Another signal.
     Sent(Signal),
-    /// A signal of the terminal's.
-    Typed(Signal),
 }
 
 /// The signals of this process, and of every thread made after them.
@@ -50,8 +48,6 @@ impl Signals {
             let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
             match signal {
                 Some(Signal::SIGCHLD) => return Ok(Event::Child),
-                // The kernel's own (SI_KERNEL and others above 0); a process's are 0 (SI_USER) or below.
-                Some(signal) if info.ssi_code > 0 => return Ok(Event::Typed(signal)),
                 Some(signal) => return Ok(Event::Sent(signal)),
                 None => {}
             }
@@ -69,6 +65,12 @@ impl Signals {
             }
         });
         receiver
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -1,11 +1,13 @@
 //! The command: its exit code, its surroundings, its end.
 
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
-use crate::host::{Host, printed, said};
+use crate::host::{Host, path, printed, said};
 
 #[test]
 fn the_exit_code_is_the_commands() {
@@ -37,7 +39,7 @@ fn folder_variables_and_streams_are_the_callers() {
     child.stdin.take().unwrap().write_all(b"typed\n").unwrap();
     let output = child.wait_with_output().unwrap();
     // It sees the processes of its own run, and no others.
-    assert_eq!(printed(&output), "/usr/share\ngreen\ntyped\nps remora sh sort\n", "{output:?}");
+    assert_eq!(printed(&output), "/usr/share\ngreen\ntyped\nps remora-inside sh sort\n", "{output:?}");
     assert_eq!(said(&output), "aside\n");
 }
 
@@ -51,6 +53,48 @@ fn signals_are_handed_on() {
     let _ = run.printed("again");
     run.signal(Signal::SIGTERM);
     assert_eq!(run.wait().code(), Some(9), "{}", run.stderr());
+}
+
+/// Says each signal at once; SIGTERM ends it.
+const SIGNALS: &str = "
+import signal, sys
+signals = {signal.SIGHUP, signal.SIGTERM}
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+print('ready', flush=True)
+while True:
+    came = signal.Signals(signal.sigwait(signals))
+    print(came.name, flush=True)
+    if came == signal.SIGTERM: sys.exit(9)
+";
+
+#[test]
+fn a_signal_to_the_whole_process_group_comes_once() {
+    let host = Host::new();
+    let mut command = host.remora(&[], &[&path("python3"), "-c", SIGNALS]);
+    let mut run = host.pod.process("run", command.process_group(0));
+    let _ = run.printed("ready");
+    killpg(Pid::from_raw(run.pid().cast_signed()), Signal::SIGHUP).unwrap();
+    let _ = run.printed("SIGHUP");
+    // To `remora run` alone: it is handed on, after whatever would be of the first.
+    run.signal(Signal::SIGTERM);
+    assert_eq!(run.wait().code(), Some(9), "{}", run.stderr());
+    assert_eq!(run.stdout(), "ready\nSIGHUP\nSIGTERM\n");
+}
+
+#[test]
+fn whoever_sends_to_us_by_name_reaches_the_command() {
+    let host = Host::new();
+    let mut run = host.start(&[], &[&path("python3"), "-c", SIGNALS]);
+    let _ = run.printed("ready");
+    let named: Vec<u32> =
+        host.processes().into_iter().map(|(pid, _)| pid).filter(|pid| name(*pid) == "remora").collect();
+    assert_eq!(named, [run.pid()], "`pkill remora` reaches nobody else");
+    run.signal(Signal::SIGTERM);
+    assert_eq!(run.wait().code(), Some(9), "{}", run.stderr());
+}
+
+fn name(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
 #[test]
