@@ -1,6 +1,11 @@
 //! The host's side of the network that the runs share: a bridge, rules of our own around it, and forwarding. The first run makes it,
 //! the last one removes it.
+//!
+//! Where forwarding was off, it is switched on for each interface, and nothing is forwarded but from and to the runs: a rule of ours
+//! drops the rest. The host's own switch, `net.ipv4.ip_forward`, stays off all the while. So whoever comes to need it, Docker, say,
+//! finds it off, and switches it on with all the care of its own; and where that was done, the last run leaves forwarding alone.
 
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,14 +19,28 @@ use super::{Error, State};
 
 const BRIDGE: &str = "remora0";
 const COMMENT: &str = "remora run";
+/// The host's switch. Written to, it also sets that of every interface.
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+/// A folder for each interface, and one for those to come.
+const INTERFACES: &str = "/proc/sys/net/ipv4/conf";
+/// Whether iptables sees what a bridge carries; not there where no bridge can have it so.
+const BRIDGED: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
 /// What has been made, written down before it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Network {
     subnet: Ipv4Net,
-    /// Nothing was forwarded before; so it shall be again.
-    was_off: bool,
+    /// Where the host did not forward: how it shall be again.
+    before: Option<Before>,
+}
+
+/// A host that does not forward.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Before {
+    /// Interfaces that do all the same.
+    forward: Vec<String>,
+    /// iptables sees what bridges carry.
+    bridged: bool,
 }
 
 impl Network {
@@ -45,8 +64,8 @@ impl Network {
         }
         let subnet = wanted.unwrap_or(super::SUBNET);
         check_free(programs, subnet)?;
-        let forwarding = std::fs::read_to_string(FORWARDING).map_err(Error::file(FORWARDING))?;
-        let network = Self { subnet, was_off: forwarding.trim() == "0" };
+        let before = is_off(FORWARDING)?.then(Before::look).transpose()?;
+        let network = Self { subnet, before };
         let text = serde_json::to_vec(&network).unwrap_or_default();
         std::fs::write(&file, text).map_err(Error::file(&file))?;
         // A bridge of that name may be somebody's: then nothing is ours to remove.
@@ -70,16 +89,13 @@ impl Network {
         for rule in self.rules().iter().rev() {
             output(&mut rule.command(programs, "-I"))?;
         }
-        if self.was_off {
-            std::fs::write(FORWARDING, "1").map_err(Error::file(FORWARDING))?;
-        }
-        Ok(())
+        self.before.as_ref().map_or(Ok(()), |before| before.switch("1"))
     }
 
     /// Removes all of it, whatever part of it is there. The state's lock must be held.
     pub(super) fn remove(&self, state: &State, programs: &Programs) {
-        if self.was_off {
-            let _ = std::fs::write(FORWARDING, "0");
+        if let Some(before) = self.before.as_ref().filter(|_| is_off(FORWARDING).unwrap_or_default()) {
+            let _ = before.switch("0");
         }
         for rule in self.rules() {
             quietly(&mut rule.command(programs, "-D"));
@@ -133,7 +149,7 @@ impl Network {
     }
 
     /// The rules, in the order in which they are to stand.
-    fn rules(&self) -> [Rule; 5] {
+    fn rules(&self) -> Vec<Rule> {
         let subnet = self.subnet.to_string();
         let rule = |table, chain, words: &[&str]| Rule {
             table,
@@ -141,7 +157,7 @@ impl Network {
             words: words.iter().map(|w| (*w).to_owned()).collect(),
         };
         let answers = ["-o", BRIDGE, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT"];
-        [
+        let mut rules = vec![
             // From the runs, to each other too where bridged packets pass iptables.
             rule("filter", "FORWARD", &["-i", BRIDGE, "-j", "ACCEPT"]),
             rule("filter", "FORWARD", &answers),
@@ -150,8 +166,53 @@ impl Network {
             // The command reaches the host as it would without a namespace.
             rule("filter", "INPUT", &["-i", BRIDGE, "-j", "ACCEPT"]),
             rule("nat", "POSTROUTING", &["-s", &subnet, "!", "-o", BRIDGE, "-j", "MASQUERADE"]),
-        ]
+        ];
+        if let Some(before) = &self.before {
+            let others = ["!", "-i", BRIDGE, "!", "-o", BRIDGE];
+            // What another bridge carries is not forwarded.
+            let routed: &[&str] = if before.bridged { &["-m", "physdev", "!", "--physdev-is-bridged"] } else { &[] };
+            rules.push(rule("filter", "FORWARD", &[&others, routed, &["-j", "DROP"]].concat()));
+        }
+        rules
     }
+}
+
+impl Before {
+    fn look() -> Result<Self, Error> {
+        let forwards = |name: &String| !is_off(switch(name)).unwrap_or(true);
+        let forward = interfaces()?.into_iter().filter(forwards).collect();
+        Ok(Self { forward, bridged: !is_off(BRIDGED).unwrap_or(true) })
+    }
+
+    /// Writes to the switches of all other interfaces that there are, and of those to come.
+    fn switch(&self, value: &str) -> Result<(), Error> {
+        for name in interfaces()?.into_iter().filter(|name| !self.forward.contains(name)) {
+            match std::fs::write(switch(&name), value) {
+                // Gone meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                written => written.map_err(Error::file(switch(&name)))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All interfaces, and `default`, which those to come begin with.
+fn interfaces() -> Result<Vec<String>, Error> {
+    let listed = std::fs::read_dir(INTERFACES).map_err(Error::file(INTERFACES))?.flatten();
+    let names = listed.filter_map(|entry| entry.file_name().into_string().ok());
+    // That one is the host's switch.
+    Ok(names.filter(|name| name != "all").collect())
+}
+
+fn switch(interface: &str) -> PathBuf {
+    [INTERFACES, interface, "forwarding"].iter().collect()
+}
+
+fn is_off(switch: impl Into<PathBuf>) -> Result<bool, Error> {
+    let switch = switch.into();
+    let value = std::fs::read_to_string(&switch).map_err(Error::file(&switch))?;
+    Ok(value.trim() == "0")
 }
 
 struct Rule {

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use nix::sys::signal::Signal;
 use remora_test::binaries::binary;
 use remora_test::eventually;
 use remora_test::mesh::Mesh;
@@ -75,6 +76,12 @@ impl Host {
         process
     }
 
+    /// Ends a run, and waits until it has.
+    pub(crate) fn end(&self, mut run: Process) {
+        run.signal(Signal::SIGTERM);
+        run.wait();
+    }
+
     /// A process in a run's network namespace: its sidecar.
     fn first_process(&self, name: &str) -> Option<u32> {
         let pid = self.record(name)?["pid"].as_u64()?;
@@ -139,7 +146,7 @@ impl Host {
         for table in ["filter", "nat"] {
             left.extend(lines("iptables", &["-t", table, "-S"]));
         }
-        left.extend(lines("cat", &["/proc/sys/net/ipv4/ip_forward"]));
+        left.extend(lines("sh", &["-c", "cd /proc/sys/net/ipv4 && grep . ip_forward conf/*/forwarding"]));
         left.extend(
             std::fs::read_dir(self.state.join("runs")).into_iter().flatten().flatten().map(|e| format!("{e:?}")),
         );

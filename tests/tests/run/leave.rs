@@ -19,13 +19,12 @@ fn nothing_is_left_when_the_command_ends() {
 fn nothing_is_left_after_sigterm() {
     let host = Host::new();
     let before = host.left();
-    let mut web = host.serve("web", &[]);
+    let web = host.serve("web", &[]);
     let there = host.left();
     for made in ["remora0", "remora-2", "-A FORWARD -i remora0", "MASQUERADE", "network.json", "remora-proxy"] {
         assert!(there.iter().any(|line| line.contains(made)), "{made} was to be there: {there:#?}");
     }
-    web.signal(Signal::SIGTERM);
-    web.wait();
+    host.end(web);
     assert_eq!(host.left(), before);
 }
 
@@ -48,10 +47,9 @@ fn nothing_is_left_after_sigkill_and_the_next_run() {
 fn the_last_run_takes_the_network_down_and_no_earlier_one() {
     let host = Host::new();
     let before = host.left();
-    let mut web = host.serve("web", &["--port", "8080"]);
+    let web = host.serve("web", &["--port", "8080"]);
     assert_eq!(host.run(&[], &["true"]).status.code(), Some(0));
     assert_eq!(host.get((host.address("web"), 8080).into(), "/name").unwrap().body, "web");
-    web.signal(Signal::SIGTERM);
-    web.wait();
+    host.end(web);
     assert_eq!(host.left(), before);
 }

@@ -3,6 +3,7 @@
 
 mod command;
 mod dns;
+mod forwarding;
 mod guide;
 mod host;
 mod leave;
