@@ -4,6 +4,8 @@
 //! [`certificates`] keeps fresh in a Secret and makes known to the API server.
 
 pub mod certificates;
+mod connections;
 pub mod issue;
+mod patience;
 pub mod review;
 pub mod server;

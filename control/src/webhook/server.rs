@@ -11,13 +11,15 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::certificates::Shown;
+use super::connections::Connections;
+use super::patience::{Patience, Patient};
 use super::review::{LARGEST_BODY, Review, Unreadable, Verdict, check_head};
 use crate::control_plane::LAME_DUCK;
 use crate::control_plane::metrics::{Metrics, Outcome};
@@ -28,10 +30,14 @@ use crate::inject::Settings;
 pub const PATH: &str = "/inject";
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 512;
-/// How long a handshake, a head or a body may take. The API server waits ten seconds for the whole.
+/// How long a handshake may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may be idle: longer than the API server keeps one (90 s), so that none ends as a review is sent.
-const IDLE: Duration = Duration::from_secs(180);
+const PATIENCE: Patience = Patience {
+    // Longer than the API server keeps an idle connection (90 s), so that none ends as a review is sent.
+    idle: Duration::from_secs(180),
+    // The API server waits ten seconds for the whole.
+    request: Duration::from_secs(10),
+};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a request needs.
@@ -62,33 +68,26 @@ pub async fn serve(
         tokio::time::sleep(LAME_DUCK).await;
     });
     let tls = TlsAcceptor::from(Arc::new(tls(shown)?));
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = tokio::task::JoinSet::new();
+    let mut connections = Connections::new(MAX_CONNECTIONS);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut stop => break,
         };
-        while connections.try_join_next().is_some() {}
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "the webhook cannot accept");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        // Who finds no room is refused: the API server comes again, or to another replica.
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
         let (tls, webhook, ending, closing) = (tls.clone(), Arc::clone(&webhook), ending.clone(), closing.clone());
-        connections.spawn(async move {
-            let _slot = slot;
-            connection(stream, tls, webhook, ending, closing).await;
-        });
+        connections.add(peer.ip().to_canonical(), connection(stream, tls, webhook, ending, closing));
     }
     drop(listener);
     close.send_replace(true);
-    while connections.join_next().await.is_some() {}
+    connections.ended().await;
     Ok(())
 }
 
@@ -126,10 +125,9 @@ async fn connection(
             Ok::<_, Infallible>(response)
         }
     });
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE)
-        .serve_connection(TokioIo::new(stream), service);
+    // The stream has bounds of its own.
+    let stream = TokioIo::new(Patient::new(stream, PATIENCE));
+    let serving = http1::Builder::new().header_read_timeout(None).serve_connection(stream, service);
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         _ = serving.as_mut() => return,
@@ -184,13 +182,12 @@ impl Webhook {
 
 async fn read(body: Incoming) -> Result<Bytes, Unreadable> {
     let bad = |status, reason: String| Unreadable { status, reason };
-    match tokio::time::timeout(TIMEOUT, Limited::new(body, LARGEST_BODY).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+    match Limited::new(body, LARGEST_BODY).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
             Err(bad(StatusCode::PAYLOAD_TOO_LARGE, format!("a review has at most {LARGEST_BODY} bytes")))
         }
-        Ok(Err(error)) => Err(bad(StatusCode::BAD_REQUEST, format!("the body broke off: {error}"))),
-        Err(_) => Err(bad(StatusCode::REQUEST_TIMEOUT, "the body took too long".to_owned())),
+        Err(error) => Err(bad(StatusCode::BAD_REQUEST, format!("the body broke off: {error}"))),
     }
 }
 
