@@ -113,7 +113,7 @@ fn judged<Seen>(place: Place, checks: &[Check<Seen>], seen: &Seen) -> Vec<Line> 
 pub struct Local {
     /// A proxy's configuration; otherwise the one of the proxy that runs here.
     pub config: Option<PathBuf>,
-    /// What `remora-init` was told, where that is neither its defaults nor in the pod's annotations.
+    /// What `remora-init` was told, where that is neither its defaults nor what injection says.
     pub init: Vec<String>,
 }
 

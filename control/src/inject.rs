@@ -30,7 +30,7 @@ use containers::Ids;
 use diff::Change;
 use marker::DEFAULT_CONTAINER;
 pub(crate) use marker::Marker;
-pub(crate) use names::{CONFIG, PROXY_CONTAINER};
+pub(crate) use names::{CONFIG, PROXY_CONTAINER, REDIRECTION_VARIABLE};
 pub use owner::Owner;
 pub use refusal::Refusal;
 pub use settings::{CA_ADDRESS, Compat, Networks, Options, Resources, Settings};
@@ -93,22 +93,6 @@ pub fn uninject(pod: &Value) -> Patch {
     Change::between(pod, &strip::strip(pod)).into_patch()
 }
 
-/// What `remora-init` is told in a pod that has `annotations`, and whose proxy runs as `ids` (uid and gid).
-///
-/// # Errors
-/// What injection refuses about the annotations.
-pub fn redirection(annotations: &Annotations, ids: Option<(u32, u32)>) -> Result<Vec<String>, Vec<Refusal>> {
-    // The trust domain does not matter here.
-    let Ok(trust_domain) = "cluster.local".parse() else { return Ok(Vec::new()) };
-    let mut refusals = Vec::new();
-    let options = effective(&Settings::new(trust_domain), &Annotations::new(), annotations, &mut refusals);
-    let ids = match ids {
-        Some((uid, gid)) => Ids { uid, gid },
-        None => ids::ids(&json!({}), &Annotations::new(), &options, &mut refusals),
-    };
-    if refusals.is_empty() { Ok(containers::arguments(&options, ids)) } else { Err(refusals) }
-}
-
 /// The bare pod with everything that is ours.
 fn injected(mut pod: Value, context: &PodContext<'_>, settings: &Settings, options: &Options, ids: Ids) -> Value {
     let default_container = default_container(&pod);
@@ -116,7 +100,9 @@ fn injected(mut pod: Value, context: &PodContext<'_>, settings: &Settings, optio
     let probes = if options.rewrite_probes { probes::rewrite(&mut pod) } else { None };
     let ends = pod.pointer("/spec/restartPolicy").and_then(Value::as_str).is_some_and(|policy| policy != "Always");
     let bare = PodContext { pod: &pod, namespace_annotations: Annotations::new(), owner: context.owner.clone() };
-    let env = environment::environment(&bare, settings, options, probes.as_deref(), ends && !options.native_sidecar);
+    let told = containers::arguments(options, ids);
+    let exits = ends && !options.native_sidecar;
+    let env = environment::environment(&bare, settings, options, &told, probes.as_deref(), exits);
     let init = typed(&containers::init(settings, options, ids));
     let proxy = typed(&containers::proxy(settings, options, ids, env));
     if options.native_sidecar {

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use remora_config::Environment;
@@ -32,8 +31,6 @@ pub fn is_pod() -> bool {
 pub(super) struct Proxy {
     /// The process; none where none was found.
     process: Option<PathBuf>,
-    /// Its user and group.
-    pub(super) ids: Option<(u32, u32)>,
     /// Its variables, or ours.
     variables: BTreeMap<String, String>,
     /// Its configuration file, as it calls it.
@@ -46,7 +43,6 @@ impl Proxy {
         let found = processes().find_map(Self::of);
         found.unwrap_or_else(|| Self {
             process: None,
-            ids: None,
             variables: std::env::vars_os().map(|(key, value)| (lossy(&key), lossy(&value))).collect(),
             config: std::env::var_os("REMORA_CONFIG").map_or_else(|| CONFIG.into(), PathBuf::from),
         })
@@ -58,7 +54,6 @@ impl Proxy {
             bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
         };
         let arguments = words(read("cmdline")?);
-        let metadata = process.metadata().ok()?;
         let variables: BTreeMap<_, _> = words(read("environ")?)
             .iter()
             .filter_map(|pair| pair.split_once('='))
@@ -67,13 +62,7 @@ impl Proxy {
         let said = |word: &String| word.strip_prefix("--config=").map(str::to_owned);
         let after = || arguments.iter().skip_while(|word| *word != "--config").nth(1).cloned();
         let config = arguments.iter().find_map(said).or_else(after).or_else(|| variables.get("REMORA_CONFIG").cloned());
-        let ids = Some((metadata.uid(), metadata.gid()));
-        Some(Self {
-            process: Some(process),
-            ids,
-            variables,
-            config: config.map_or_else(|| CONFIG.into(), PathBuf::from),
-        })
+        Some(Self { process: Some(process), variables, config: config.map_or_else(|| CONFIG.into(), PathBuf::from) })
     }
 
     /// Whether a process was found.

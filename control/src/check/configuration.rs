@@ -9,7 +9,7 @@ use remora_config::{Environment, Snapshot};
 use serde_json::Value;
 
 use super::ask::{self, Answer};
-use super::beside::Proxy;
+use super::beside::{Proxy, Told};
 use super::clock::Reading;
 use super::{Finding, Local};
 
@@ -54,8 +54,9 @@ impl Configuration {
         if self.named { own() } else { in_force.or_else(own) }
     }
 
-    /// Whether a proxy would take it, and the running one did; `rejected` is why it did not.
-    pub(super) fn judge(&self, rejected: Option<&str>) -> Finding {
+    /// Whether a proxy would take it, and the running one, by what it told, did.
+    pub(super) fn judge(&self, told: Option<&Told>) -> Finding {
+        let rejected = told.and_then(|told| told.info.configuration_rejected.as_deref());
         let remedy = "correct the file; `remora-proxy --validate FILE` lists every problem";
         match (&self.file, &self.content, rejected) {
             (None, _, None) => Finding::ok("there is no configuration here to look at"),

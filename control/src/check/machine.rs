@@ -97,10 +97,7 @@ pub const CHECKS: [Check<Machine>; 10] = [
         name: "configuration",
         about: "the file named by `--config`, else that of the proxy that runs here, if one does",
         otherwise: "failure: a proxy would not take it, or the running one did not",
-        judge: |seen| {
-            let rejected = seen.proxy.as_ref().and_then(|told| told.info.configuration_rejected.as_deref());
-            seen.configuration.judge(rejected)
-        },
+        judge: |seen| seen.configuration.judge(seen.proxy.as_ref()),
     },
     Check {
         name: "version",
@@ -122,7 +119,7 @@ pub const CHECKS: [Check<Machine>; 10] = [
 /// Looks at this machine.
 ///
 /// # Errors
-/// The arguments for `remora-init`, or the pod's annotations, make no sense.
+/// The arguments for `remora-init` make no sense.
 pub async fn check(local: &Local) -> Result<Vec<Line>, remora_init::Error> {
     let proxy = Proxy::find();
     let invocation = redirection::told(local, &proxy)?;

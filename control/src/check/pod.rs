@@ -41,7 +41,7 @@ pub const CHECKS: [Check<Pod>; 9] = [
     },
     Check {
         name: "redirection",
-        about: "the pod's rules: as `remora-init verify` proves them, by what the pod's annotations say",
+        about: "the pod's rules: as `remora-init verify` proves them, by what injection told `remora-init`",
         otherwise: "failure: there are none, one is missing or wrong, or a connection escaped; warning: it could not be looked at",
         judge: |seen| seen.redirection.judge(),
     },
@@ -49,10 +49,7 @@ pub const CHECKS: [Check<Pod>; 9] = [
         name: "configuration",
         about: "the proxy's configuration with its environment, or the file named by `--config`",
         otherwise: "failure: a proxy would not take it, or the running one did not",
-        judge: |seen| {
-            let rejected = seen.proxy.as_ref().ok().and_then(|told| told.info.configuration_rejected.as_deref());
-            seen.configuration.judge(rejected)
-        },
+        judge: |seen| seen.configuration.judge(seen.proxy.as_ref().ok()),
     },
     Check {
         name: "identity",
@@ -98,7 +95,7 @@ pub const CHECKS: [Check<Pod>; 9] = [
 /// Looks at the pod that this runs in.
 ///
 /// # Errors
-/// The arguments for `remora-init`, or the pod's annotations, make no sense.
+/// The arguments for `remora-init` make no sense.
 pub async fn check(local: &Local) -> Result<Vec<Line>, remora_init::Error> {
     let beside = Proxy::find();
     let invocation = redirection::told(local, &beside)?;

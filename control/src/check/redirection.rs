@@ -1,7 +1,6 @@
 //! Whether this network namespace is redirected as it should be: by `remora-init`'s own verification.
 
 use std::ffi::OsString;
-use std::path::Path;
 
 use remora_init::backend::{Backend, Iptables};
 use remora_init::cli::Invocation;
@@ -10,10 +9,7 @@ use remora_init::verify::{self, Finding as Found};
 
 use super::beside::Proxy;
 use super::{Finding, Local};
-use crate::inject;
-
-/// Where an injected proxy sees its pod's annotations.
-const ANNOTATIONS: &str = "/etc/remora/pod/annotations";
+use crate::inject::REDIRECTION_VARIABLE;
 
 /// What was seen of it.
 #[derive(Debug)]
@@ -39,29 +35,15 @@ fn parse(arguments: Vec<String>) -> Result<Invocation, remora_init::Error> {
     remora_init::cli::parse(&arguments).unwrap_or_else(|error| Err(remora_init::Error::Arguments(error.to_string())))
 }
 
-/// What `remora-init` was told here: on the command line, else what injection makes of the pod's annotations.
+/// What `remora-init` was told here: on the command line, else as injection tells the proxy.
 ///
 /// # Errors
-/// Arguments or annotations that make no sense.
+/// Arguments that make no sense.
 pub(super) fn told(local: &Local, proxy: &Proxy) -> Result<Invocation, remora_init::Error> {
-    if !local.init.is_empty() {
-        return parse(local.init.clone());
+    match proxy.variable(REDIRECTION_VARIABLE) {
+        Some(told) if local.init.is_empty() => parse(told.split_whitespace().map(str::to_owned).collect()),
+        _ => parse(local.init.clone()),
     }
-    let annotations = proxy.read(Path::new(ANNOTATIONS)).map(|text| fields(&String::from_utf8_lossy(&text)));
-    let arguments = inject::redirection(&annotations.unwrap_or_default(), proxy.ids).map_err(|refusals| {
-        let all: Vec<_> = refusals.iter().map(ToString::to_string).collect();
-        remora_init::Error::Arguments(all.join("; "))
-    });
-    parse(arguments?)
-}
-
-/// The lines of a downward API volume: `name="value"`, quoted as Go does.
-fn fields(text: &str) -> inject::annotations::Map {
-    let field = |line: &str| {
-        let (name, quoted) = line.split_once('=')?;
-        Some((name.to_owned(), serde_json::from_str(quoted).ok()?))
-    };
-    text.lines().filter_map(field).collect()
 }
 
 impl Redirection {
@@ -104,35 +86,9 @@ impl Redirection {
             ([first, rest @ ..], _) => {
                 let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
                 let remedy = "run remora-init again with what it was told, it repairs; if it was told more than its defaults \
-                              and the pod's annotations say, repeat that here after `--`";
+                              and injection say, repeat that here after `--`";
                 Finding::failure(format!("{first}{more}"), remedy)
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pods_annotations_are_what_init_was_told() {
-        let text = "a/b=\"x \\\"y\\\"\\n\"\nremora.dev/exclude-inbound-ports=\"9090,9100-9110\"\nnonsense\n";
-        let annotations = fields(text);
-        assert_eq!(annotations["a/b"], "x \"y\"\n");
-        let arguments = inject::redirection(&annotations, Some((1337, 1337))).unwrap();
-        assert_eq!(arguments, ["--exclude-inbound-ports=9090,9100-9110"]);
-        let spec = parse(arguments).unwrap().spec;
-        assert_eq!(spec.inbound.exclude_ports.len(), 2);
-        // As on OpenShift, and as with TPROXY.
-        let arguments = |ids| inject::redirection(&inject::annotations::Map::new(), ids).unwrap();
-        assert_eq!(
-            arguments(Some((1_000_620_001, 1_000_620_001))),
-            ["--proxy-uid=1000620001", "--proxy-gid=1000620001"]
-        );
-        assert_eq!(arguments(None), Vec::<String>::new());
-        let tproxy = [("remora.dev/interception".to_owned(), "tproxy".to_owned())].into();
-        assert_eq!(inject::redirection(&tproxy, Some((0, 1337))).unwrap(), ["--inbound-mode=tproxy", "--proxy-uid="]);
-        assert!(self::arguments(&Local { init: vec!["--frobnicate".to_owned()], ..Local::default() }).is_err());
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct Check {
     config: Option<PathBuf>,
     #[command(flatten)]
     access: Access,
-    /// Of a machine or a pod: what remora-init was told, where that is more than its defaults and the pod's annotations
+    /// Of a machine or a pod: what remora-init was told, where that is neither its defaults nor what injection says
     #[arg(last = true, value_name = "REMORA-INIT'S ARGUMENTS", allow_hyphen_values = true)]
     init: Vec<String>,
 }

@@ -5,7 +5,7 @@
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector};
 use serde_json::Value;
 
-use super::names::PROBES_VARIABLE;
+use super::names::{PROBES_VARIABLE, REDIRECTION_VARIABLE};
 use super::settings::{Options, Settings};
 use super::values::mtls_word;
 use super::{Owner, PodContext};
@@ -23,6 +23,7 @@ pub(crate) fn environment(
     context: &PodContext<'_>,
     settings: &Settings,
     options: &Options,
+    redirection: &[String],
     probes: Option<&str>,
     exit_with_application: bool,
 ) -> Vec<EnvVar> {
@@ -40,6 +41,7 @@ pub(crate) fn environment(
     let at_once = options.native_sidecar.then(|| "0".to_owned());
     set("REMORA_LAME_DUCK", options.lame_duck.clone().or(at_once));
     set("REMORA_EXIT_WITH_APPLICATION", exit_with_application.then(|| "true".to_owned()));
+    set(REDIRECTION_VARIABLE, (!redirection.is_empty()).then(|| escape(&redirection.join(" "))));
     set(PROBES_VARIABLE, probes.map(escape));
     set("OTEL_SERVICE_NAME", service_name(context, options));
     set("OTEL_EXPORTER_OTLP_ENDPOINT", options.tracing_endpoint.clone());

@@ -21,5 +21,7 @@ pub(crate) const VOLUMES: [&str; 4] = [MESH_VOLUME, TRUST_VOLUME, TOKEN_VOLUME, 
 /// Where an injected proxy has its configuration.
 pub(crate) const CONFIG: &str = "/etc/remora/mesh/mesh.yaml";
 
+/// The variable with what `remora-init` was told; only for those who look into the pod.
+pub(crate) const REDIRECTION_VARIABLE: &str = "REMORA_REDIRECTION";
 /// The variable with the application's probes.
 pub(crate) const PROBES_VARIABLE: &str = "REMORA_PROBES";

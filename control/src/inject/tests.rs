@@ -86,6 +86,27 @@ fn probes_go_by_way_of_the_proxy() {
 }
 
 #[test]
+fn the_proxy_tells_what_init_was_told_whoever_said_so() {
+    let pod = app(json!({"remora.dev/exclude-outbound-ports": "5432"}));
+    let mut settings = settings();
+    let plain = app(json!({}));
+    let plain = patched(&plain, &inject(&PodContext::new(&plain), &settings).unwrap());
+    assert!(!plain.to_string().contains("REMORA_REDIRECTION"), "the defaults need no telling");
+    settings.defaults.exclude_interfaces = vec!["tun0".parse().unwrap()];
+    let namespace = [("remora.dev/exclude-inbound-ports".to_owned(), "9090,9100-9110".to_owned())].into();
+    let context = PodContext { namespace_annotations: namespace, ..PodContext::new(&pod) };
+    let containers = patched(&pod, &inject(&context, &settings).unwrap())["spec"]["initContainers"].clone();
+    let told: Vec<&str> = containers[0]["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    for part in ["--exclude-inbound-ports=9090,9100-9110", "--exclude-outbound-ports=5432", "--exclude-interfaces=tun0"]
+    {
+        assert!(told.contains(&part), "{part}: {told:?}");
+    }
+    let env = containers[1]["env"].as_array().unwrap();
+    let variable = env.iter().find(|variable| variable["name"] == "REMORA_REDIRECTION").unwrap();
+    assert_eq!(variable["value"], told.join(" "));
+}
+
+#[test]
 fn edits_made_since_survive() {
     let pod = app(json!({}));
     let mut injected = patched(&pod, &inject(&PodContext::new(&pod), &settings()).unwrap());

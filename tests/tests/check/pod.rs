@@ -190,6 +190,22 @@ fn what_runs_is_compared_with_what_should_run() {
 }
 
 #[test]
+fn what_init_was_told_is_known_by_the_proxy_whoever_said_so() {
+    let mesh = Mesh::new();
+    let pod = mesh.pod("web");
+    pod.redirect_with(&["--exclude-inbound-ports=9090"]);
+    let sidecar = pod.proxy_with("service: web\n", &[("REMORA_REDIRECTION", "--exclude-inbound-ports=9090")]);
+    sidecar.ready();
+    let redirection = |arguments: &[&str]| {
+        let found = check(&pod, &[], arguments);
+        found.lines.into_iter().find(|line| line["check"] == "redirection").unwrap()["result"].clone()
+    };
+    assert_eq!(redirection(&["pod"]), "ok");
+    // What is said here comes before.
+    assert_eq!(redirection(&["pod", "--", "--exclude-inbound-ports=9091"]), "failure");
+}
+
+#[test]
 fn a_certificate_that_nobody_renews_is_told_before_it_ends() {
     let mesh = Mesh::new();
     let (pod, store) = (mesh.pod("web"), mesh.pod("store"));
