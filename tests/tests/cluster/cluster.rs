@@ -23,8 +23,11 @@ impl Cluster {
         let images = PathBuf::from(std::env::var_os("REMORA_IMAGES").expect("REMORA_IMAGES names target/images"));
         let archives = ["init", "proxy", "control", "shop"].map(|name| images.join(format!("{name}.tar")));
         run(Command::new(tool("run.sh")).arg("load").arg(folder).args(archives)).unwrap();
-        // An earlier run's control plane may be there: then this updates it.
-        if !cluster.before().exists() {
+        if cluster.before().exists() {
+            // An earlier run's pods have restarted, and its authority has two roots.
+            cluster.remora(&["uninstall"]);
+            cluster.delete_namespaces();
+        } else {
             std::fs::write(cluster.before(), cluster.everything()).unwrap();
         }
         cluster.remora(&["install", "--mesh-config", mesh.to_str().unwrap()]);
@@ -41,6 +44,11 @@ impl Cluster {
     /// Where all objects are listed that were there before the control plane.
     pub(crate) fn before(&self) -> PathBuf {
         self.folder.join("before.txt")
+    }
+
+    /// Takes away the tests' namespaces with all that is in them, and waits for that.
+    pub(crate) fn delete_namespaces(&self) {
+        self.kubectl(&["delete", "namespace", "--ignore-not-found", "shop", "observe", "plain", "team"]);
     }
 
     /// A folder for what a test writes.

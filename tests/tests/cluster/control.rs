@@ -116,7 +116,7 @@ fn a_rolling_restart_of_the_control_plane_refuses_no_pod() {
 }
 
 /// The commands of the document's first block that has `word` in it.
-fn commands(document: &str, word: &str) -> String {
+pub(crate) fn commands(document: &str, word: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(document);
     let text = std::fs::read_to_string(path).unwrap();
     text.split("```").skip(1).step_by(2).find(|block| block.contains(word)).unwrap().to_owned()

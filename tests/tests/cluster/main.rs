@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod admission;
+mod check;
 mod cluster;
 mod control;
 mod gateway;

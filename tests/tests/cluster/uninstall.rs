@@ -32,7 +32,7 @@ fn nothing_is_left_of_the_control_plane() {
         ]);
         assert_eq!(left, "", "copies of {name}");
     }
-    cluster.kubectl(&["delete", "namespace", "--ignore-not-found", "shop", "observe", "plain", "team"]);
+    cluster.delete_namespaces();
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
     let before = lines(&std::fs::read_to_string(cluster.before()).unwrap());
     let mut left = BTreeSet::new();
