@@ -20,6 +20,10 @@ use crate::http::{h1, h2};
 
 /// How long a host's shared connections are kept at least after others were superseded.
 const SUPERSEDED: Duration = Duration::from_secs(1);
+/// The least age at which idle connections are retired by what was learned: a server that restarts closes new ones, too.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+/// How long that is believed.
+const BELIEVED: Duration = Duration::from_secs(600);
 
 /// What is spoken towards an endpoint. Connections are shared within one kind only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,6 +97,8 @@ pub(crate) struct Host {
     exclusive: Cell<bool>,
     /// When its shared connections were last superseded.
     superseded: Cell<Option<Instant>>,
+    /// How old idle HTTP/1.1 connections may become, and when that was learned.
+    patience: Cell<Option<(Duration, Instant)>>,
 }
 
 /// A dial that several requests wait for.
@@ -168,6 +174,7 @@ impl Host {
             generation: Cell::new(generation),
             exclusive: Cell::new(false),
             superseded: Cell::new(None),
+            patience: Cell::new(None),
         }
     }
 
@@ -195,11 +202,39 @@ impl Host {
     fn take_idle(&self) -> Option<h1::client::Sender> {
         let mut idle = self.idle.borrow_mut();
         while let Some((sender, since)) = idle.pop() {
-            if sender.idle_limit().is_none_or(|limit| since.elapsed() < limit) && sender.is_usable() {
+            if self.is_fit(&sender, since) {
                 return Some(sender);
             }
         }
         None
+    }
+
+    /// Whether a connection that is idle since then can take a request.
+    fn is_fit(&self, sender: &h1::client::Sender, since: Instant) -> bool {
+        let limit = sender.idle_limit().into_iter().chain(self.patience()).min();
+        if sender.is_draining() || limit.is_some_and(|limit| since.elapsed() >= limit) {
+            return false;
+        }
+        let ended = sender.has_ended();
+        if ended {
+            self.learn(since.elapsed());
+        }
+        !ended
+    }
+
+    /// Its server closed a connection that had been idle so long. Others are retired at half that age from now on: what may not be
+    /// done twice must not come upon such an end.
+    fn learn(&self, age: Duration) {
+        let limit = (age / 2).max(LEAST_PATIENCE);
+        if self.patience().is_none_or(|known| limit < known) {
+            self.patience.set(Some((limit, Instant::now())));
+        }
+    }
+
+    /// How old idle connections may become by what was seen of its server.
+    fn patience(&self) -> Option<Duration> {
+        let (limit, learned) = self.patience.get()?;
+        (learned.elapsed() < BELIEVED).then_some(limit)
     }
 
     /// Takes an HTTP/1.1 connection back after its exchange ended well.
@@ -261,10 +296,7 @@ impl Host {
 
     fn sweep(&self, now: Instant, timeout: Duration) {
         let fresh = |since: Instant| timeout.is_zero() || now.duration_since(since) < timeout;
-        self.idle.borrow_mut().retain(|(sender, since)| {
-            let kept = sender.idle_limit().is_none_or(|limit| now.duration_since(*since) < limit);
-            kept && fresh(*since) && sender.is_usable()
-        });
+        self.idle.borrow_mut().retain(|(sender, since)| fresh(*since) && self.is_fit(sender, *since));
         self.shared
             .borrow_mut()
             .retain(|shared| !shared.closed.get() && (shared.active.get() > 0 || fresh(shared.last_used.get())));

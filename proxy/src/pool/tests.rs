@@ -61,13 +61,39 @@ async fn shared_connections_are_superseded_once_a_second() {
     assert!(given(&host).is_none());
 }
 
+fn http1(io: Upstream) -> h1::client::Sender {
+    let metrics = Arc::new(UpstreamMetrics::new("c".into()));
+    h1::client::Sender::new(io, UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None), None)
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_long_a_server_waits_is_learned() {
+    let host = Rc::new(Host::new(0));
+    let (io, end) = connected().await;
+    host.give_back(http1(io), 0);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    drop(end);
+    // Until the runtime knows.
+    while !host.is_unused() {
+        host.sweep(Instant::now(), Duration::ZERO);
+        tokio::task::yield_now().await;
+    }
+    let (io, _end) = connected().await;
+    host.give_back(http1(io), 0);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let kept = host.take_idle().unwrap();
+    host.give_back(kept, 0);
+    tokio::time::advance(Duration::from_secs(3)).await;
+    assert!(host.take_idle().is_none(), "its server may be about to close it");
+    tokio::time::advance(BELIEVED).await;
+    assert_eq!(host.patience(), None, "servers change");
+}
+
 #[tokio::test]
 async fn where_one_connection_has_ended_those_that_wait_are_not_tried() {
     let host = Rc::new(Host::new(0));
     let (io, end) = connected().await;
-    let metrics = Arc::new(UpstreamMetrics::new("c".into()));
-    let counted = UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None);
-    host.give_back(h1::client::Sender::new(io, counted, None), 0);
+    host.give_back(http1(io), 0);
     drop(end);
     assert!(host.take_idle().map(|sender| host.give_back(sender, 0)).is_some(), "its end is not yet seen");
     host.discard_ended();

@@ -120,11 +120,15 @@ impl Sender {
         Self { inner: Rc::new(RefCell::new(inner)), live }
     }
 
-    /// Whether an idle connection can take a request: its server said nothing, not even that it ends. Wakes nobody.
-    pub(crate) fn is_usable(&self) -> bool {
-        let draining = self.live.as_ref().is_some_and(|live| live.is_draining());
+    /// Whether it is to take no more requests.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.is_draining())
+    }
+
+    /// Whether the server of an idle connection said anything, if only that it ends. Wakes nobody.
+    pub(crate) fn has_ended(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        !draining && self.inner.borrow_mut().wire.poll_fill(&mut cx).is_pending()
+        self.inner.borrow_mut().wire.poll_fill(&mut cx).is_ready()
     }
 
     /// Whether its exchange left it clean: what came behind the answer would be taken for the next one.

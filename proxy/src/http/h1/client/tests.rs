@@ -69,7 +69,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// Waits until the runtime knows of what the server did.
 async fn noticed(sender: &Sender) {
-    while sender.is_usable() {
+    while !sender.has_ended() {
         tokio::task::yield_now().await;
     }
 }
@@ -79,7 +79,7 @@ async fn a_clean_exchange_leaves_the_connection_for_another() {
     let (sender, mut server) = connection().await;
     for answer in [OK, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"] {
         assert_eq!(answered(&sender, &mut server, answer).await.1, "ok");
-        assert!(sender.is_reusable() && sender.is_usable(), "{answer}");
+        assert!(sender.is_reusable() && !sender.has_ended(), "{answer}");
     }
     answered(&sender, &mut server, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").await;
     assert!(!sender.is_reusable());
@@ -92,7 +92,7 @@ async fn what_comes_behind_an_answer_poisons_the_connection() {
     assert!(!sender.is_reusable());
     let (sender, mut server) = connection().await;
     answered(&sender, &mut server, OK).await;
-    assert!(sender.is_reusable() && sender.is_usable());
+    assert!(sender.is_reusable() && !sender.has_ended());
     say(&mut server, "EVIL").await;
     noticed(&sender).await;
 }
