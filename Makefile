@@ -7,7 +7,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: help demo demo-down drill test test-jaeger test-cluster test-spire test-images test-all images jaeger spire bench lint fmt deny fuzz packages build clean
+.PHONY: help demo demo-down drill test test-jaeger test-cluster test-spire test-images conformance test-all images jaeger spire bench lint fmt deny fuzz packages build clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -48,10 +48,13 @@ test-cluster: build  ## Real pods on a real Kubernetes, built once (about 13 min
 spire:  ## Builds the real SPIRE, once (about 15 minutes of processor time; needs Go)
 	@./tests/spire/build.sh
 
+conformance: packages build  ## Others' conformance suites through one sidecar and two; writes docs/conformance.md (root; Go, Node, Maven)
+	@REMORA_BIN_DIR=$(TARGET)/debug WRITE=1 ./tests/conformance/run.sh
+
 test-spire: build  ## Identities from a real SPIRE, changed under load (root; needs Go)
 	@REMORA_BIN_DIR=$(TARGET)/debug ./tests/spire/test.sh
 
-test-all: lint test test-images test-jaeger test-cluster test-spire  ## Everything
+test-all: lint test test-images test-jaeger test-cluster test-spire conformance  ## Everything
 
 bench:  ## Measures Remora beside Envoy in one run; bench/results.json
 	@./bench/run.sh

@@ -22,10 +22,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt;
@@ -55,7 +55,11 @@ pub async fn serve(behaviour: Behaviour) -> anyhow::Result<()> {
         state.connections.fetch_add(1, Ordering::Relaxed);
         let state = Arc::clone(&state);
         tokio::spawn(async move {
-            let service = service_fn(move |request| answer(Arc::clone(&state), peer, request));
+            let service = service_fn(move |request: Request<Incoming>| {
+                let head = request.method() == Method::HEAD;
+                let answer = answer(Arc::clone(&state), peer, request);
+                async move { answer.await.map(|answer| if head { without_body(answer) } else { answer }) }
+            });
             let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
             server.http2().max_concurrent_streams(1_000);
             // An error here is a client that went away, or /abort: the tests look at the client's side.
@@ -170,6 +174,15 @@ async fn grpc_answer(name: &str, request: Request<Incoming>) -> Response<Body> {
     let mut response = Response::new(body.map_err(|never| match never {}).boxed());
     response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
     response
+}
+
+/// An answer to HEAD, which hyper leaves to the application in HTTP/2.
+fn without_body(answer: Response<Body>) -> Response<Body> {
+    let (mut head, body) = answer.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        head.headers.insert("content-length", length.into());
+    }
+    Response::from_parts(head, full(""))
 }
 
 fn full(bytes: impl Into<Bytes>) -> Body {

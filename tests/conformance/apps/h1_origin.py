@@ -1,0 +1,60 @@
+"""A strict HTTP/1.1 origin on h11: h1_origin.py PORT LOG. Notes in LOG, a line each, what arrived.
+
+    request METHOD TARGET     a whole request, body and all
+    broken SENTENCE           bytes that are no request, or a request that was cut
+"""
+
+import asyncio
+import sys
+
+import h11
+
+LOG = sys.argv[2]
+
+
+def note(line):
+    with open(LOG, "a", encoding="utf-8") as log:
+        log.write(line + "\n")
+
+
+async def serve(reader, writer):
+    connection, request = h11.Connection(h11.SERVER), None
+    try:
+        while True:
+            event = connection.next_event()
+            if event is h11.NEED_DATA:
+                connection.receive_data(await reader.read(65536))
+            elif isinstance(event, h11.Request):
+                request = event
+            elif isinstance(event, h11.EndOfMessage):
+                note(f"request {request.method.decode()} {request.target.decode()}")
+                headers = [("content-length", "3"), ("content-type", "text/plain")]
+                answer = [h11.Response(status_code=200, headers=headers)]
+                answer += [] if request.method == b"HEAD" else [h11.Data(data=b"ok\n")]
+                writer.write(b"".join(connection.send(part) for part in answer + [h11.EndOfMessage()]))
+                await writer.drain()
+                request = None
+                if connection.our_state is h11.MUST_CLOSE:
+                    break
+                connection.start_next_cycle()
+            elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
+                break
+    except (h11.RemoteProtocolError, h11.LocalProtocolError) as error:
+        # A client that is refused in the middle of its body leaves its request cut: that is how the origin is told.
+        cut = request is not None and connection.trailing_data[1]
+        note(f"cut {request.method.decode()}" if cut else f"broken {error}")
+    except OSError:
+        if request is not None:
+            note(f"cut {request.method.decode()}")
+    finally:
+        writer.close()
+
+
+async def main():
+    open(LOG, "w", encoding="utf-8").close()
+    server = await asyncio.start_server(serve, None, int(sys.argv[1]))
+    async with server:
+        await server.serve_forever()
+
+
+asyncio.run(main())

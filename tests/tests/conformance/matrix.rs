@@ -1,0 +1,99 @@
+//! Clients and servers of several languages: what they tell of each other must be the same with sidecars and without.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use remora_test::binaries::readable;
+use remora_test::pod::Pod;
+use serde_json::Value;
+
+use crate::course::{Course, Way};
+use crate::peers::{OURS, peers, version};
+use crate::report::Report;
+
+const CLIENTS: [&str; 8] = ["curl1", "http.client", "httpx1", "undici", "go1", "curl2", "httpx2", "go2"];
+/// What belongs to a hop or to the moment.
+const UNCOMPARED: [&str; 4] = ["connection", "keep-alive", "transfer-encoding", "date"];
+
+struct Peers {
+    go: PathBuf,
+    python: PathBuf,
+    node: PathBuf,
+}
+
+impl Peers {
+    fn server(&self, name: &str, pod: &Pod) -> Command {
+        let mut command;
+        if name == "go" {
+            command = pod.command(readable(&self.go.join("answer")));
+            command.arg("[::]:8080");
+        } else {
+            command = pod.command(self.python.join("bin/python"));
+            command.args([&format!("{OURS}/apps/answer.py"), "8080"]);
+        }
+        command
+    }
+
+    fn client(&self, name: &str, pod: &Pod) -> Command {
+        let mut command;
+        if let Some(http) = name.strip_prefix("go") {
+            command = pod.command(readable(&self.go.join("ask")));
+            command.arg(http);
+        } else if name == "undici" {
+            command = pod.command("node");
+            command.arg(format!("{OURS}/apps/ask.cjs")).arg(self.node.join("node_modules"));
+        } else {
+            command = pod.command(self.python.join("bin/python"));
+            command.args([&format!("{OURS}/apps/ask.py"), name]);
+        }
+        command.args(["http://server:8080", &format!("{OURS}/scenarios.json")]);
+        command
+    }
+
+    /// What each client tells of each scenario, by `client to server: scenario`.
+    fn tell(&self, server: &str, way: Way) -> BTreeMap<String, Value> {
+        let course = Course::start(way, 8080, |pod| self.server(server, pod));
+        let mut told = BTreeMap::new();
+        // http.server knows HTTP/1 only.
+        for client in CLIENTS.iter().filter(|client| server == "go" || !client.ends_with('2')) {
+            let output = self.client(client, &course.client).output().unwrap();
+            assert!(output.status.success(), "{client}: {output:?}");
+            for line in String::from_utf8(output.stdout).unwrap().lines() {
+                let mut one: Value = serde_json::from_str(line).unwrap();
+                if let Some(headers) = one["headers"].as_object_mut() {
+                    headers.retain(|name, _| !UNCOMPARED.contains(&name.as_str()));
+                }
+                told.insert(format!("{client} to {server}: {}", one["name"].as_str().unwrap()), one);
+            }
+        }
+        told
+    }
+}
+
+#[test]
+fn languages() {
+    let Some([go, python, node]) = peers("matrix", ["go", "python", "node"]) else { return };
+    let peers = Peers { go, python, node };
+    let scenarios = std::fs::read_to_string(Path::new(OURS).join("scenarios.json")).unwrap();
+    let scenarios: Vec<Value> = serde_json::from_str(&scenarios).unwrap();
+    let tell = |way| {
+        let mut told = peers.tell("go", way);
+        told.extend(peers.tell("python", way));
+        told
+    };
+    let direct = tell(Way::Direct);
+    assert_eq!(direct.len(), scenarios.len() * (CLIENTS.len() + 5), "{direct:#?}");
+    let failed: Vec<_> = direct.values().filter(|one| one.get("error").is_some()).collect();
+    assert!(failed.is_empty(), "without sidecars: {failed:#?}");
+    Way::both(|way| {
+        let mut through = tell(way);
+        let versions = format!("httpx {}, undici {}", version("httpx[http2]"), version("undici"));
+        let mut report = Report::new("clients and servers", versions, way);
+        for (case, wanted) in &direct {
+            let came = through.remove(case).unwrap_or_default();
+            report.case(case, if came == *wanted { Ok(()) } else { Err(format!("{came} instead of {wanted}")) });
+        }
+        report.conclude();
+    });
+}
