@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Method};
 use http_body::Body as _;
 use tokio::task::spawn_local;
 
@@ -103,13 +105,16 @@ async fn serve_stream(
     mut respond: h2::server::SendResponse<Bytes>,
 ) {
     let (head, body) = request_parts(request);
-    let informational = Informational::default();
-    let mut handled = pin!(async {
-        match body {
-            Ok(body) => connection.handle(head, body, &informational).await,
-            Err(error) => connection.refuse(head, error),
+    let body = match body {
+        Ok(body) => body,
+        // Malformed: a stream error, whatever else is said (RFC 9113 section 8.1.1).
+        Err(error) => {
+            drop(connection.refuse(head, error));
+            return respond.send_reset(Reason::PROTOCOL_ERROR);
         }
-    });
+    };
+    let informational = Informational::default();
+    let mut handled = pin!(connection.handle(head, body, &informational));
     let answer = poll_fn(|cx| {
         let answer = handled.as_mut().poll(cx);
         while let Some(head) = informational.pop() {
@@ -146,16 +151,48 @@ fn request_parts(request: http::Request<h2::RecvStream>) -> (RequestHead, Result
         upgrade: None,
         spelling: Spelling::default(),
     };
-    // Without :authority, Host says it (RFC 9113 section 8.3.1); beside it, Host says nothing.
-    let body = match super::h1::host(&head.headers, head.version) {
-        Ok(host) => {
-            head.authority = head.authority.take().or(host);
+    let body = match well_formed(&head).and_then(|()| authority(&head)) {
+        Ok(authority) => {
+            head.authority = authority;
             head.headers.remove(http::header::HOST);
             Ok(Body::from_h2(stream))
         }
         Err(reason) => Err(Error::DownstreamProtocol(reason.into())),
     };
     (head, body)
+}
+
+/// What the h2 crate leaves unchecked of a request's fields.
+fn well_formed(head: &RequestHead) -> Result<(), &'static str> {
+    let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let mut values = head.headers.values().map(HeaderValue::as_bytes);
+    // RFC 9113 section 8.2.1; HTTP/1 has no way to say it.
+    if values.any(|value| space(value.first()) || space(value.last())) {
+        return Err("a field value begins or ends with whitespace");
+    }
+    // RFC 9113 section 8.5.
+    if head.method == Method::CONNECT && head.authority.is_none() {
+        return Err("CONNECT without :authority");
+    }
+    Ok(())
+}
+
+/// Whom a request is for. Without `:authority`, Host says it; beside it, Host must say the same (RFC 9113 section 8.3.1).
+fn authority(head: &RequestHead) -> Result<Option<Authority>, &'static str> {
+    let host = super::h1::host(&head.headers, head.version)?;
+    let port = |authority: &Authority| {
+        let default = if head.scheme == Some(Scheme::HTTPS) { 443 } else { 80 };
+        authority.port_u16().unwrap_or(default)
+    };
+    match (&head.authority, host) {
+        (Some(authority), Some(host))
+            if !host.host().eq_ignore_ascii_case(authority.host()) || port(&host) != port(authority) =>
+        {
+            Err("Host and :authority differ")
+        }
+        (Some(authority), _) => Ok(Some(authority.clone())),
+        (None, host) => Ok(host),
+    }
 }
 
 fn response(head: ResponseHead) -> http::Response<()> {
@@ -266,7 +303,7 @@ pub(crate) async fn connect(
 pub(crate) fn request(mut head: RequestHead) -> Result<http::Request<()>, String> {
     let mut parts = http::uri::Parts::default();
     if let Some(authority) = head.authority {
-        parts.scheme = Some(head.scheme.unwrap_or(http::uri::Scheme::HTTP));
+        parts.scheme = Some(head.scheme.unwrap_or(Scheme::HTTP));
         parts.authority = Some(authority);
         // :authority says it (RFC 9113 section 8.3.1).
         head.headers.remove(http::header::HOST);

@@ -84,21 +84,26 @@ clusters:
         a.at(8080),
         b.at(8080)
     ));
-    let ask = |path: &'static str, hosts: &'static [&'static str]| {
+    let ask = |request: Request<Full<Bytes>>| {
         client.block_on(|| async move {
             let mut h2 = client::h2(service(8080)).await.unwrap();
-            let answer = h2.send_request(without_authority(path, hosts)).await.unwrap();
-            client::text(answer).await.unwrap()
+            client::text(h2.send_request(request).await?).await
         })
     };
     for (hosts, name) in [(&["b.example"][..], "b"), (&["a.example"], "a"), (&[], "a")] {
-        let (code, _, body) = ask("/name", hosts);
+        let (code, _, body) = ask(without_authority("/name", hosts)).unwrap();
         assert_eq!((code, body.as_str()), (200, name), "{hosts:?}");
     }
-    for hosts in [&["a.example", "b.example"][..], &["b.example", "b.example"], &["not a host"]] {
-        let (code, headers, body) = ask("/name", hosts);
-        assert_eq!(code, 400, "{hosts:?}: {body}");
-        assert!(headers["x-remora-reason"].to_str().unwrap().starts_with("DPE "), "{hosts:?}: {headers:?}");
+    let mut malformed = [&["a.example", "b.example"][..], &["b.example", "b.example"], &["not a host"]]
+        .map(|hosts| without_authority("/name", hosts))
+        .to_vec();
+    malformed.push(client::get2("a.example", "/name"));
+    malformed[3].headers_mut().insert("host", "b.example".parse().unwrap());
+    for request in malformed {
+        let told = format!("{request:?}");
+        let error = ask(request).expect_err(&told);
+        let reset = error.chain().find_map(|error| error.downcast_ref::<h2::Error>()).and_then(h2::Error::reason);
+        assert_eq!(reset, Some(h2::Reason::PROTOCOL_ERROR), "{told}: {error:?}");
     }
     let requests = |pod: &Pod| pod.curl(&[&format!("http://{}/counts", pod.at(8080))]).json()["requests"].clone();
     assert_eq!((requests(&a), requests(&b)), (2.into(), 1.into()), "what was refused reached nobody");
