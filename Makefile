@@ -7,7 +7,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: help demo demo-down drill test test-jaeger test-cluster test-spire test-images conformance test-all images jaeger spire bench lint fmt deny fuzz packages build clean
+.PHONY: help demo demo-down drill test test-jaeger test-cluster test-spire test-images conformance test-all images jaeger spire bench bench-instructions lint fmt deny fuzz packages build clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -58,6 +58,9 @@ test-all: lint test test-images test-jaeger test-cluster test-spire conformance 
 
 bench:  ## Measures Remora beside Envoy in one run; bench/results.json
 	@./bench/run.sh
+
+bench-instructions:  ## Counts instructions per request (valgrind) and compares them with the kept ones; RECORD=1 keeps them
+	@./bench/instructions.sh
 
 fmt:  ## Formats the code
 	$(CARGO) fmt --all

@@ -8,10 +8,12 @@ mod authority;
 mod chain;
 mod handshakes;
 mod identity;
+mod instructions;
 mod report;
 
 pub use authority::Ca;
 pub use chain::{Chain, Kind, Scenario};
 pub use handshakes::Resumed;
 pub use identity::{Certificates, Handshakes, IdentityReport};
+pub use instructions::{Counts, Path};
 pub use report::{Report, Round};

@@ -160,12 +160,21 @@ impl Pod {
     /// When it cannot be started.
     #[must_use]
     pub fn proxy_with(&self, config: &str, environment: &[(&str, &str)]) -> Sidecar {
+        let environment: Vec<_> = environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        self.proxy_under(config, &environment)
+    }
+
+    /// As [`Pod::proxy`], started by `env` with these arguments: variables, or a program to run it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn proxy_under(&self, config: &str, arguments: &[String]) -> Sidecar {
         let file = self.0.folder.join("remora.yaml");
         self.write(&file, config);
         // Set by `env`, last in the chain: what enters the namespace as root must not be preloaded with a library.
         let mut command = self.command_as(PROXY, PROXY, "/usr/bin/env");
-        command.args(environment.iter().map(|(name, value)| format!("{name}={value}")));
-        command.arg(binary("remora-proxy")).arg("--config").arg(&file);
+        command.args(arguments).arg(binary("remora-proxy")).arg("--config").arg(&file);
         Sidecar::new(self.clone(), file, self.process("proxy", &mut command))
     }
 

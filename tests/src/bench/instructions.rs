@@ -1,0 +1,156 @@
+//! What a request costs in instructions, as valgrind's callgrind counts them: unlike time, this repeats on a noisy machine.
+//!
+//! Both sidecars of a chain run under callgrind, with one worker, and serve one connection with one request at a time. Two
+//! runs that differ only in the number of requests are subtracted, so that start-up and end cancel out. Spans are off: which
+//! requests are sampled is chance.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::chown;
+
+use nix::sys::signal::Signal;
+
+use crate::mesh::Mesh;
+use crate::pod::{PROXY, Pod};
+use crate::sidecar::Sidecar;
+
+/// What passes through the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Path {
+    /// HTTP/1.1, no mTLS.
+    H1Plain,
+    /// HTTP/1.1 at both ends, mTLS between.
+    H1Mtls,
+    /// HTTP/2, no mTLS.
+    H2Plain,
+    /// HTTP/2, mTLS between.
+    H2Mtls,
+    /// Bytes, no mTLS.
+    TcpPlain,
+    /// Bytes, mTLS between.
+    TcpMtls,
+}
+
+/// Instructions of both sidecars together by path: for a request that is answered with 128 bytes, or for a MiB of bytes.
+pub type Counts = BTreeMap<String, u64>;
+
+/// The server's port.
+const PORT: u16 = 8080;
+/// Requests of the two runs.
+const REQUESTS: [u64; 2] = [1_000, 3_000];
+/// MiB of the two runs.
+const MEBIBYTES: [u64; 2] = [8, 40];
+
+impl Path {
+    /// Every one.
+    pub const ALL: [Self; 6] =
+        [Self::H1Plain, Self::H1Mtls, Self::H2Plain, Self::H2Mtls, Self::TcpPlain, Self::TcpMtls];
+
+    /// Its name in results.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::H1Plain => "h1-plain",
+            Self::H1Mtls => "h1-mtls",
+            Self::H2Plain => "h2-plain",
+            Self::H2Mtls => "h2-mtls",
+            Self::TcpPlain => "tcp-plain",
+            Self::TcpMtls => "tcp-mtls",
+        }
+    }
+
+    /// Instructions of both sidecars per request, or per MiB.
+    ///
+    /// # Panics
+    /// When the chain does not come up, a request fails, or callgrind reports nothing.
+    #[must_use]
+    pub fn count(self) -> u64 {
+        let [few, many] = if self.is_tcp() { MEBIBYTES } else { REQUESTS };
+        (self.total(many) - self.total(few)) / (many - few)
+    }
+
+    fn is_tcp(self) -> bool {
+        matches!(self, Self::TcpPlain | Self::TcpMtls)
+    }
+
+    fn is_mtls(self) -> bool {
+        matches!(self, Self::H1Mtls | Self::H2Mtls | Self::TcpMtls)
+    }
+
+    /// Instructions of both sidecars from their start to their end, with `amount` requests or MiB between.
+    fn total(self, amount: u64) -> u64 {
+        let mesh = Mesh::new();
+        let [client, server] = ["client", "server"].map(|name| mesh.pod(name));
+        let _app = server.peer("http", PORT, &[]);
+        let address = server.v4();
+        let protocol = if self.is_tcp() { "tcp" } else { "auto" };
+        let entry = format!(
+            "outbound:\n  - {{host: \"server:{PORT}\", addresses: [{address}], endpoints: [\"{address}:{PORT}\"], protocol: {protocol}}}"
+        );
+        let mode = if self.is_mtls() { "strict" } else { "off" };
+        let inbound = format!("inbound: {{mtls: {mode}, ports: [{{port: {PORT}, protocol: {protocol}}}]}}");
+        let sidecars = [(&client, entry), (&server, inbound)].map(|(pod, rest)| self.sidecar(pod, &rest));
+        let base = format!("http://{}/bytes", server.at(PORT));
+        if self.is_tcp() {
+            let answer = client.run("curl", &["-sSf", "-o", "/dev/null", &format!("{base}/{}", amount << 20)]);
+            assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+        } else {
+            let version: &[&str] = if matches!(self, Self::H1Plain | Self::H1Mtls) { &["--h1"] } else { &[] };
+            let rest = ["-c", "1", "-m", "1", "-n", &amount.to_string(), &format!("{base}/128")];
+            client.h2load(&[version, &rest].concat()).assert_clean(amount);
+        }
+        sidecars.into_iter().map(instructions).sum()
+    }
+
+    fn sidecar(self, pod: &Pod, rest: &str) -> Sidecar {
+        pod.redirect();
+        // Where callgrind, who is the proxy, may write.
+        let folder = counted(pod);
+        std::fs::create_dir(&folder).unwrap();
+        chown(&folder, Some(PROXY), Some(PROXY)).unwrap();
+        let valgrind = [
+            "valgrind".to_owned(),
+            "--tool=callgrind".to_owned(),
+            format!("--callgrind-out-file={}/out", folder.display()),
+        ];
+        // Ends at once: nobody else has to learn that it leaves.
+        let rest = format!("workers: 1\ndrain_timeout: 0\n{rest}");
+        let config = if self.is_mtls() {
+            pod.identity();
+            pod.config(&rest)
+        } else {
+            format!("service: {}\n{rest}\n", pod.name())
+        };
+        let sidecar = pod.proxy_under(&config, &valgrind);
+        sidecar.ready();
+        sidecar
+    }
+}
+
+fn counted(pod: &Pod) -> std::path::PathBuf {
+    pod.folder().join("callgrind")
+}
+
+/// Ends a sidecar, and reads what callgrind counted.
+fn instructions(mut sidecar: Sidecar) -> u64 {
+    let file = counted(sidecar.pod()).join("out");
+    sidecar.signal(Signal::SIGTERM);
+    sidecar.wait();
+    let text = std::fs::read_to_string(&file).unwrap_or_default();
+    total(&text).unwrap_or_else(|| panic!("no total in {}: {}", file.display(), sidecar.stderr()))
+}
+
+/// The sum that a callgrind file gives (its `totals:` or `summary:` line).
+fn total(text: &str) -> Option<u64> {
+    let line = text.lines().rev().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_sum_of_a_callgrind_file_is_read() {
+        assert_eq!(super::total("events: Ir\nfn=(1) main\n3 100\n\ntotals: 12345\n"), Some(12_345));
+        assert_eq!(super::total("events: Ir\nsummary: 7\n"), Some(7));
+        assert_eq!(super::total("events: Ir\n"), None);
+    }
+}

@@ -1,0 +1,119 @@
+//! `remora-instructions --file FILE [--record]`: instructions per request and per MiB; `make bench-instructions` runs it.
+//!
+//! Compares with the file, and fails where a path grew by more than 3 % over it or by more than 10 % over the first count ever
+//! recorded. With `--record` the file takes the new counts instead. Counts of another compiler, valgrind or processor say
+//! nothing: there the comparison is SKIPPED.
+#![allow(clippy::print_stdout)] // Its answers.
+
+use std::path::{Path as File, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+use remora_test::bench::{Counts, Path};
+use serde::{Deserialize, Serialize};
+
+/// The growth over the last recorded count that fails, in percent.
+const GROWTH: u64 = 3;
+/// The growth over the first recorded count that fails, in percent.
+const GROWTH_EVER: u64 = 10;
+
+/// The kept file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Recorded {
+    place: Place,
+    first: Counts,
+    counts: Counts,
+}
+
+/// What a count depends on beside the code.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    rustc: String,
+    valgrind: String,
+    /// Those that cryptography and copying are chosen by.
+    cpu: Vec<String>,
+}
+
+impl Place {
+    fn here() -> anyhow::Result<Self> {
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo")?;
+        let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+        let chosen_by = ["aes", "avx", "avx2", "avx512f", "bmi2", "erms", "fsrm", "pclmulqdq", "sha_ni", "vaes"];
+        let cpu = chosen_by.into_iter().filter(|name| flags.split_whitespace().any(|flag| flag == *name));
+        Ok(Self {
+            rustc: said("rustc", "--version")?,
+            valgrind: said("valgrind", "--version")?,
+            cpu: cpu.map(str::to_owned).collect(),
+        })
+    }
+}
+
+fn said(program: &str, argument: &str) -> anyhow::Result<String> {
+    let output = Command::new(program).arg(argument).output().with_context(|| program.to_owned())?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn arguments() -> anyhow::Result<(PathBuf, bool)> {
+    let (mut file, mut record) = (None, false);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--file" => file = Some(PathBuf::from(words.next().context("--file lacks its value")?)),
+            "--record" => record = true,
+            _ => anyhow::bail!("unknown argument {word}"),
+        }
+    }
+    Ok((file.context("--file FILE is missing")?, record))
+}
+
+fn read(file: &File) -> anyhow::Result<Option<Recorded>> {
+    if !file.exists() {
+        return Ok(None);
+    }
+    let text = std::fs::read(file).with_context(|| file.display().to_string())?;
+    serde_json::from_slice(&text).map(Some).with_context(|| file.display().to_string())
+}
+
+fn main() -> anyhow::Result<()> {
+    let (file, record) = arguments()?;
+    let before = read(&file)?;
+    let here = Place::here()?;
+    if let Some(before) = &before
+        && before.place != here
+        && !record
+    {
+        println!("SKIPPED: the counts in {} are of {:?}, this is {here:?}", file.display(), before.place);
+        return Ok(());
+    }
+    let mut counts = Counts::new();
+    let mut grown = Vec::new();
+    println!("{:<12}{:>14}{:>14}{:>14}", "", "instructions", "recorded", "first");
+    for path in Path::ALL {
+        let name = path.name();
+        let count = path.count();
+        let of = |counts: &Counts| counts.get(name).copied();
+        let (last, first) =
+            (before.as_ref().and_then(|all| of(&all.counts)), before.as_ref().and_then(|all| of(&all.first)));
+        let against = |base: Option<u64>| {
+            base.map_or_else(|| "-".to_owned(), |base| format!("{:+.2} %", (count as f64 / base as f64 - 1.0) * 100.0))
+        };
+        println!("{name:<12}{count:>14}{:>14}{:>14}", against(last), against(first));
+        let over = |base: Option<u64>, percent: u64| base.is_some_and(|base| count * 100 > base * (100 + percent));
+        if over(last, GROWTH) || over(first, GROWTH_EVER) {
+            grown.push(name);
+        }
+        counts.insert(name.to_owned(), count);
+    }
+    if record {
+        let first = before.filter(|all| all.place == here).map_or_else(|| counts.clone(), |all| all.first);
+        std::fs::write(&file, serde_json::to_string_pretty(&Recorded { place: here, first, counts })? + "\n")?;
+        println!("written to {}", file.display());
+        return Ok(());
+    }
+    anyhow::ensure!(before.is_some(), "{} does not exist: record it", file.display());
+    anyhow::ensure!(
+        grown.is_empty(),
+        "more instructions than allowed ({GROWTH} % over the last, {GROWTH_EVER} % over the first): {grown:?}"
+    );
+    Ok(())
+}
