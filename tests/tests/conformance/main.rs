@@ -8,6 +8,7 @@
 mod course;
 mod peers;
 mod report;
+mod tools;
 
 mod corpus;
 mod grpc;

@@ -12,7 +12,7 @@ use crate::course::{Course, Way};
 use crate::peers::{OURS, peers, version};
 use crate::report::Report;
 
-const CLIENTS: [&str; 8] = ["curl1", "http.client", "httpx1", "undici", "go1", "curl2", "httpx2", "go2"];
+const CLIENTS: [&str; 9] = ["curl1", "http.client", "httpx1", "undici", "java", "go1", "curl2", "httpx2", "go2"];
 /// What belongs to a hop or to the moment.
 const UNCOMPARED: [&str; 4] = ["connection", "keep-alive", "transfer-encoding", "date"];
 
@@ -20,6 +20,7 @@ struct Peers {
     go: PathBuf,
     python: PathBuf,
     node: PathBuf,
+    java: PathBuf,
 }
 
 impl Peers {
@@ -40,6 +41,9 @@ impl Peers {
         if let Some(http) = name.strip_prefix("go") {
             command = pod.command(readable(&self.go.join("ask")));
             command.arg(http);
+        } else if name == "java" {
+            command = pod.command("java");
+            command.arg("-cp").arg(self.java.join("lib/*")).arg(format!("{OURS}/apps/Ask.java"));
         } else if name == "undici" {
             command = pod.command("node");
             command.arg(format!("{OURS}/apps/ask.cjs")).arg(self.node.join("node_modules"));
@@ -73,8 +77,8 @@ impl Peers {
 
 #[test]
 fn languages() {
-    let Some([go, python, node]) = peers("matrix", ["go", "python", "node"]) else { return };
-    let peers = Peers { go, python, node };
+    let Some([go, python, node, java]) = peers("matrix", ["go", "python", "node", "java"]) else { return };
+    let peers = Peers { go, python, node, java };
     let scenarios = std::fs::read_to_string(Path::new(OURS).join("scenarios.json")).unwrap();
     let scenarios: Vec<Value> = serde_json::from_str(&scenarios).unwrap();
     let tell = |way| {
@@ -83,7 +87,7 @@ fn languages() {
         told
     };
     let direct = tell(Way::Direct);
-    assert_eq!(direct.len(), scenarios.len() * (CLIENTS.len() + 5), "{direct:#?}");
+    assert_eq!(direct.len(), scenarios.len() * (CLIENTS.len() + 6), "{direct:#?}");
     let failed: Vec<_> = direct.values().filter(|one| one.get("error").is_some()).collect();
     assert!(failed.is_empty(), "without sidecars: {failed:#?}");
     Way::both(|way| {
