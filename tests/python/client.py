@@ -1,12 +1,19 @@
 """Calls server.py at ADDRESS in the way CASE says and asserts the outcome."""
 
+import hashlib
 import queue
 import sys
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+LARGEST = 80 * 1024 * 1024
 
 address, case = sys.argv[1:]
-channel = grpc.insecure_channel(address)
+channel = grpc.insecure_channel(
+    address, options=[("grpc.max_receive_message_length", LARGEST), ("grpc.max_send_message_length", LARGEST)]
+)
 
 
 def call(kind, name):
@@ -55,6 +62,40 @@ def bidirectional():
     assert replies.code() == grpc.StatusCode.OK
 
 
+def metadata():
+    """Binary values pass as they are, a deadline is told to the server, and messages may be compressed."""
+    told = (("x-all-bin", bytes(range(256))), ("x-all-bin", b""), ("x-text", "a, b"))
+    for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip, grpc.Compression.Deflate):
+        content = b"compressible " * 10_000
+        method = call("unary_unary", "Mirror")
+        reply, done = method.with_call(content, metadata=told, timeout=120, compression=compression)
+        assert reply == content
+        initial = [tuple(pair) for pair in done.initial_metadata()]
+        remaining = [float(value) for name, value in initial if name == "x-remaining"]
+        assert len(remaining) == 1 and 0 < remaining[0] <= 125, remaining
+        for came in (initial, [tuple(pair) for pair in done.trailing_metadata()]):
+            assert sorted(pair for pair in came if pair in told) == sorted(told), came
+
+
+def large():
+    """A message of 64 MiB each way."""
+    piece = hashlib.sha256(b"piece").digest()
+    message = piece * (64 * 1024 * 1024 // len(piece))
+    assert call("unary_unary", "Mirror")(message, timeout=300) == message
+
+
+def services():
+    """Health and reflection are services like any other."""
+    health = health_pb2_grpc.HealthStub(channel)
+    answer = health.Check(health_pb2.HealthCheckRequest(service="test.Kinds"), timeout=60)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    updates = health.Watch(health_pb2.HealthCheckRequest(service="none"), timeout=60)
+    assert next(updates).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    updates.cancel()
+    found = ProtoReflectionDescriptorDatabase(channel).get_services()
+    assert "grpc.health.v1.Health" in found, found
+
+
 def deadline():
     try:
         call("unary_unary", "Never")(b"", timeout=0.5)
@@ -89,6 +130,6 @@ def unavailable():
 
 
 {function.__name__: function for function in (
-    unary, failing, server_streaming, client_streaming, bidirectional, deadline, cancel, unavailable,
+    unary, failing, server_streaming, client_streaming, bidirectional, metadata, large, services, deadline, cancel, unavailable,
 )}[case]()
 print("ok")

@@ -5,6 +5,10 @@ import threading
 from concurrent import futures
 
 import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+LARGEST = 80 * 1024 * 1024
 
 
 def unary(request, context):
@@ -14,6 +18,14 @@ def unary(request, context):
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, "as asked: 100 %")
     context.set_trailing_metadata((("x-trailer", "kept"),))
     return request[::-1]
+
+
+def mirror(request, context):
+    """Says in both kinds of metadata what it was told, and compresses."""
+    told = [pair for pair in context.invocation_metadata() if pair[0].startswith("x-")]
+    context.send_initial_metadata([("x-remaining", str(context.time_remaining())), *told])
+    context.set_trailing_metadata(told)
+    return request
 
 
 def server_streaming(request, context):
@@ -50,6 +62,7 @@ def endless(request, context):
 
 METHODS = {
     "Unary": grpc.unary_unary_rpc_method_handler(unary),
+    "Mirror": grpc.unary_unary_rpc_method_handler(mirror),
     "ServerStreaming": grpc.unary_stream_rpc_method_handler(server_streaming),
     "ClientStreaming": grpc.stream_unary_rpc_method_handler(client_streaming),
     "Bidirectional": grpc.stream_stream_rpc_method_handler(bidirectional),
@@ -57,8 +70,16 @@ METHODS = {
     "Endless": grpc.unary_stream_rpc_method_handler(endless),
 }
 
-server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
+server = grpc.server(
+    futures.ThreadPoolExecutor(max_workers=16),
+    options=[("grpc.max_receive_message_length", LARGEST), ("grpc.max_send_message_length", LARGEST)],
+    compression=grpc.Compression.Gzip,
+)
 server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Kinds", METHODS),))
+servicer = health.HealthServicer()
+servicer.set("test.Kinds", health_pb2.HealthCheckResponse.SERVING)
+health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+reflection.enable_server_reflection([health.SERVICE_NAME, reflection.SERVICE_NAME], server)
 server.add_insecure_port(sys.argv[1])
 server.start()
 server.wait_for_termination()

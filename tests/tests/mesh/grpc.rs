@@ -66,6 +66,14 @@ fn every_kind_of_call_works() {
 }
 
 #[test]
+fn what_messages_carry_arrives_as_it_was_sent() {
+    let grpc = grpc();
+    for name in ["metadata", "large", "services"] {
+        case(&grpc.client, name);
+    }
+}
+
+#[test]
 fn cancellation_and_deadlines_reach_the_server() {
     let grpc = grpc();
     case(&grpc.client, "cancel");
