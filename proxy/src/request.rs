@@ -61,6 +61,11 @@ impl HttpConnection {
         })
     }
 
+    /// Whether our own sidecar is the peer.
+    pub(crate) fn is_hop(&self) -> bool {
+        self.trust.hop
+    }
+
     /// Completes when no request was active for the chain's idle timeout.
     pub(crate) async fn idle(&self) {
         let timeout = self.chain.borrow().chain().idle_timeout;

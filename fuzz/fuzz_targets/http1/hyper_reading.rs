@@ -12,11 +12,9 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
+use remora_proxy::http::trailers::is_harmful;
 
 use super::{Content, fields, path, sorted, version};
-
-/// Fields that are dropped from trailers here: what a head is judged by.
-const DROPPED: [&str; 31] = remora_proxy::http::trailers::HARMFUL;
 
 /// A connection on which bytes come before its end; what is written to it is forgotten.
 struct Sent<'a> {
@@ -106,7 +104,7 @@ pub(super) fn response(bytes: &[u8], head: bool) -> Option<Content> {
 
 fn kept(trailers: Option<&HeaderMap>) -> Vec<(String, Vec<u8>)> {
     let mut trailers = trailers.map(sorted).unwrap_or_default();
-    trailers.retain(|(name, _)| !DROPPED.contains(&name.as_str()));
+    trailers.retain(|(name, _)| !is_harmful(name));
     trailers
 }
 

@@ -52,8 +52,24 @@ pub(crate) fn receive(head: &mut RequestHead, trust: &Trust) {
             Some(value) => drop(head.headers.insert(FORWARDED_CLIENT_CERT, value.clone())),
             None => drop(head.headers.remove(FORWARDED_CLIENT_CERT)),
         }
+        strip_lookalikes(&mut head.headers);
     }
     head.headers.remove(HTTP2_SETTINGS);
+}
+
+/// Removes what an application that reads `_` as `-`, as CGI does, takes for a name that only we may use.
+fn strip_lookalikes(headers: &mut HeaderMap) {
+    let private = [FORWARDED_CLIENT_CERT, HOP, REASON];
+    let is_like = |name: &str, private: &HeaderName| {
+        // Most differ by their length already.
+        name.len() == private.as_str().len()
+            && name.contains('_')
+            && name.bytes().map(|byte| if byte == b'_' { b'-' } else { byte }).eq(private.as_str().bytes())
+    };
+    let alike = |name: &&HeaderName| private.iter().any(|private| is_like(name.as_str(), private));
+    while let Some(name) = headers.keys().find(alike).cloned() {
+        headers.remove(name);
+    }
 }
 
 /// Removes what belongs to one connection (RFC 9110 section 7.6.1), keeping `te: trailers`, which gRPC needs.
@@ -238,6 +254,24 @@ mod tests {
         let caller = HeaderValue::from_static("URI=spiffe://good/x");
         receive(&mut verified, &Trust { forwarded_client_cert: Some(caller.clone()), ..Trust::default() });
         assert_eq!(verified.headers.get_all(FORWARDED_CLIENT_CERT).iter().collect::<Vec<_>>(), [&caller]);
+    }
+
+    #[test]
+    fn what_reads_like_a_private_name_goes_too() {
+        let mut theirs = head(&[
+            ("x_forwarded_client_cert", "URI=spiffe://evil/x"),
+            ("x-forwarded_client-cert", "URI=spiffe://evil/x"),
+            ("x_remora_hop", "1.1"),
+            ("x_forwarded_client_certs", "1"),
+            ("x_request_id", "1"),
+        ]);
+        let mut application = theirs.clone();
+        receive(&mut theirs, &Trust::default());
+        let mut left = names(&theirs);
+        left.sort_unstable();
+        assert_eq!(left, ["x_forwarded_client_certs", "x_request_id"]);
+        receive(&mut application, &Trust { application: true, ..Trust::default() });
+        assert_eq!(application.headers.len(), 5, "its own words are nobody's claim");
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub mod framing;
 mod invalid;
 pub mod parse;
 pub(crate) mod server;
-mod target;
+pub(super) mod target;
 mod wire;
 mod writer;
 
@@ -23,7 +23,10 @@ pub(crate) fn host(headers: &HeaderMap, version: http::Version) -> Result<Option
     match (values.next(), values.next()) {
         (Some(_), Some(_)) => Err("more than one Host header"),
         (Some(value), None) if value.is_empty() => Ok(None),
-        (Some(value), None) => Authority::try_from(value.as_bytes()).map(Some).map_err(|_| "invalid Host header"),
+        (Some(value), None) => {
+            let authority = Authority::try_from(value.as_bytes()).ok().and_then(target::valid);
+            authority.map(Some).ok_or("invalid Host header")
+        }
         (None, _) if version == http::Version::HTTP_11 => Err("no Host header"),
         (None, _) => Ok(None),
     }

@@ -10,10 +10,10 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, header};
 use http_body::Body as _;
 use tokio::task::spawn_local;
 
@@ -34,6 +34,9 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 /// Decoded header list (RFC 9113 section 6.5.2); Envoy's default.
 const MAX_HEADER_LIST: u32 = 60 * 1024;
+/// The same between our own sidecars: whatever HTTP/1 head one of them takes must reach the other. A field counts 32 bytes more
+/// in a list, and the hop adds the version, the spelling and the trace.
+const MAX_HOP_LIST: u32 = MAX_HEADER_LIST + 100 * 32 + 4 * 1024;
 
 /// Streams opened on a connection before its peer has said how many it takes.
 const STREAMS_BEFORE_SETTINGS: usize = 10;
@@ -58,7 +61,7 @@ pub(crate) async fn serve(
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADER_LIST)
+        .max_header_list_size(max_header_list(connection.is_hop()))
         .handshake::<_, Bytes>(io);
     let Ok(h2) = tokio::time::timeout(PREFACE, handshake).await else {
         tracing::debug!("no HTTP/2 preface in time");
@@ -97,6 +100,10 @@ pub(crate) async fn serve(
             }
         }
     }
+}
+
+fn max_header_list(hop: bool) -> u32 {
+    if hop { MAX_HOP_LIST } else { MAX_HEADER_LIST }
 }
 
 async fn serve_stream(
@@ -154,7 +161,8 @@ fn request_parts(request: http::Request<h2::RecvStream>) -> (RequestHead, Result
     let body = match well_formed(&head).and_then(|()| authority(&head)) {
         Ok(authority) => {
             head.authority = authority;
-            head.headers.remove(http::header::HOST);
+            head.headers.remove(header::HOST);
+            join_cookies(&mut head.headers);
             Ok(Body::from_h2(stream))
         }
         Err(reason) => Err(Error::DownstreamProtocol(reason.into())),
@@ -180,6 +188,10 @@ fn well_formed(head: &RequestHead) -> Result<(), &'static str> {
 /// Whom a request is for. Without `:authority`, Host says it; beside it, Host must say the same (RFC 9113 section 8.3.1).
 fn authority(head: &RequestHead) -> Result<Option<Authority>, &'static str> {
     let host = super::h1::host(&head.headers, head.version)?;
+    let valid = |authority: &Authority| super::h1::target::valid(authority.clone()).is_some();
+    if head.authority.as_ref().is_some_and(|authority| !valid(authority)) {
+        return Err("invalid :authority");
+    }
     let port = |authority: &Authority| {
         let default = if head.scheme == Some(Scheme::HTTPS) { 443 } else { 80 };
         authority.port_u16().unwrap_or(default)
@@ -193,6 +205,19 @@ fn authority(head: &RequestHead) -> Result<Option<Authority>, &'static str> {
         (Some(authority), _) => Ok(Some(authority.clone())),
         (None, host) => Ok(host),
     }
+}
+
+/// Puts the crumbs of a cookie together: HTTP/1 has one field for them (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    let Some(first) = crumbs.next().filter(|_| crumbs.next().is_some()) else { return };
+    let mut whole = BytesMut::from(first.as_bytes());
+    for crumb in headers.get_all(header::COOKIE).iter().skip(1) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(crumb.as_bytes());
+    }
+    let whole = HeaderValue::from_maybe_shared(whole.freeze()).expect("valid values and what joins them");
+    headers.insert(header::COOKIE, whole);
 }
 
 fn response(head: ResponseHead) -> http::Response<()> {
@@ -290,7 +315,7 @@ pub(crate) async fn connect(
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_max_send_streams(if ours { MAX_STREAMS as usize } else { STREAMS_BEFORE_SETTINGS })
-        .max_header_list_size(MAX_HEADER_LIST)
+        .max_header_list_size(max_header_list(ours))
         .enable_push(false)
         .handshake(io)
         .await
@@ -306,7 +331,7 @@ pub(crate) fn request(mut head: RequestHead) -> Result<http::Request<()>, String
         parts.scheme = Some(head.scheme.unwrap_or(Scheme::HTTP));
         parts.authority = Some(authority);
         // :authority says it (RFC 9113 section 8.3.1).
-        head.headers.remove(http::header::HOST);
+        head.headers.remove(header::HOST);
     }
     parts.path_and_query = Some(head.path);
     let mut request = http::Request::new(());
@@ -338,3 +363,6 @@ pub(crate) fn informational(response: http::Response<()>) -> ResponseHead {
     let (parts, ()) = response.into_parts();
     ResponseHead { status: parts.status, version: parts.version, headers: parts.headers, spelling: Spelling::default() }
 }
+
+#[cfg(test)]
+mod tests;

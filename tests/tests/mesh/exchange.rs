@@ -236,6 +236,35 @@ fn names_keep_their_case_and_statuses_their_reason() {
 }
 
 #[test]
+fn a_head_as_large_as_may_be_arrives_and_is_answered_by_another() {
+    both(|mut pair| {
+        // 98 fields beside Host and Content-Length, and 60 KiB with the lines' ends; each name in a form of its own.
+        let fields = |first: &str| {
+            let mut head = String::from(first);
+            for field in 0..98 {
+                head += &format!("x-Field-{field:03}: {}\r\n", "v".repeat(60 * 1024 / 98 - 20));
+            }
+            head += &format!("x-rest: {}\r\n\r\n", "r".repeat(60 * 1024 - head.len() - 12));
+            head
+        };
+        let answer = fields("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n");
+        assert_eq!(answer.len(), 60 * 1024);
+        let heads = scripted(&mut pair, move |_, served| {
+            while served.head().is_some() {
+                served.say(&answer);
+            }
+        });
+        let mut wire = open(&pair);
+        wire.send(&fields("GET / HTTP/1.1\r\nhost: server:8080\r\n"));
+        let answer = wire.answer();
+        assert_eq!(answer.code, 200, "{answer:?}");
+        assert!(answer.head.contains("\r\nx-Field-097: v"), "{answer:?}");
+        let head = heads.recv_timeout(PATIENCE).unwrap();
+        assert!(head.contains("\r\nx-Field-097: v") && head.contains("x-rest: r"), "{head}");
+    });
+}
+
+#[test]
 fn a_client_that_closes_is_told_so_and_closed() {
     both(|pair| {
         let mut wire = open(&pair);

@@ -99,6 +99,7 @@ clusters:
         .to_vec();
     malformed.push(client::get2("a.example", "/name"));
     malformed[3].headers_mut().insert("host", "b.example".parse().unwrap());
+    malformed.extend([client::get2("user@b.example", "/name"), client::get2("b.example:70000", "/name")]);
     for request in malformed {
         let told = format!("{request:?}");
         let error = ask(request).expect_err(&told);

@@ -53,7 +53,7 @@ pub(super) fn authority(bytes: Bytes) -> Option<Authority> {
 }
 
 /// Without user information, which has no place in requests (RFC 9110 section 4.2.4), and with a port that is one.
-fn valid(authority: Authority) -> Option<Authority> {
+pub(in crate::http) fn valid(authority: Authority) -> Option<Authority> {
     let (text, host) = (authority.as_str(), authority.host());
     let port = match text.strip_prefix(host)? {
         "" => true,

@@ -1,0 +1,36 @@
+use http::HeaderName;
+
+use super::*;
+
+fn request(authority: Option<&str>, fields: &[(&'static str, &'static str)]) -> RequestHead {
+    let headers = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    let mut head = RequestHead::unread();
+    head.version = http::Version::HTTP_2;
+    head.headers = headers.collect();
+    head.authority = authority.map(|authority| authority.parse().unwrap());
+    head
+}
+
+#[test]
+fn an_authority_names_a_host_and_perhaps_a_port() {
+    for good in ["a", "a:80", "a:", "[::1]:8080"] {
+        assert_eq!(authority(&request(Some(good), &[])).unwrap().unwrap(), good);
+    }
+    for bad in ["user@a", "user:word@a:80", "a:70000", "a:8o"] {
+        let Ok(_) = bad.parse::<Authority>() else { continue };
+        assert!(authority(&request(Some(bad), &[])).is_err(), "{bad}");
+    }
+    for bad in ["user@a", "a:70000"] {
+        assert!(authority(&request(None, &[("host", bad)])).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn crumbs_become_one_cookie() {
+    let mut headers = request(None, &[("cookie", "a=1"), ("x", "1"), ("cookie", "b=2"), ("cookie", "c=3")]).headers;
+    join_cookies(&mut headers);
+    assert_eq!(headers.get_all(header::COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
+    let mut one = request(None, &[("cookie", "a=1")]).headers;
+    join_cookies(&mut one);
+    assert_eq!(one[header::COOKIE], "a=1");
+}
