@@ -17,7 +17,7 @@ use crate::drain::Drain;
 use crate::http::{fields::Trust, h1, h2};
 use crate::inspect::{self, Inspected};
 use crate::io::{Downstream, Replay, Upstream};
-use crate::live::{self, LiveConnection};
+use crate::live::LiveConnection;
 use crate::request::{self, HttpConnection};
 use crate::tcp_proxy::RelayError;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, DownstreamProtocol, Refusal, TlsSide};
@@ -115,7 +115,7 @@ impl Accepted {
         };
         match (inspected, mode) {
             (Inspected::Tls(hello), _) if mode == MtlsMode::Strict || hello.is_mesh() => self.accept_mesh(io).await,
-            (Inspected::Eof, _) => {}
+            (Inspected::Eof, MtlsMode::Strict) => {}
             (Inspected::Silent, MtlsMode::Strict) => self.refuse(Refusal::Timeout, "nothing was said"),
             (_, MtlsMode::Strict) => {
                 self.refuse(Refusal::Plaintext, "plaintext to a workload that accepts mTLS only");
@@ -229,6 +229,8 @@ impl Accepted {
             Inspected::Http2 => self.http2(io, trust).await,
             Inspected::Tls(_) | Inspected::Tcp => self.tcp(io).await,
             Inspected::Silent => self.first_speaker(io, trust).await,
+            // It may have come to listen only.
+            Inspected::Eof if self.may_be_tcp() => self.tcp(io).await,
             Inspected::Eof => {}
         }
     }
@@ -239,6 +241,11 @@ impl Accepted {
             (Protocol::Tcp, Inspected::Http1 | Inspected::Http2) => Inspected::Tcp,
             (_, inspected) => inspected,
         }
+    }
+
+    fn may_be_tcp(&self) -> bool {
+        let chain = self.chain.chain();
+        chain.tcp.is_some() && !matches!(chain.protocol, Protocol::Http | Protocol::Http2)
     }
 
     async fn http1(mut self, io: Replay<Downstream>, trust: Trust) {
@@ -361,20 +368,22 @@ impl Accepted {
         let Some(id) = self.chain.chain().tcp else { return };
         let traffic = self.chain.view().cluster(id).traffic(self.info.direction).clone();
         let idle = self.chain.chain().idle_timeout;
-        let Self { mut telemetry, chain, live, .. } = self;
-        let (client, server) = (live::over(live), counted.over());
+        let (client, server) = (self.drain().over(), counted.over());
+        let Self { mut telemetry, chain, live: _live, .. } = self;
         // A connection may live for days; its snapshot need not.
         drop(chain);
         telemetry.protocol(DownstreamProtocol::Tcp);
         telemetry.tcp(&traffic);
         telemetry.endpoint(picked.address());
-        let ended = tokio::select! {
-            ended = tcp_proxy::relay(downstream, upstream, idle, &telemetry) => ended,
-            () = client => return telemetry.failed(&Error::Retired),
-            () = server => return telemetry.failed(&Error::Retired),
+        let over = async {
+            tokio::select! {
+                () = client => {}
+                () = server => {}
+            }
         };
-        match ended {
+        match tcp_proxy::relay(downstream, upstream, idle, &telemetry, over).await {
             Ok(()) => {}
+            Err(RelayError::Over) => telemetry.failed(&Error::Retired),
             Err(RelayError::Idle(bound)) => telemetry.failed(&Error::IdleTimeout(bound)),
             Err(RelayError::Downstream(_)) => telemetry.failed(&Error::DownstreamClosed),
             Err(RelayError::Upstream(error)) => telemetry.failed(&Error::ResponseTruncated(error.to_string())),

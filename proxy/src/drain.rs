@@ -25,6 +25,8 @@ pub enum Phase {
     Draining,
     /// The application is gone: without a connection there is nothing left to do.
     Gone,
+    /// The time is over: what is left ends now, in both directions, so that nobody takes it for a proper end.
+    Over,
 }
 
 /// Tells every thread of the phases. Clones tell the same. A worker passes them on to its connections.
@@ -50,7 +52,10 @@ impl Farewell {
 /// A connection's view of the end.
 #[derive(Clone, Debug)]
 pub(crate) struct Drain {
+    /// What begins the drain.
     process: Rc<Signal<Phase>>,
+    /// What ends it.
+    end: Rc<Signal<Phase>>,
     own: Option<Rc<LiveConnection>>,
     since: Instant,
 }
@@ -58,12 +63,12 @@ pub(crate) struct Drain {
 impl Drain {
     /// The end that `process` tells of, for a connection that begins now.
     pub(crate) fn new(process: Rc<Signal<Phase>>) -> Self {
-        Self { process, own: None, since: Instant::now() }
+        Self { end: process.clone(), process, own: None, since: Instant::now() }
     }
 
-    /// An end that never comes: an outbound connection serves the application until that leaves.
-    pub(crate) fn never() -> Self {
-        Self::new(Rc::default())
+    /// Of an outbound connection, which serves the application until that leaves: only the end of all is its end.
+    pub(crate) fn only_over(process: Rc<Signal<Phase>>) -> Self {
+        Self { end: process, process: Rc::default(), own: None, since: Instant::now() }
     }
 
     /// As before, and beginning too when `connection` is to be replaced.
@@ -72,10 +77,15 @@ impl Drain {
         self
     }
 
-    /// Completes when a connection that is to be replaced has had its grace; the end of the process's own drain is not
-    /// told to connections.
+    /// Completes when the connection, or the process, has had its grace.
     pub(crate) fn over(&self) -> impl Future<Output = ()> + use<> {
-        live::over(self.own.clone())
+        let (own, process) = (live::over(self.own.clone()), self.end.reaches(Phase::Over));
+        async move {
+            tokio::select! {
+                () = own => {}
+                () = process => {}
+            }
+        }
     }
 
     /// Completes when the pod leaves and the connection is too old for that: its next answers are to be its last.
@@ -154,9 +164,15 @@ mod tests {
         young.outlived().await;
         assert_eq!(begun.elapsed(), hour + LEAVING_AGE);
         tokio::time::timeout(hour, old.signaled()).await.expect_err("it does not drain yet");
-        tokio::time::timeout(hour, Drain::never().outlived()).await.expect_err("the application's own stay");
+        let own = Drain::only_over(told.clone());
+        tokio::time::timeout(hour, own.outlived()).await.expect_err("the application's own stay");
         told.advance(Phase::Gone);
         old.signaled().await;
+        tokio::time::timeout(hour, own.signaled()).await.expect_err("and do not drain");
+        tokio::time::timeout(hour, old.over()).await.expect_err("there is time");
+        told.advance(Phase::Over);
+        old.over().await;
+        own.over().await;
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub enum RelayError {
     /// Nothing moved in either direction for this long.
     #[error("idle for {0:?}")]
     Idle(Duration),
+    /// It was told to end.
+    #[error("told to end")]
+    Over,
     /// The downstream connection broke.
     #[error("the downstream connection broke: {0}")]
     Downstream(io::Error),
@@ -57,25 +60,27 @@ pub enum RelayError {
     Upstream(io::Error),
 }
 
-/// Relays until both sides have ended, one breaks, or nothing moves for `idle` (zero: no bound). Bytes that were read
-/// before, in the prefixes, go first.
+/// Relays until both sides have ended, one breaks, nothing moves for `idle` (zero: no bound), or it is `over`. Bytes that
+/// were read before, in the prefixes, go first.
 ///
 /// # Errors
-/// It did not end by both sides' ends. Where one side broke, the other is reset.
+/// It did not end by both sides' ends: then both are reset, so that neither takes what it has for all there was.
 pub async fn relay(
     mut downstream: Replay<Downstream>,
     mut upstream: Replay<Upstream>,
     idle: Duration,
     count: &impl ByteCount,
+    over: impl Future<Output = ()>,
 ) -> Result<(), RelayError> {
-    let result = relay_between(&mut downstream, &mut upstream, idle, count).await;
-    let abort = match &result {
-        Err(RelayError::Downstream(_)) => upstream_socket(&upstream),
-        Err(RelayError::Upstream(_)) => downstream_socket(&downstream),
-        Ok(()) | Err(RelayError::Idle(_)) => return result,
+    let result = tokio::select! {
+        result = relay_between(&mut downstream, &mut upstream, idle, count) => result,
+        () = over => Err(RelayError::Over),
     };
-    // Should the option fail, the connection is gone already.
-    let _ = socket::abort_on_drop(abort);
+    if result.is_err() {
+        // Should the option fail, the connection is gone already.
+        let _ = socket::abort_on_drop(downstream_socket(&downstream));
+        let _ = socket::abort_on_drop(upstream_socket(&upstream));
+    }
     result
 }
 

@@ -85,6 +85,8 @@ pub(crate) struct Worker {
     phase: Rc<Signal<Phase>>,
     random: Cell<u64>,
     lines: Cell<u32>,
+    /// Which of the reserved source addresses the inbound leg dials from.
+    pub(crate) leg_source: Cell<u8>,
 }
 
 /// An input resolved: clusters with their live state, TLS configurations, metric handles.
@@ -192,6 +194,7 @@ impl Worker {
             phase: Rc::default(),
             random: Cell::new(seed(start.index)),
             lines: Cell::new(0),
+            leg_source: Cell::new(0),
             telemetry,
         })
     }
@@ -249,7 +252,7 @@ impl Worker {
     /// The end as connections of `direction` see it: outbound ones serve the application until it leaves.
     pub(crate) fn drain(&self, direction: Direction) -> Drain {
         match direction {
-            Direction::Outbound => Drain::never(),
+            Direction::Outbound => Drain::only_over(self.phase.clone()),
             Direction::Inbound | Direction::Gateway => Drain::new(self.phase.clone()),
         }
     }

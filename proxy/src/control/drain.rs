@@ -1,15 +1,19 @@
 //! The end of the proxy, in its order: not ready, inbound connections still accepted, drained, gone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use remora_model::Snapshot;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::stop::{Stop, Why};
 use super::workers::Workers;
 use crate::drain::{Farewell, Phase};
 use crate::readiness::Readiness;
+
+/// How long connections may take to say that they end because they must.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Waits until the proxy is to end, withdraws readiness, and lets those who have not heard of it come for a while more.
 /// Then waits until no connection is left, the bound has passed, or it is asked again.
@@ -42,8 +46,11 @@ pub(super) async fn drained(
         workers.ended().await;
     };
     tokio::select! {
-        () = ended => tracing::info!("drained"),
+        () = ended => return tracing::info!("drained"),
         () = sleep_until(end) => tracing::warn!("connections are left at the end of the drain"),
         () = stop.asked() => tracing::warn!("asked again: ending now"),
     }
+    farewell.advance(Phase::Over);
+    // Whoever does not take even that is left behind.
+    let _ = timeout(LAST_WORDS, workers.ended()).await;
 }
