@@ -82,8 +82,10 @@ fn bring_ipv6(backend: Backend, spec: &CaptureSpec, options: &Options) -> Result
 /// Addresses and routes first, so that no rule ever leads nowhere; those no longer wanted last.
 fn bring(iptables: &Iptables, family: Family, spec: &CaptureSpec) -> Result<Outcome, Error> {
     let delivery = delivery(spec);
-    let mut before =
-        usize::from(family == Family::V6 && netlink::ipv6_use() != Ipv6Use::Off && netlink::add_inbound_source()?);
+    let mut before = match family {
+        Family::V6 if netlink::ipv6_use() != Ipv6Use::Off => netlink::add_inbound_sources()?,
+        _ => 0,
+    };
     if delivery.is_some() {
         before += usize::from(netlink::deliver(family, delivery)?);
     }

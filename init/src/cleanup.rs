@@ -36,7 +36,7 @@ pub fn cleanup(options: &Options) -> Result<Vec<String>, Error> {
         }
         note(netlink::deliver(family, None), format!("{family} routing for TPROXY"));
         if family == Family::V6 {
-            note(netlink::remove_inbound_source(), "::6 on lo".to_owned());
+            note(netlink::remove_inbound_sources(), "::6 to ::f on lo".to_owned());
         }
     }
     match failed.or(missing.filter(|_| !found)) {

@@ -13,7 +13,7 @@ use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use remora_model::capture::INBOUND_SOURCE_V6;
+use remora_model::capture::{INBOUND_SOURCES, inbound_source, is_inbound_source};
 
 use crate::Error;
 use crate::plan::Family;
@@ -36,36 +36,50 @@ pub(crate) struct Deliveries {
     pub(crate) routes: Vec<u32>,
 }
 
-/// Whether the inbound leg's IPv6 source address is on `lo`.
-pub(crate) fn has_inbound_source() -> Result<bool, Error> {
+/// The first of the inbound leg's IPv6 source addresses that is not on `lo`.
+pub(crate) fn missing_inbound_source() -> Result<Option<IpAddr>, Error> {
     let failed = |source| Error::Netlink { action: "list the addresses of lo", source };
     let (mut socket, lo) = open().map_err(failed)?;
     let mut request = AddressMessage::default();
     request.header.family = AddressFamily::Inet6;
     let answers = socket.dump(RouteNetlinkMessage::GetAddress(request)).map_err(failed)?;
-    Ok(answers.iter().any(|answer| match answer {
-        RouteNetlinkMessage::NewAddress(message) => {
-            message.header.index == lo
-                && message.attributes.contains(&AddressAttribute::Address(IpAddr::V6(INBOUND_SOURCE_V6)))
-        }
-        _ => false,
-    }))
+    let there = |source: &IpAddr| {
+        answers.iter().any(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => {
+                message.header.index == lo && message.attributes.contains(&AddressAttribute::Address(*source))
+            }
+            _ => false,
+        })
+    };
+    Ok(inbound_sources().find(|source| !there(source)))
 }
 
-/// Adds the inbound leg's IPv6 source address to `lo`; whether it was missing.
-pub(crate) fn add_inbound_source() -> Result<bool, Error> {
-    change_inbound_source("add ::6 to lo", true)
+fn inbound_sources() -> impl Iterator<Item = IpAddr> {
+    (0..INBOUND_SOURCES).map(|n| inbound_source(true, n))
 }
 
-/// Removes it; whether it was there.
-pub(crate) fn remove_inbound_source() -> Result<bool, Error> {
-    change_inbound_source("remove ::6 from lo", false)
+/// Adds the inbound leg's IPv6 source addresses to `lo`; how many were missing.
+pub(crate) fn add_inbound_sources() -> Result<usize, Error> {
+    change_inbound_sources("add ::6 to ::f to lo", true)
 }
 
-fn change_inbound_source(action: &'static str, add: bool) -> Result<bool, Error> {
+/// Removes them; whether any was there.
+pub(crate) fn remove_inbound_sources() -> Result<bool, Error> {
+    Ok(change_inbound_sources("remove ::6 to ::f from lo", false)? > 0)
+}
+
+fn change_inbound_sources(action: &'static str, add: bool) -> Result<usize, Error> {
     let failed = |source| Error::Netlink { action, source };
     let (mut socket, lo) = open().map_err(failed)?;
-    let mut message = address(lo, IpAddr::V6(INBOUND_SOURCE_V6), 128);
+    let mut changed = 0;
+    for source in inbound_sources() {
+        changed += usize::from(change_inbound_source(&mut socket, lo, source, add).map_err(failed)?);
+    }
+    Ok(changed)
+}
+
+fn change_inbound_source(socket: &mut Socket, lo: u32, source: IpAddr, add: bool) -> io::Result<bool> {
+    let mut message = address(lo, source, 128);
     // Deprecated from the start: the kernel then never chooses it as the source of another connection.
     let mut lifetime = CacheInfo::default();
     lifetime.ifa_valid = u32::MAX;
@@ -79,7 +93,7 @@ fn change_inbound_source(action: &'static str, add: bool) -> Result<bool, Error>
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(false),
-        Err(error) => Err(failed(error)),
+        Err(error) => Err(error),
     }
 }
 
@@ -229,7 +243,7 @@ pub(crate) fn ipv6_use() -> Ipv6Use {
     let Ok(addresses) = nix::ifaddrs::getifaddrs() else { return Ipv6Use::Off };
     let reachable = addresses.into_iter().find_map(|interface| {
         let address = interface.address?.as_sockaddr_in6()?.ip();
-        let local = address.is_loopback() || address.is_unicast_link_local() || address == INBOUND_SOURCE_V6;
+        let local = address.is_loopback() || address.is_unicast_link_local() || is_inbound_source(address.into());
         (!local).then_some(address)
     });
     match (reachable, disabled) {

@@ -15,11 +15,9 @@ mod inbound;
 mod outbound;
 mod text;
 
-use std::fmt;
-use std::net::IpAddr;
-
 use ipnet::IpNet;
-use remora_model::capture::{CaptureSpec, INBOUND_SOURCE_V4, INBOUND_SOURCE_V6, Interception};
+use remora_model::capture::{CaptureSpec, INBOUND_SOURCE_NETS_V4, INBOUND_SOURCE_NETS_V6, Interception};
+use std::fmt;
 
 /// What every chain of ours begins with.
 pub const PREFIX: &str = "REMORA_";
@@ -43,12 +41,12 @@ impl Family {
         matches!((self, net), (Self::V4, IpNet::V4(_)) | (Self::V6, IpNet::V6(_)))
     }
 
-    /// The address from which the inbound leg dials the application.
+    /// The networks from which the inbound leg dials the application.
     #[must_use]
-    pub fn inbound_source(self) -> IpAddr {
+    pub fn inbound_sources(self) -> [IpNet; 2] {
         match self {
-            Self::V4 => INBOUND_SOURCE_V4.into(),
-            Self::V6 => INBOUND_SOURCE_V6.into(),
+            Self::V4 => INBOUND_SOURCE_NETS_V4.map(IpNet::V4),
+            Self::V6 => INBOUND_SOURCE_NETS_V6.map(IpNet::V6),
         }
     }
 

@@ -133,9 +133,12 @@ fn rules(report: &mut Report, spec: &CaptureSpec, family: Family, iptables: &Ipt
         report.problem(format!("{family} {difference}"));
     }
     if family == Family::V6 && netlink::ipv6_use() != Ipv6Use::Off {
-        match netlink::has_inbound_source()? {
-            true => report.good("IPv6 address ::6 on lo"),
-            false => report.problem("IPv6: missing address ::6/128 on lo (the proxy's leg to the application)"),
+        match netlink::missing_inbound_source()? {
+            None => report.good("IPv6 addresses ::6 to ::f on lo"),
+            Some(address) => {
+                report
+                    .problem(format!("IPv6: missing address {address}/128 on lo (the proxy's leg to the application)"));
+            }
         }
     }
     routing(report, spec, family)

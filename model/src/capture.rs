@@ -2,10 +2,10 @@
 //! and `remora-proxy`, which receives what they redirect.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::PortRange;
 
@@ -30,6 +30,34 @@ pub const PROXY_ID: u32 = 1337;
 pub const INBOUND_SOURCE_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 /// The same for IPv6; `remora-init` adds it to the loopback interface.
 pub const INBOUND_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+/// How many addresses are reserved: the first and those that follow it. Each has a pod's ephemeral ports (28,000 as a rule) for
+/// every port of the application; the next one is for connections that find none left.
+pub const INBOUND_SOURCES: u8 = 10;
+/// The networks that hold all of them, from 127.0.0.6 to 127.0.0.15.
+pub const INBOUND_SOURCE_NETS_V4: [Ipv4Net; 2] =
+    [Ipv4Net::new_assert(INBOUND_SOURCE_V4, 31), Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 8), 29)];
+/// The same for IPv6, from ::6 to ::f.
+pub const INBOUND_SOURCE_NETS_V6: [Ipv6Net; 2] =
+    [Ipv6Net::new_assert(INBOUND_SOURCE_V6, 127), Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 8), 125)];
+
+/// The reserved address number `n` of a family, counted around.
+#[must_use]
+pub fn inbound_source(ipv6: bool, n: u8) -> IpAddr {
+    let n = n % INBOUND_SOURCES;
+    match ipv6 {
+        false => IpAddr::V4(Ipv4Addr::from_bits(INBOUND_SOURCE_V4.to_bits() + u32::from(n))),
+        true => IpAddr::V6(Ipv6Addr::from_bits(INBOUND_SOURCE_V6.to_bits() + u128::from(n))),
+    }
+}
+
+/// Whether an address is one of those reserved for the inbound leg.
+#[must_use]
+pub fn is_inbound_source(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => INBOUND_SOURCE_NETS_V4.iter().any(|net| net.contains(&v4)),
+        IpAddr::V6(v6) => INBOUND_SOURCE_NETS_V6.iter().any(|net| net.contains(&v6)),
+    }
+}
 
 /// Everything that decides which connections of a pod the sidecar receives. `remora-init` turns it into rules.
 ///
@@ -206,6 +234,20 @@ mod tests {
         }
         for name in ["", "+", "-j", "eth0 -j ACCEPT", "a\n-A OUTPUT", "e\"th", "..", "sixteen-letters-", "a+b"] {
             assert!(name.parse::<InterfaceName>().is_err(), "{name:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn the_reserved_networks_hold_the_reserved_addresses_and_no_other() {
+        for ipv6 in [false, true] {
+            let all: Vec<IpAddr> = (0..INBOUND_SOURCES).map(|n| inbound_source(ipv6, n)).collect();
+            assert!(all.iter().all(|address| is_inbound_source(*address)));
+            assert_eq!(inbound_source(ipv6, INBOUND_SOURCES), all[0]);
+        }
+        let held: u128 = INBOUND_SOURCE_NETS_V6.iter().map(|net| 1 << (128 - net.prefix_len())).sum();
+        assert_eq!(held, u128::from(INBOUND_SOURCES));
+        for other in ["127.0.0.1", "127.0.0.5", "127.0.0.16", "127.0.0.53", "::1", "::5", "::10"] {
+            assert!(!is_inbound_source(other.parse().unwrap()), "{other}");
         }
     }
 

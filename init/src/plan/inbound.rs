@@ -3,7 +3,7 @@
 use remora_model::PortRange;
 use remora_model::capture::{CaptureSpec, Destinations, OWN_PORTS, Ports};
 
-use super::text::{network, of_family, port_rules};
+use super::text::{network, of_family, own_leg, port_rules};
 use super::{Chain, Family, Jump, Rule, TableRules};
 
 /// Inbound by REDIRECT, in nat.
@@ -22,16 +22,14 @@ pub(super) fn redirect(spec: &CaptureSpec, family: Family, nat: &mut TableRules)
 /// Inbound by TPROXY, in mangle.
 pub(super) fn tproxy(spec: &CaptureSpec, family: Family, mark: u32, mangle: &mut TableRules) {
     let own_call = mark.wrapping_add(1);
-    let source = family.inbound_source();
-    let width = if family == Family::V4 { 32 } else { 128 };
-    let mut entry = vec![
-        Rule::new(format!("-s {source}/{width} -i lo -j RETURN"), "the proxy's own leg to the application"),
+    let mut entry = own_leg(family, "-i");
+    entry.extend([
         Rule::new(
             format!("-i lo -m mark ! --mark {own_call:#x} -j RETURN"),
             "on loopback, only calls to the pod itself that the proxy made",
         ),
         Rule::new("-m conntrack --ctdir REPLY -j RETURN", "answers to connections that the pod opened"),
-    ];
+    ]);
     entry.extend(exempt(spec, family));
     for interface in &spec.virtual_interfaces {
         entry.push(Rule::new(format!("-i {interface} -j RETURN"), "traffic of a virtual machine is outbound, in nat"));
@@ -108,10 +106,7 @@ fn ports(spec: &CaptureSpec, target: &'static str) -> Chain {
 
 /// The proxy's calls to an address of its own pod travel over loopback; marked, they are inbound there.
 fn mark_own_calls(spec: &CaptureSpec, family: Family, mark: u32) -> Vec<Rule> {
-    let source = family.inbound_source();
-    let width = if family == Family::V4 { 32 } else { 128 };
-    let first = format!("-s {source}/{width} -o lo -j RETURN");
-    let mut rules = vec![Rule::new(first, "the proxy's own leg to the application")];
+    let mut rules = own_leg(family, "-o");
     rules.extend(port_rules(&spec.outbound.exclude_ports, "RETURN", "excluded outbound ports"));
     let owners = spec.proxy_uids.iter().map(|uid| format!("--uid-owner {uid}"));
     for owner in owners.chain(spec.proxy_gids.iter().map(|gid| format!("--gid-owner {gid}"))) {

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use remora_model::capture::{CaptureSpec, Destinations, Interception};
 
-use super::text::{network, of_family, port_rules};
+use super::text::{network, of_family, own_leg, port_rules};
 use super::{Chain, Family, Jump, Rule, TableRules};
 
 /// Outbound by REDIRECT, in nat, whatever the inbound mode.
@@ -21,10 +21,7 @@ pub(super) fn outbound(spec: &CaptureSpec, family: Family, nat: &mut TableRules)
 
 /// What comes before everything else: the inbound leg, interfaces, ports.
 fn untouched(spec: &CaptureSpec, family: Family) -> Vec<Rule> {
-    let source = family.inbound_source();
-    let width = if family == Family::V4 { 32 } else { 128 };
-    let first = format!("-s {source}/{width} -o lo -j RETURN");
-    let mut rules = vec![Rule::new(first, "the proxy's own leg to the application")];
+    let mut rules = own_leg(family, "-o");
     for interface in &spec.exclude_interfaces {
         rules.push(Rule::new(format!("-o {interface} -j RETURN"), "excluded interface"));
     }

@@ -13,6 +13,12 @@ pub(super) fn network(flag: &str, net: &IpNet) -> String {
     if net.prefix_len() == 0 { String::new() } else { format!("{flag} {} ", net.trunc()) }
 }
 
+/// The inbound leg to the application, which comes before everything else; `flag` says which side of `lo` is asked.
+pub(super) fn own_leg(family: Family, flag: &str) -> Vec<Rule> {
+    let rule = |net| Rule::new(format!("-s {net} {flag} lo -j RETURN"), "the proxy's own leg to the application");
+    family.inbound_sources().map(rule).into()
+}
+
 /// The networks of one family.
 pub(super) fn of_family(nets: &[IpNet], family: Family) -> impl Iterator<Item = &IpNet> {
     nets.iter().filter(move |net| family.holds(net))

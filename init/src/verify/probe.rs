@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{Ip6tOriginalDst, OriginalDst};
 use nix::unistd::{Gid, Uid, getegid, geteuid, setfsgid, setfsuid};
-use remora_model::capture::{CaptureSpec, Destinations, INBOUND_SOURCE_V6, Interception};
+use remora_model::capture::{CaptureSpec, Destinations, Interception, is_inbound_source};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Report, target};
@@ -240,9 +240,7 @@ fn own_addresses() -> Vec<IpAddr> {
     });
     let public = |address: &IpAddr| match address {
         IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
-        IpAddr::V6(address) => {
-            !address.is_loopback() && !address.is_unicast_link_local() && *address != INBOUND_SOURCE_V6
-        }
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local() && !is_inbound_source(*address),
     };
     found.filter(public).collect()
 }

@@ -1,12 +1,14 @@
 //! Connecting to an endpoint: TCP, mTLS where the cluster says so, and the driver of an HTTP connection.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use model::{Direction, UpstreamTls, capture};
 use remora_model as model;
+use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use super::MAX_ATTEMPTS;
@@ -141,14 +143,20 @@ async fn dial_once(
 ) -> Result<Dialled, Error> {
     let timeout = cluster.config.connect_timeout;
     let name = || cluster.name().clone();
-    let connected = tokio::time::timeout(timeout, socket::connect(address, source(direction, address))).await;
+    let connecting = async {
+        match direction {
+            Direction::Inbound => connect_leg(worker, address).await,
+            Direction::Outbound | Direction::Gateway => socket::connect(address, None).await,
+        }
+    };
+    let connected = tokio::time::timeout(timeout, connecting).await.ok();
     let stream = match connected {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(source)) => {
+        Some(Ok(stream)) => stream,
+        Some(Err(source)) => {
             cluster.metrics.connect_failed();
             return Err(Error::Connect { cluster: name(), endpoint: address, source: Arc::new(source) });
         }
-        Err(_) => {
+        None => {
             cluster.metrics.connect_failed();
             return Err(Error::ConnectTimeout { cluster: name(), endpoint: address, timeout });
         }
@@ -180,13 +188,23 @@ async fn dial_once(
     }
 }
 
-/// The inbound leg comes from the reserved source, which redirection lets pass to the application.
-fn source(direction: Direction, to: SocketAddr) -> Option<IpAddr> {
-    let reserved = match to {
-        SocketAddr::V4(_) => IpAddr::from(capture::INBOUND_SOURCE_V4),
-        SocketAddr::V6(_) => IpAddr::from(capture::INBOUND_SOURCE_V6),
-    };
-    (direction == Direction::Inbound).then_some(reserved)
+/// The inbound leg comes from a reserved source, which redirection lets pass to the application: as long as it can from the
+/// one used last, then from the next, since each has so many ports towards one port of the application and no more.
+async fn connect_leg(worker: &Worker, to: SocketAddr) -> io::Result<TcpStream> {
+    let first = worker.leg_source.get();
+    let mut n = 0;
+    loop {
+        let number = (first + n) % capture::INBOUND_SOURCES;
+        let connected = socket::connect(to, Some(capture::inbound_source(to.is_ipv6(), number))).await;
+        n += 1;
+        match connected {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && n < capture::INBOUND_SOURCES => {}
+            connected => {
+                worker.leg_source.set(number);
+                return connected;
+            }
+        }
+    }
 }
 
 /// Connects to an endpoint of `cluster` for a TCP connection, and to another where that failed.
