@@ -131,6 +131,14 @@ impl ClusterState {
         Some(Picked::new(states[index].clone()))
     }
 
+    /// An address of the other family that the cluster's name resolves to as well.
+    pub(crate) fn other_family(&self, address: SocketAddr) -> Option<SocketAddr> {
+        let Discovery::Dns { .. } = self.config.discovery else { return None };
+        let endpoints = self.endpoints.borrow();
+        let mut others = endpoints.states.iter().filter(|state| !state.avoided()).map(|state| state.endpoint.address);
+        others.find(|other| other.is_ipv6() != address.is_ipv6())
+    }
+
     /// Endpoints for the admin page.
     pub(crate) fn endpoint_states(&self) -> Vec<Rc<EndpointState>> {
         self.endpoints.borrow().states.clone()

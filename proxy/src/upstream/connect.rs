@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use model::{Direction, UpstreamTls, capture};
 use remora_model as model;
@@ -22,6 +23,10 @@ use crate::telemetry::{TlsSide, UpstreamMetrics, UpstreamProtocol};
 use crate::tls::{MeshProtocol, Offer};
 use crate::worker::Worker;
 use crate::{Error, socket, tls};
+
+/// How long an address is waited for before one of the other family is asked as well: the connection attempt delay that
+/// RFC 8305 recommends.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Counts an upstream connection as open until it is dropped.
 #[derive(Debug)]
@@ -149,7 +154,10 @@ async fn dial_once(
             Direction::Outbound | Direction::Gateway => socket::connect(address, None).await,
         }
     };
-    let connected = tokio::time::timeout(timeout, connecting).await.ok();
+    let connected = tokio::select! {
+        connected = tokio::time::timeout(timeout, connecting) => connected.ok(),
+        () = overtaken(cluster, address) => None,
+    };
     let stream = match connected {
         Some(Ok(stream)) => stream,
         Some(Err(source)) => {
@@ -185,6 +193,16 @@ async fn dial_once(
             }
             Err(Error::UpstreamTls { cluster: name(), endpoint: address, reason: error.reason, message: error.message })
         }
+    }
+}
+
+/// Completes when another family's address of the same name took a connection, though it was asked later: this one is passed
+/// over then, and the other asked in its place (RFC 8305 section 5).
+async fn overtaken(cluster: &ClusterState, address: SocketAddr) {
+    let Some(other) = cluster.other_family(address) else { return std::future::pending().await };
+    tokio::time::sleep(HEAD_START).await;
+    if socket::connect(other, None).await.is_err() {
+        std::future::pending().await
     }
 }
 
