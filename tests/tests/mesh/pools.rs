@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
+use remora_test::mesh::Mesh;
 use remora_test::pod::Pod;
 use tokio::net::TcpStream;
 
@@ -95,4 +96,50 @@ fn connections_that_are_always_lent_stay_in_their_pool() {
     assert!((1.0..=10.0).contains(&connections), "8 clients, {connections} connections");
     let hops = pair.outbound.metric("remora_upstream_connections_total", &[("cluster", "server:8080")]);
     assert!(hops <= 2.0, "one shared hop, {hops} connections");
+}
+
+/// More than fifty connections' worth, if each carries a hundred streams.
+const AT_ONCE: usize = 5_000;
+
+/// An HTTP/2 application that carries a hundred streams a connection, and answers nobody before `AT_ONCE` have asked.
+fn hundreds(pod: &Pod) {
+    let listener = pod.enter(|| std::net::TcpListener::bind("[::]:8080")).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let all = std::sync::Arc::new(tokio::sync::Barrier::new(AT_ONCE));
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                let all = all.clone();
+                tokio::spawn(async move {
+                    let mut h2 = h2::server::Builder::new();
+                    let mut h2 = h2.max_concurrent_streams(100).handshake::<_, Bytes>(stream).await.unwrap();
+                    while let Some(Ok((_, mut respond))) = h2.accept().await {
+                        let all = all.clone();
+                        tokio::spawn(async move {
+                            all.wait().await;
+                            let _ = respond.send_response(http::Response::new(()), true);
+                        });
+                    }
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn more_streams_than_a_connection_carries_get_more_connections() {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    hundreds(&server);
+    let inbound = server.sidecar("inbound: {mtls: strict}");
+    let outbound = client.sidecar(&crate::pair::entry(8080, &[server.at(8080)], ""));
+    let load = ["-n", "5000", "-c", "50", "-m", "100", "http://10.96.0.10:8080/"];
+    client.h2load(&load).assert_clean(AT_ONCE as u64);
+    for (sidecar, cluster) in [(&outbound, "server:8080"), (&inbound, "inbound")] {
+        let connections = sidecar.metric("remora_upstream_connections_total", &[("cluster", cluster)]);
+        assert!((50.0..100.0).contains(&connections), "{cluster}: {connections} connections for {AT_ONCE} streams");
+        assert_eq!(sidecar.metric("remora_upstream_retries_total", &[]), 0.0, "{cluster}");
+    }
 }

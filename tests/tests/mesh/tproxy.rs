@@ -4,26 +4,35 @@ use remora_test::binaries::binary;
 use remora_test::eventually;
 use remora_test::mesh::Mesh;
 use remora_test::netns::{run, tool};
+use remora_test::pod::Pod;
+use remora_test::process::Process;
 use remora_test::sidecar::ask;
 
 use crate::pair::{VIRTUAL, VIRTUAL6, entry};
+
+/// As `Pod::sidecar`, with inbound connections by TPROXY.
+pub(crate) fn start(pod: &Pod, rest: &str) -> Process {
+    pod.identity();
+    run(std::process::Command::new("chown").args(["-R", "0:0"]).arg(pod.tls())).unwrap();
+    pod.redirect_with(&["--inbound-mode", "tproxy"]);
+    let file = pod.folder().join("remora.yaml");
+    pod.write(&file, &pod.config(rest));
+    let mut command = pod.command(tool("setpriv"));
+    command.args(["--regid", "1337", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all,+net_admin", "--"]);
+    command.args(["/usr/bin/env", "REMORA_INTERCEPTION=tproxy"]).arg(binary("remora-proxy")).arg("--config").arg(&file);
+    let proxy = pod.process("proxy", &mut command);
+    eventually("readiness", || {
+        ask(pod, ([127, 0, 0, 1], 15_021).into(), "GET", "/healthz/ready").filter(|answer| answer.code == 200)
+    });
+    proxy
+}
 
 #[test]
 fn inbound_arrives_by_tproxy_in_both_families() {
     let mesh = Mesh::new();
     let (client, server, stranger) = (mesh.pod("client"), mesh.pod("server"), mesh.pod("stranger"));
     let _app = server.peer("http", 8080, &[]);
-    server.identity();
-    run(std::process::Command::new("chown").args(["-R", "0:0"]).arg(server.tls())).unwrap();
-    server.redirect_with(&["--inbound-mode", "tproxy"]);
-    let file = server.folder().join("remora.yaml");
-    server.write(&file, &server.config("inbound: {mtls: strict, interception: tproxy}"));
-    let mut command = server.command(tool("setpriv"));
-    command.args(["--regid", "1337", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all,+net_admin", "--"]);
-    let inbound = server.process("proxy", command.arg(binary("remora-proxy")).arg("--config").arg(&file));
-    eventually("readiness", || {
-        ask(&server, ([127, 0, 0, 1], 15_021).into(), "GET", "/healthz/ready").filter(|answer| answer.code == 200)
-    });
+    let inbound = start(&server, "inbound: {mtls: strict}");
     let outbound = client.sidecar(&entry(8080, &[server.at(8080)], ""));
     for (url, endpoint) in
         [(format!("http://{VIRTUAL}:8080/"), server.at(8080)), (format!("http://[{VIRTUAL6}]:8080/"), server.at6(8080))]
