@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method};
 use http_body::{Body as _, Frame, SizeHint};
 use remora_certs::Fingerprint;
-use remora_model::{DownstreamTls, MtlsMode};
+use remora_model::{Direction, DownstreamTls, MtlsMode};
 use tokio::time::{Instant, Sleep};
 
 use crate::Error;
@@ -64,6 +64,12 @@ impl HttpConnection {
     /// Whether our own sidecar is the peer.
     pub(crate) fn is_hop(&self) -> bool {
         self.trust.hop
+    }
+
+    /// Whether HTTP/2 clients may use CONNECT for other protocols (RFC 8441). Behind a gateway are services that speak HTTP/1.1: what
+    /// they know of WebSocket is Upgrade, and clients must not be led to anything else.
+    pub(crate) fn extends_connect(&self) -> bool {
+        self.info.direction != Direction::Gateway
     }
 
     /// Completes when no request was active for the chain's idle timeout.
@@ -153,7 +159,7 @@ impl HttpConnection {
         body: Body,
         informational: &Informational,
     ) -> Result<(Response, Option<Timeout>), Error> {
-        if head.method == Method::CONNECT {
+        if head.method == Method::CONNECT && head.protocol.is_none() {
             return Err(Error::DownstreamProtocol("CONNECT on a connection that carries other requests".into()));
         }
         let chain = self.chain();

@@ -109,6 +109,11 @@ pub(crate) async fn send(
 ) -> Result<Response, Error> {
     let Request { direction, orig_dst, mut head, mut body } = request;
     let hop = hop(cluster, &head, direction);
+    if head.protocol.is_some() && matches!(hop, Hop::Http1 | Hop::MeshHttp1) {
+        return Err(Error::DownstreamProtocol(
+            "CONNECT with :protocol, to a service that is declared to speak HTTP/1".into(),
+        ));
+    }
     let mut tried = Vec::new();
     // Refused, or their sidecar could not deliver: once more, perhaps on a new connection, which may lead to another pod.
     let mut doubted = Vec::new();
@@ -157,6 +162,7 @@ fn hop(cluster: &ClusterState, head: &RequestHead, direction: Direction) -> Hop 
         Protocol::Http => false,
         Protocol::Http2 => true,
         _ if head.upgrade.is_some() => false,
+        _ if head.protocol.is_some() => true,
         Protocol::Auto | Protocol::Tcp if direction == Direction::Gateway => head.is_grpc(),
         Protocol::Auto | Protocol::Tcp => head.version == http::Version::HTTP_2,
     };

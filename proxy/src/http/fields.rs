@@ -215,6 +215,7 @@ mod tests {
             version: Version::HTTP_2,
             headers: headers.collect(),
             upgrade: None,
+            protocol: None,
             spelling: Spelling::default(),
         }
     }

@@ -17,6 +17,8 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use http_body::Body as _;
 use tokio::task::spawn_local;
 
+pub(crate) mod keep_alive;
+
 use super::body::{Body, BodyError};
 use super::head::{RequestHead, ResponseHead};
 use super::informational::Informational;
@@ -57,7 +59,11 @@ pub(crate) async fn serve(
     connection: Rc<HttpConnection>,
     drain: Drain,
 ) -> Result<(), h2::Error> {
-    let handshake = h2::server::Builder::new()
+    let mut builder = h2::server::Builder::new();
+    if connection.extends_connect() {
+        builder.enable_connect_protocol();
+    }
+    let handshake = builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
@@ -146,7 +152,7 @@ async fn serve_stream(
 
 /// Takes a request apart; its body, unless it cannot be handled.
 fn request_parts(request: http::Request<h2::RecvStream>) -> (RequestHead, Result<Body, Error>) {
-    let (parts, stream) = request.into_parts();
+    let (mut parts, stream) = request.into_parts();
     let uri = parts.uri.into_parts();
     let mut head = RequestHead {
         method: parts.method,
@@ -156,6 +162,7 @@ fn request_parts(request: http::Request<h2::RecvStream>) -> (RequestHead, Result
         version: http::Version::HTTP_2,
         headers: parts.headers,
         upgrade: None,
+        protocol: parts.extensions.remove(),
         spelling: Spelling::default(),
     };
     let body = match well_formed(&head).and_then(|()| authority(&head)) {
@@ -341,6 +348,9 @@ pub(crate) fn request(mut head: RequestHead) -> Result<http::Request<()>, String
     *request.version_mut() =
         if request.uri().authority().is_some() { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
     *request.headers_mut() = head.headers;
+    if let Some(protocol) = head.protocol {
+        request.extensions_mut().insert(protocol);
+    }
     Ok(request)
 }
 

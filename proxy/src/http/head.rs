@@ -1,5 +1,6 @@
 //! Request and response heads, the same for every HTTP version.
 
+use h2::ext::Protocol;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
@@ -22,6 +23,8 @@ pub struct RequestHead {
     pub headers: HeaderMap,
     /// The protocol an HTTP/1.1 request asks to change to (RFC 9110 section 7.8).
     pub upgrade: Option<HeaderValue>,
+    /// The protocol an HTTP/2 CONNECT asks for on its stream (RFC 8441).
+    pub protocol: Option<Protocol>,
     /// How HTTP/1 wrote it.
     pub spelling: Spelling,
 }
@@ -50,6 +53,7 @@ impl RequestHead {
             version: Version::HTTP_11,
             headers: HeaderMap::new(),
             upgrade: None,
+            protocol: None,
             spelling: Spelling::default(),
         }
     }

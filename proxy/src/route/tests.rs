@@ -12,6 +12,7 @@ fn head(method: &str, authority: &str, path: &str) -> RequestHead {
         version: Version::HTTP_11,
         headers: HeaderMap::new(),
         upgrade: None,
+        protocol: None,
         spelling: Default::default(),
     }
 }

@@ -112,6 +112,7 @@ pub(super) fn head(headers: &[(&'static str, &str)]) -> RequestHead {
             .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
             .collect(),
         upgrade: None,
+        protocol: None,
         spelling: Default::default(),
     }
 }

@@ -15,6 +15,7 @@ use tokio::task::spawn_local;
 use super::MAX_ATTEMPTS;
 use crate::address::OrigDst;
 use crate::cluster::{ClusterState, Picked};
+use crate::http::h2::keep_alive;
 use crate::http::{h1, h2};
 use crate::io::Upstream;
 use crate::live::{self, LiveConnection};
@@ -101,16 +102,20 @@ pub(super) async fn open(
     let shared = Shared::new(sender, ours);
     let weak = Rc::downgrade(&shared);
     spawn_local(async move {
+        let mut connection = connection;
+        let mut silence = pin!(keep_alive::unanswered(connection.ping_pong().filter(|_| ours)));
         let mut connection = pin!(connection);
         let close = || drop(weak.upgrade().inspect(|shared| shared.mark_closed()));
         if let Some(live) = live {
             tokio::select! {
                 _ = connection.as_mut() => return close(),
+                () = silence.as_mut() => return close(),
                 () = live.drained() => close(),
             }
         }
         tokio::select! {
             _ = connection => {}
+            () = silence => {}
             () = counted.over() => {}
         }
         close();

@@ -11,7 +11,7 @@
 //! | `/endless` | a body without an end, as fast as it is read |
 //! | `/status/N` | that status |
 //! | `/delay/MS` | its name, after that time |
-//! | `/upgrade` with `Upgrade` | 101, the callers it was told of in `x-callers`; then it is an echo |
+//! | `/upgrade` with `Upgrade`, or CONNECT with `:protocol` | 101 or 200, the callers it was told of in `x-callers`; then it is an echo |
 //! | a gRPC request (not gRPC-Web) | its name as the message, `grpc-status: 0` in trailers |
 //! | any other | what it saw, as JSON: peer, method, path, version, headers, body length |
 
@@ -61,7 +61,7 @@ pub async fn serve(behaviour: Behaviour) -> anyhow::Result<()> {
                 async move { answer.await.map(|answer| if head { without_body(answer) } else { answer }) }
             });
             let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            server.http2().max_concurrent_streams(1_000);
+            server.http2().max_concurrent_streams(1_000).enable_connect_protocol();
             // An error here is a client that went away, or /abort: the tests look at the client's side.
             let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
         });
@@ -105,7 +105,9 @@ async fn answer(
             tokio::time::sleep(Duration::from_millis(value.parse().unwrap_or(0))).await;
             Response::new(full(name))
         }
-        "upgrade" if request.headers().contains_key("upgrade") => upgraded(request),
+        "upgrade" if request.headers().contains_key("upgrade") || request.method() == Method::CONNECT => {
+            upgraded(request)
+        }
         _ => described(&name, peer, request).await,
     })
 }
@@ -118,10 +120,12 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 /// Leaves HTTP for an echo. What the request says of its callers stands in the answer's head.
 fn upgraded(mut request: Request<Incoming>) -> Response<Body> {
     let mut response = Response::new(full(""));
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    if let Some(protocol) = request.headers().get("upgrade") {
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
+        response.headers_mut().insert("upgrade", protocol.clone());
+    }
     let headers = response.headers_mut();
-    headers.insert("connection", HeaderValue::from_static("upgrade"));
-    headers.insert("upgrade", request.headers()["upgrade"].clone());
     for caller in request.headers().get_all("x-forwarded-client-cert") {
         headers.append("x-callers", caller.clone());
     }

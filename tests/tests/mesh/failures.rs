@@ -10,6 +10,7 @@ use remora_test::pod::Pod;
 use remora_test::sidecar::Sidecar;
 
 use crate::pair::{Pair, Plan, VIRTUAL, entry, service};
+use crate::wire::Wire;
 
 const URL: &str = "http://10.96.0.10:8080";
 
@@ -209,4 +210,30 @@ fn all_answers_are_in_the_access_log_when_asked_for() {
         let line = sidecar.printed("/good");
         assert!(line.contains("200") && line.contains("GET"), "{line}");
     }
+}
+
+/// The local ports of the connections from here to `to`.
+fn ports(pod: &Pod, to: SocketAddr) -> Vec<String> {
+    let output = pod.command("ss").args(["-Htn", "state", "established", "dst", &to.to_string()]).output().unwrap();
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines.lines().map(|line| line.split_whitespace().nth(2).unwrap().rsplit_once(':').unwrap().1.to_owned()).collect()
+}
+
+#[test]
+fn a_sidecar_that_falls_silent_is_given_up() {
+    let pair = Pair::usual();
+    let mut wire = Wire::open(&pair.client, service(8080));
+    assert_eq!(wire.get("/name", &[]).code, 200);
+    wire.send("GET /silent HTTP/1.1\r\nhost: server:8080\r\n\r\n");
+    pair.inbound.metric_until("remora_requests_active", &[], |n| n == 1.0);
+    let ports = ports(&pair.client, pair.server.at(8080));
+    assert!(!ports.is_empty(), "a connection between the sidecars");
+    for port in &ports {
+        let drop = ["-w", "-I", "INPUT", "-p", "tcp", "--sport", port, "-j", "DROP"];
+        assert!(pair.server.command("iptables").args(drop).status().unwrap().success());
+    }
+    // Everything that was sent is acknowledged: only a question finds that nobody is there.
+    let answer = wire.answer();
+    assert_eq!(answer.code, 503, "{answer:?}");
+    assert_eq!(wire.get("/name", &[]).code, 200, "by another connection");
 }

@@ -3,7 +3,10 @@
 use std::io::Write;
 use std::net::Shutdown;
 
+use h2::ext::Protocol;
+use http::Request;
 use remora_test::mesh::Mesh;
+use tokio::net::TcpStream;
 
 use crate::pair::{Pair, Plan, service};
 use crate::wire::Wire;
@@ -111,6 +114,42 @@ fn a_gateway_carries_upgrades_and_answers_what_is_none() {
     let mut wire = Wire::open(&caller, gateway.at(8080));
     wire.send("CONNECT elsewhere.example:443 HTTP/1.1\r\nhost: elsewhere.example:443\r\n\r\n");
     assert_eq!(wire.answer().code, 400, "nobody's forward proxy");
+}
+
+#[test]
+fn a_stream_of_http_2_leaves_http_alone() {
+    let pair = Pair::usual();
+    let echoed = pair.client.block_on(|| async {
+        let stream = TcpStream::connect(service(8080)).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let mut client = client.ready().await.unwrap();
+        let mut open = async |path: &str| {
+            let mut request = Request::connect(format!("http://server:8080{path}")).body(()).unwrap();
+            request.extensions_mut().insert(Protocol::from_static("echo"));
+            client = client.clone().ready().await.unwrap();
+            let (response, send) = client.send_request(request, false).unwrap();
+            (tokio::time::timeout(remora_test::PATIENCE, response).await.expect("an answer").unwrap(), send)
+        };
+        // Settings are there with the first answer.
+        let (refused, _) = open("/status/404").await;
+        assert_eq!(refused.status(), 404);
+        let (response, mut send) = open("/upgrade").await;
+        assert_eq!(response.status(), 200);
+        let mut body = response.into_body();
+        let mut echoed = Vec::new();
+        for word in ["one", "two"] {
+            send.send_data(word.into(), false).unwrap();
+            echoed.extend_from_slice(&body.data().await.unwrap().unwrap());
+        }
+        send.send_data("end".into(), true).unwrap();
+        while let Some(data) = body.data().await {
+            echoed.extend_from_slice(&data.unwrap());
+        }
+        assert!(client.is_extended_connect_protocol_enabled());
+        echoed
+    });
+    assert_eq!(echoed, b"onetwoend");
 }
 
 #[test]

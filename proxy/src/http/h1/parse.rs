@@ -131,6 +131,7 @@ fn request_head<'a>(
         path: target.path,
         version,
         upgrade: fields.upgrade(version),
+        protocol: None,
         headers: fields.headers,
         spelling: fields.spelling,
     };

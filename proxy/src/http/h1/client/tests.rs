@@ -29,6 +29,7 @@ fn head(method: Method) -> RequestHead {
         version: Version::HTTP_11,
         headers: HeaderMap::new(),
         upgrade: None,
+        protocol: None,
         spelling: Spelling::default(),
     }
 }
