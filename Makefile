@@ -74,9 +74,7 @@ deny:  ## Licences, bans and sources of dependencies
 	$(CARGO) deny --locked check bans licenses sources
 
 fuzz:  ## A minute of fuzzing for each target (cargo-fuzz)
-	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
-	@cd fuzz && for target in $$(RUSTC_BOOTSTRAP=1 $(CARGO) fuzz list); do \
-	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target -- -max_total_time=$${SECONDS_EACH:-60} || exit 1; done
+	@CARGO=$(CARGO) ./fuzz/run.sh $${SECONDS_EACH:-60}
 
 clean:  ## Removes what was built
 	$(CARGO) clean

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use remora_certs::{PeerRole, RevocationList, TrustBundle, TrustBundles, verify_chain};
 use rustls_pki_types::CertificateDer;
 
-/// The first byte says what the rest is read as.
+// The first byte says what the rest is read as.
 fuzz_target!(|input: &[u8]| {
     let Some((kind, bytes)) = input.split_first() else { return };
     let path = "fuzz.pem".as_ref();

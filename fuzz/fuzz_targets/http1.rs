@@ -7,6 +7,7 @@ mod hyper_reading;
 
 use bytes::BytesMut;
 use http::{HeaderMap, Method, Version, header};
+use hyper_reading::{Content, fields, path, sorted, version};
 use libfuzzer_sys::fuzz_target;
 use remora_proxy::http::h1::chunked::{Chunk, Decoder};
 use remora_proxy::http::h1::encode;
@@ -27,26 +28,6 @@ fuzz_target!(|input: &[u8]| {
         _ => responses(bytes, step, Asked { head: true, ..Asked::default() }),
     }
 });
-
-/// What a reader makes of a message.
-#[derive(Debug, Default, PartialEq)]
-struct Content {
-    line: Vec<String>,
-    headers: Vec<(String, Vec<u8>)>,
-    body: Vec<u8>,
-    trailers: Vec<(String, Vec<u8>)>,
-}
-
-fn fields(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
-    headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect()
-}
-
-/// Where trailers are dropped, others change their places.
-fn sorted(trailers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
-    let mut fields = fields(trailers);
-    fields.sort();
-    fields
-}
 
 /// Bytes that come in pieces.
 struct Wire<'a> {
@@ -146,19 +127,6 @@ fn read_requests(bytes: &[u8], step: usize) -> Vec<(Content, Vec<u8>)> {
         }
     }
     messages
-}
-
-/// A path in the form of an origin's. hyper does not tell `OPTIONS http://a`, which means `*`, from `OPTIONS http://a/`.
-fn path(method: &Method, path: &str) -> String {
-    match path {
-        "/" if *method == Method::OPTIONS => "*".to_owned(),
-        path if path.starts_with(['/', '*']) => path.to_owned(),
-        query => format!("/{query}"),
-    }
-}
-
-fn version(version: Version) -> String {
-    format!("{version:?}")
 }
 
 fn written(out: &mut BytesMut, framing: Framing, body: &[u8], trailers: &HeaderMap) {

@@ -18,7 +18,7 @@ pub mod access_log;
 mod attempt;
 mod channel;
 mod connection;
-mod context;
+pub mod context;
 pub mod export;
 mod exposition;
 pub mod identity;

@@ -1,4 +1,4 @@
-//! The same bytes, read by hyper.
+//! What a reader makes of bytes, and the same bytes read by hyper.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -7,14 +7,45 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, Version, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 use remora_proxy::http::trailers::is_harmful;
 
-use super::{Content, fields, path, sorted, version};
+/// What a reader makes of a message.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Content {
+    pub(super) line: Vec<String>,
+    pub(super) headers: Vec<(String, Vec<u8>)>,
+    pub(super) body: Vec<u8>,
+    pub(super) trailers: Vec<(String, Vec<u8>)>,
+}
+
+pub(super) fn fields(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect()
+}
+
+/// Where trailers are dropped, others change their places.
+pub(super) fn sorted(trailers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    let mut fields = fields(trailers);
+    fields.sort();
+    fields
+}
+
+/// A path in the form of an origin's. hyper does not tell `OPTIONS http://a`, which means `*`, from `OPTIONS http://a/`.
+pub(super) fn path(method: &Method, path: &str) -> String {
+    match path {
+        "/" if *method == Method::OPTIONS => "*".to_owned(),
+        path if path.starts_with(['/', '*']) => path.to_owned(),
+        query => format!("/{query}"),
+    }
+}
+
+pub(super) fn version(version: Version) -> String {
+    format!("{version:?}")
+}
 
 /// A connection on which bytes come before its end; what is written to it is forgotten.
 struct Sent<'a> {

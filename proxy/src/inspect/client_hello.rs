@@ -20,7 +20,7 @@ const ALPN: u16 = 16;
 /// What a ClientHello says that matters here. Both empty where it is malformed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The host name asked for (RFC 6066 section 3): visible ASCII, 1 to 255 bytes; `None` if absent or anything else.
+    /// The host name asked for (RFC 6066 section 3): visible ASCII, 1 to 255 bytes, in lower case; `None` if absent or anything else.
     pub sni: Option<Arc<str>>,
     /// The protocols offered (RFC 7301), in the client's order.
     pub alpn: Vec<Vec<u8>>,
@@ -142,7 +142,8 @@ fn server_name(mut content: Cursor<'_>) -> Option<Option<Arc<str>>> {
         let name = list.vector16()?.0;
         if kind == [0] {
             let usable = (1..=255).contains(&name.len()) && name.iter().all(u8::is_ascii_graphic);
-            return Some(std::str::from_utf8(name).ok().filter(|_| usable).map(Arc::from));
+            let name = std::str::from_utf8(name).ok().filter(|_| usable);
+            return Some(name.map(|name| name.to_ascii_lowercase().into()));
         }
     }
     Some(None)

@@ -20,27 +20,34 @@ const TRACESTATE_BYTES: usize = 512;
 
 /// A position in a trace, as headers tell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TraceContext {
-    pub(crate) trace_id: u128,
-    pub(crate) span_id: u64,
-    pub(crate) sampled: bool,
+pub struct TraceContext {
+    /// Never 0.
+    pub trace_id: u128,
+    /// Never 0.
+    pub span_id: u64,
+    /// Whether its spans are exported.
+    pub sampled: bool,
     /// B3's debug flag: sampled, and more.
-    pub(crate) debug: bool,
+    pub debug: bool,
     /// W3C's random-trace-id flag (level 2), passed on.
-    pub(crate) random: bool,
+    pub random: bool,
 }
 
 /// A set of header formats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Formats(u8);
+pub struct Formats(u8);
 
 impl Formats {
     const NONE: Self = Self(0);
-    pub(crate) const TRACE_CONTEXT: Self = Self(1);
-    pub(crate) const B3: Self = Self(2);
-    pub(crate) const B3_MULTI: Self = Self(4);
+    /// W3C Trace Context's `traceparent`.
+    pub const TRACE_CONTEXT: Self = Self(1);
+    /// B3's single header.
+    pub const B3: Self = Self(2);
+    /// B3's `x-b3-` headers.
+    pub const B3_MULTI: Self = Self(4);
 
-    pub(crate) fn of(propagation: &[Propagation]) -> Self {
+    /// Those that a configuration names.
+    pub fn of(propagation: &[Propagation]) -> Self {
         propagation.iter().fold(Self::NONE, |all, format| {
             all.and(match format {
                 Propagation::TraceContext => Self::TRACE_CONTEXT,
@@ -50,11 +57,13 @@ impl Formats {
         })
     }
 
-    pub(crate) fn and(self, other: Self) -> Self {
+    /// Both together.
+    pub fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    pub(crate) fn contains(self, other: Self) -> bool {
+    /// Whether all of `other` are in it.
+    pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
@@ -65,36 +74,40 @@ impl Formats {
 
 /// What a request's headers say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Incoming {
+pub struct Incoming {
     /// The caller's span.
-    pub(crate) parent: Option<Parent>,
+    pub parent: Option<Parent>,
     /// The caller's decision; `None`: it left it to us.
-    pub(crate) sampled: Option<bool>,
-    pub(crate) debug: bool,
+    pub sampled: Option<bool>,
+    /// B3's debug flag.
+    pub debug: bool,
     /// The parent was read from `traceparent`, so `tracestate` belongs to it.
-    pub(crate) w3c: bool,
+    pub w3c: bool,
     /// The formats of which any header is there, readable or not.
-    pub(crate) found: Formats,
+    pub found: Formats,
 }
 
 /// The caller's span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Parent {
-    pub(crate) trace_id: u128,
-    pub(crate) span_id: u64,
-    pub(crate) random: bool,
+pub struct Parent {
+    /// Never 0.
+    pub trace_id: u128,
+    /// Never 0.
+    pub span_id: u64,
+    /// W3C's random-trace-id flag (level 2).
+    pub random: bool,
 }
 
 impl Incoming {
     /// Whether the headers already say to everyone after us that this trace is not sampled, in every format of `written`
     /// and in one voice, so that they may pass as they are.
-    pub(crate) fn says_unsampled_to(&self, written: Formats) -> bool {
+    pub fn says_unsampled_to(&self, written: Formats) -> bool {
         self.parent.is_some() && self.sampled == Some(false) && self.found.is_single() && self.found.contains(written)
     }
 }
 
 /// Reads the W3C context, else the B3 single header, else the B3 headers.
-pub(crate) fn read(headers: &HeaderMap) -> Incoming {
+pub fn read(headers: &HeaderMap) -> Incoming {
     let mut incoming = Incoming::default();
     if headers.contains_key(&TRACEPARENT) {
         incoming.found = Formats::TRACE_CONTEXT;
@@ -203,7 +216,7 @@ fn hex_lower(digits: &[u8]) -> Option<u128> {
 }
 
 /// Writes `context` in every format of `formats` and takes away what other formats said.
-pub(crate) fn write(headers: &mut HeaderMap, context: &TraceContext, formats: Formats) {
+pub fn write(headers: &mut HeaderMap, context: &TraceContext, formats: Formats) {
     let mut ids = [b'-'; 49];
     write_hex(context.trace_id, &mut ids[..32]);
     write_hex(u128::from(context.span_id), &mut ids[33..]);
@@ -259,7 +272,7 @@ fn write_hex(mut value: u128, into: &mut [u8]) {
 }
 
 /// Takes `tracestate` away (a new trace begins), or cuts one that is too long behind its last member that fits.
-pub(crate) fn limit_tracestate(headers: &mut HeaderMap, continued: bool) {
+pub fn limit_tracestate(headers: &mut HeaderMap, continued: bool) {
     if !headers.contains_key(&TRACESTATE) {
         return;
     }
@@ -292,7 +305,7 @@ pub(crate) fn limit_tracestate(headers: &mut HeaderMap, continued: bool) {
 }
 
 /// The `tracestate` that a span of this request carries.
-pub(crate) fn tracestate(headers: &HeaderMap) -> Option<Box<str>> {
+pub fn tracestate(headers: &HeaderMap) -> Option<Box<str>> {
     headers.get(&TRACESTATE)?.to_str().ok().map(Box::from)
 }
 
