@@ -6,11 +6,14 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 
 /// How long an idle connection waits before the kernel asks whether its peer is still there, and between two questions.
@@ -117,6 +120,13 @@ pub fn bound_unacknowledged(stream: &TcpStream) -> io::Result<()> {
 pub(crate) fn has_input(stream: &TcpStream) -> bool {
     let would_block = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
     !SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]).is_err_and(would_block)
+}
+
+/// Whether the runtime knows that the peer has ended, whatever it sent before and is not read yet.
+pub(crate) fn has_peer_ended(stream: &TcpStream) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    let ready = pin!(stream.ready(Interest::READABLE)).poll(&mut cx);
+    matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
 }
 
 /// Makes the connection end with RST instead of FIN when it is dropped, so that its peer learns of an abort.

@@ -27,6 +27,8 @@ pub(crate) use connect::{UpstreamConnection, connect_tcp};
 pub(crate) use exchange::Lease;
 use exchange::exchange;
 
+/// How long an upload that goes on beyond its answer may stand still.
+pub(crate) const STALLED: Duration = Duration::from_secs(30);
 /// Tries of one request or connection at most, the first included.
 const MAX_ATTEMPTS: usize = 8;
 

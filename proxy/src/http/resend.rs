@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -27,13 +27,15 @@ struct State {
     /// What has passed, sharing its buffers; `None` where the body cannot be had back.
     passed: Option<VecDeque<Bytes>>,
     size: usize,
+    /// Frames that have passed.
+    frames: u64,
     /// What broke it off.
     broken: Option<BodyError>,
 }
 
 impl Lent {
     pub(crate) fn new(body: RequestBody) -> Self {
-        Self(Rc::new(RefCell::new(State { body, passed: Some(VecDeque::new()), size: 0, broken: None })))
+        Self(Rc::new(RefCell::new(State { body, passed: Some(VecDeque::new()), size: 0, frames: 0, broken: None })))
     }
 
     /// The whole body again, unless too much of it has passed. Whoever still sends it finds it ended.
@@ -48,9 +50,25 @@ impl Lent {
         self.0.borrow().broken.clone()
     }
 
+    /// How far it is, without holding it.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress(Rc::downgrade(&self.0))
+    }
+
     /// It was sent for good: nothing more is kept of it.
     pub(crate) fn settle(&self) {
         self.0.borrow_mut().passed = None;
+    }
+}
+
+/// How far a body is that somebody else holds.
+#[derive(Debug)]
+pub(crate) struct Progress(Weak<RefCell<State>>);
+
+impl Progress {
+    /// Frames that have passed; `None` where nobody holds the body any more.
+    pub(crate) fn frames(&self) -> Option<u64> {
+        Some(self.0.upgrade()?.borrow().frames)
     }
 }
 
@@ -74,6 +92,7 @@ impl http_body::Body for Lent {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut state = self.0.borrow_mut();
         let frame = ready!(Pin::new(&mut state.body).poll_frame(cx));
+        state.frames += 1;
         match &frame {
             Some(Ok(frame)) => state.keep(frame),
             Some(Err(error)) => (state.passed, state.broken) = (None, Some(error.clone())),

@@ -8,15 +8,15 @@ use std::task::Poll;
 
 use http::StatusCode;
 use http_body::Body as _;
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::task::{JoinHandle, spawn_local};
 
-use super::{Bound, Checked, Failure, Response, within};
+use super::{Bound, Checked, Failure, Response, STALLED, within};
 use crate::Error;
 use crate::cluster::{ClusterState, Picked};
 use crate::http::body::{Body, BodyError, RequestBody};
 use crate::http::h1::client::{Unanswered, Why};
 use crate::http::informational::Informational;
-use crate::http::resend::Lent;
+use crate::http::resend::{Lent, Progress};
 use crate::http::{RequestHead, ResponseHead, fields, h1, h2};
 use crate::pool::{Connection, Hop, Host, Stream};
 use crate::telemetry::AttemptTelemetry;
@@ -33,19 +33,35 @@ pub(crate) struct Lease {
 /// The pumping of a request body. Dropped before the response is complete it ends, and the stream is reset: a client that
 /// gave up, or ran out of time, leaves nothing behind.
 #[derive(Debug)]
-struct Upload(AbortHandle);
+struct Upload {
+    pumping: JoinHandle<()>,
+    progress: Progress,
+}
+
+impl Upload {
+    /// Lets it go on for as long as it gets on.
+    async fn finish(mut self) {
+        let mut passed = self.progress.frames();
+        while tokio::time::timeout(STALLED, &mut self.pumping).await.is_err() {
+            let before = std::mem::replace(&mut passed, self.progress.frames());
+            if passed == before {
+                break;
+            }
+        }
+    }
+}
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        self.0.abort();
+        self.pumping.abort();
     }
 }
 
 impl Lease {
     /// The exchange ended well: its connection may serve another, and an upload may go on beyond its answer.
     pub(crate) fn reuse(mut self) {
-        if let Some(upload) = self.upload.take() {
-            std::mem::forget(upload);
+        if let Some(upload) = self.upload.take_if(|upload| !upload.pumping.is_finished()) {
+            spawn_local(upload.finish());
         }
         let Some((host, sender, generation)) = self.connection else { return };
         if sender.is_uploading() {
@@ -212,6 +228,7 @@ async fn exchange_h2(
         Err(error) => return Err(failed(broken(error))),
     };
     if let Some(body) = sent.clone() {
+        let progress = body.progress();
         // Counts for as long as the stream is open: an upload may outlive its answer.
         let open = stream.clone();
         let pumping = spawn_local(async move {
@@ -219,7 +236,7 @@ async fn exchange_h2(
             let _ = h2::pump(&mut send, pin!(body)).await;
             drop(open);
         });
-        *upload = Some(Upload(pumping.abort_handle()));
+        *upload = Some(Upload { pumping, progress });
     }
     let response = poll_fn(|cx| {
         while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
@@ -255,4 +272,45 @@ async fn exchange_h2(
         sent.settle();
     }
     Ok((head, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::BodyExt;
+    use tokio::task::LocalSet;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::telemetry::ByteCounter;
+
+    /// Pumps a body, and then nothing for ever; how long that is let to go on beyond its answer.
+    async fn let_go_on(pause: std::time::Duration) -> (u32, bool) {
+        let body = RequestBody::new(Body::Full(Bytes::from_static(b"x")), ByteCounter::default());
+        let body = Lent::new(body);
+        let progress = body.progress();
+        let held = Rc::new(());
+        let holds = held.clone();
+        let pumping = spawn_local(async move {
+            let _holds = holds;
+            tokio::time::sleep(pause).await;
+            body.clone().collect().await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let begun = Instant::now();
+        Upload { pumping, progress }.finish().await;
+        tokio::task::yield_now().await;
+        (begun.elapsed().as_secs() as u32 / STALLED.as_secs() as u32, Rc::strong_count(&held) == 1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_beyond_its_answer_is_given_up_where_it_stands_still() {
+        let local = LocalSet::new();
+        local
+            .run_until(async {
+                assert_eq!(let_go_on(STALLED / 2).await, (2, true));
+                assert_eq!(let_go_on(STALLED * 2).await, (1, true));
+            })
+            .await;
+    }
 }

@@ -24,7 +24,7 @@ use crate::http::{RequestHead, ResponseHead};
 use crate::io::{Replay, Upstream};
 use crate::live::LiveConnection;
 use crate::socket;
-use crate::upstream::{Upgrade, UpstreamConnection};
+use crate::upstream::{STALLED, Upgrade, UpstreamConnection};
 
 /// An idle connection is retired this much before its server would close it: a request may be on its way by then.
 const EARLY: Duration = Duration::from_secs(1);
@@ -143,18 +143,17 @@ impl Sender {
         inner.kept && inner.reader.is_done() && inner.upload.is_some()
     }
 
-    /// Sends the rest of a request that was answered before its end.
+    /// Sends the rest of a request that was answered before its end, for as long as it gets on.
     pub(crate) async fn finish(&self) {
-        poll_fn(|cx| {
+        let mut written = self.inner.borrow().output.written_bytes();
+        while tokio::time::timeout(STALLED, poll_fn(|cx| self.inner.borrow_mut().poll_finish(cx))).await.is_err() {
             let inner = &mut *self.inner.borrow_mut();
-            // The server's end, or its word, is the upload's end.
-            if inner.poll_send(cx).is_err() || inner.wire.poll_fill(cx).is_ready() {
+            let before = std::mem::replace(&mut written, inner.output.written_bytes());
+            if written == before {
                 inner.kept = false;
-                return Poll::Ready(());
+                return;
             }
-            if inner.is_sent() || inner.unwritable.is_some() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        }
     }
 
     /// How long it may be idle before its server could close it.
@@ -219,10 +218,7 @@ impl Inner {
 
     /// Whether the kernel knows that the server closed it, which the runtime may not have noticed yet.
     fn is_stale(&self) -> bool {
-        match &self.wire.stream {
-            Upstream::Plain(stream) => self.used && socket::has_input(stream),
-            Upstream::Tls(_) => false,
-        }
+        self.used && socket::has_input(self.wire.stream.tcp())
     }
 
     fn unanswered(&mut self, why: Why, repeatable: bool) -> Unanswered {
@@ -259,6 +255,16 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Sends what is left of a request whose answer is complete.
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // The server's end, or its word, is the upload's end.
+        if self.poll_send(cx).is_err() || self.wire.poll_fill(cx).is_ready() {
+            self.kept = false;
+            return Poll::Ready(());
+        }
+        if self.is_sent() || self.unwritable.is_some() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn poll_answer(

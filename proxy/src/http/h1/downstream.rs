@@ -18,6 +18,7 @@ use super::wire::{Reader, Wire};
 use crate::Error;
 use crate::http::body::{Body, BodyError};
 use crate::io::{Downstream, Replay};
+use crate::socket;
 
 /// How long a head may take from its first byte to its last.
 const HEAD: Duration = Duration::from_secs(30);
@@ -25,6 +26,8 @@ const HEAD: Duration = Duration::from_secs(30);
 const LAST_HEAD: Duration = Duration::from_secs(2);
 /// Bytes a client may send ahead of the answer to its last request.
 const AHEAD: usize = 64 * 1024;
+/// How often a client from which nothing is read is asked whether it is still there.
+const WATCH: Duration = Duration::from_secs(1);
 /// Bytes of a body nobody wants that are read for the sake of the next request.
 const UNWANTED: usize = 64 * 1024;
 
@@ -78,6 +81,12 @@ pub(super) struct Connection {
     lending: Lending,
     /// The connection's task, while another reads the body.
     task: Option<Waker>,
+    /// Who waits for more of the body.
+    body: Option<Waker>,
+    /// Whether it does now, so that the client's end is seen.
+    waiting: bool,
+    /// When to see whether the client is still there, while nothing is read from it.
+    watch: Option<Pin<Box<Sleep>>>,
     scanned: usize,
     /// When a head that has begun is late.
     late: Option<Pin<Box<Sleep>>>,
@@ -91,6 +100,9 @@ impl Connection {
             reader: Reader::Done,
             lending: Lending::Read,
             task: None,
+            body: None,
+            waiting: false,
+            watch: None,
             scanned: 0,
             late: None,
             hurried: false,
@@ -114,7 +126,10 @@ impl Connection {
                         self.late = None;
                         return Poll::Ready(Ok(Some(request)));
                     }
-                    None if self.late.is_none() => self.late = Some(Box::pin(tokio::time::sleep(HEAD))),
+                    // Empty lines before a head are none of it.
+                    None if self.late.is_none() && self.wire.input.iter().any(|byte| !b"\r\n".contains(byte)) => {
+                        self.late = Some(Box::pin(tokio::time::sleep(HEAD)));
+                    }
                     None => {}
                 }
             }
@@ -150,7 +165,12 @@ impl Connection {
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         match self.lending {
             Lending::Gone => return Poll::Ready(Ended::Gone),
-            Lending::Lent => self.remember(cx),
+            Lending::Lent => {
+                keep(&mut self.task, cx);
+                if self.waiting {
+                    return Poll::Pending;
+                }
+            }
             Lending::Unwanted | Lending::Invalid => {}
             Lending::Read => {
                 while self.wire.input.len() < AHEAD {
@@ -162,17 +182,22 @@ impl Connection {
                 }
             }
         }
-        Poll::Pending
+        self.poll_watch(cx)
     }
 
-    /// Who reads the body may be another task, which tells this one of its end.
-    fn remember(&mut self, cx: &Context<'_>) {
-        match &mut self.task {
-            Some(task) => task.clone_from(cx.waker()),
-            task => *task = Some(cx.waker().clone()),
+    /// Completes when the client has ended, while nothing is read from it.
+    fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let watch = self.watch.get_or_insert_with(|| Box::pin(tokio::time::sleep(WATCH)));
+        loop {
+            ready!(watch.as_mut().poll(cx));
+            if socket::has_peer_ended(self.wire.stream.tcp()) {
+                return Poll::Ready(Ended::Gone);
+            }
+            watch.as_mut().reset(Instant::now() + WATCH);
         }
     }
 
+    /// Who reads the body may be another task, which tells this one of its end.
     fn lend(&mut self, lending: Lending, cx: Option<&Context<'_>>) {
         self.lending = lending;
         if let Some(task) = &self.task
@@ -182,13 +207,9 @@ impl Connection {
         }
     }
 
-    /// Completes when nobody reads the request's body any more.
-    pub(super) fn poll_returned(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.lending == Lending::Lent {
-            self.remember(cx);
-            return Poll::Pending;
-        }
-        Poll::Ready(())
+    /// Whether somebody still reads the request's body.
+    pub(super) fn is_lent(&self) -> bool {
+        self.lending == Lending::Lent
     }
 
     /// Reads the rest of a body that nobody wants, if it is short. `false`: the next request cannot be found.
@@ -207,6 +228,7 @@ impl Connection {
     pub(super) fn refuse_body(&mut self) {
         if self.lending == Lending::Lent {
             self.lending = Lending::Gone;
+            self.body.take().inspect(Waker::wake_by_ref);
         }
     }
 
@@ -214,6 +236,13 @@ impl Connection {
     pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
         self.wire.input.clear();
         self.wire.poll_fill(cx)
+    }
+}
+
+fn keep(kept: &mut Option<Waker>, cx: &Context<'_>) {
+    match kept {
+        Some(waker) => waker.clone_from(cx.waker()),
+        waker => *waker = Some(cx.waker().clone()),
     }
 }
 
@@ -248,7 +277,12 @@ impl RequestReader {
         if inner.lending != Lending::Lent {
             return Poll::Ready(Some(Err(BodyError::Closed("it is wanted no more".to_owned()))));
         }
-        let frame = ready!(inner.reader.poll_frame(&mut inner.wire, cx));
+        let Poll::Ready(frame) = inner.reader.poll_frame(&mut inner.wire, cx) else {
+            keep(&mut inner.body, cx);
+            inner.waiting = true;
+            return Poll::Pending;
+        };
+        inner.waiting = false;
         let lending = match &frame {
             Some(Err(BodyError::Invalid(_))) => Lending::Invalid,
             Some(Err(_)) => Lending::Gone,
@@ -355,5 +389,45 @@ mod tests {
         client.write_all(b"abc").await.unwrap();
         connection.borrow_mut().refuse_body();
         read.collect().await.expect_err("what others read is not passed over");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_body_learns_that_it_is_wanted_no_more() {
+        let (connection, _client) = connection("a").await;
+        let read = body(&connection, Framing::Length(3));
+        let refuse = async {
+            while !connection.borrow().waiting {
+                tokio::task::yield_now().await;
+            }
+            connection.borrow_mut().refuse_body();
+            // Whoever closes the connection reads from it, too.
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(connection.borrow_mut().poll_discard(&mut cx).is_pending());
+        };
+        tokio::join!(async { read.collect().await.expect_err("it breaks off") }, refuse);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_is_seen_where_nothing_is_read_from_it() {
+        let ahead = "x".repeat(AHEAD);
+        for (before, framing) in [(&ahead[..], Framing::Empty), ("abc", Framing::Length(9))] {
+            let (connection, client) = connection(before).await;
+            let _unread = body(&connection, framing);
+            let gone = poll_fn(|cx| connection.borrow_mut().poll_gone(cx));
+            let mut gone = std::pin::pin!(gone);
+            let hour = Duration::from_secs(3600);
+            tokio::time::timeout(hour, gone.as_mut()).await.expect_err("it is there");
+            drop(client);
+            assert!(matches!(tokio::time::timeout(hour, gone).await.unwrap(), Ended::Gone), "{framing:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_line_between_requests_is_no_late_head() {
+        let (connection, mut client) = connection("\r\n").await;
+        let day = Duration::from_secs(86_400);
+        tokio::time::timeout(day, next(&connection, Ending::No)).await.expect_err("it is idle");
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        assert!(next(&connection, Ending::No).await.unwrap().is_some());
     }
 }

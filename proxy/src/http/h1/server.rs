@@ -140,7 +140,7 @@ impl<'a> Conversation<'a> {
         if self.answer(asked, head, body).await? {
             return Ok(Next::Close);
         }
-        if !self.connection.borrow().is_read() && !self.rest().await {
+        if !self.connection.borrow().is_read() && !self.rest().await? {
             return Ok(Next::Close);
         }
         self.connection.borrow_mut().wire.settle();
@@ -149,18 +149,22 @@ impl<'a> Conversation<'a> {
 
     /// The request's body beyond the answer: its upload may go on, and a little that nobody wants is read. Whether the next
     /// request can be found behind it.
-    async fn rest(&mut self) -> bool {
-        // A drain, or an idle timeout, waits for no upload whose answer is complete.
-        let returned = poll_fn(|cx| match self.ending.get() {
-            Ending::Now => Poll::Ready(false),
-            _ => self.connection.borrow_mut().poll_returned(cx).map(|()| true),
+    async fn rest(&mut self) -> Result<bool, Ended> {
+        let returned = poll_fn(|cx| {
+            let mut connection = self.connection.borrow_mut();
+            // A drain, or an idle timeout, waits for no upload whose answer is complete.
+            match self.ending.get() {
+                Ending::Now => Poll::Ready(Ok(false)),
+                _ if !connection.is_lent() => Poll::Ready(Ok(true)),
+                _ => connection.poll_gone(cx).map(Err),
+            }
         });
-        if !returned.await {
-            return false;
+        if !returned.await? {
+            return Ok(false);
         }
         let mut read = 0;
         let unwanted = poll_fn(|cx| self.connection.borrow_mut().poll_unwanted(&mut read, cx));
-        tokio::time::timeout(SILENCE, unwanted).await.unwrap_or(false)
+        Ok(tokio::time::timeout(SILENCE, unwanted).await.unwrap_or(false))
     }
 
     /// Has the request handled, and passes on what is said before the answer.
@@ -240,8 +244,9 @@ impl<'a> Conversation<'a> {
     /// Ends the connection. A client that still sends is heard for a while: a reset would take the answer from it.
     async fn close(&mut self, more: bool) {
         self.connection.borrow_mut().refuse_body();
-        let ended = poll_fn(|cx| Pin::new(&mut self.connection.borrow_mut().wire.stream).poll_shutdown(cx)).await;
-        if ended.is_err() || !more {
+        let ended = poll_fn(|cx| Pin::new(&mut self.connection.borrow_mut().wire.stream).poll_shutdown(cx));
+        // TLS has a last word, which a client that reads nothing takes for ever.
+        if !matches!(tokio::time::timeout(LINGER, ended).await, Ok(Ok(()))) || !more {
             return;
         }
         let heard = async {

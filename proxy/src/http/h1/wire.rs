@@ -79,8 +79,8 @@ pub(super) struct Output {
     size: usize,
     /// Whether something was written that the stream may still hold back.
     unflushed: bool,
-    /// Whether something of the message was written.
-    begun: bool,
+    /// Bytes of the message that were written.
+    written: u64,
 }
 
 #[derive(Debug)]
@@ -93,12 +93,17 @@ enum Piece {
 impl Output {
     /// A new message begins.
     pub(super) fn begin(&mut self) {
-        self.begun = false;
+        self.written = 0;
     }
 
     /// Whether something of the message was written.
     pub(super) fn has_begun(&self) -> bool {
-        self.begun
+        self.written > 0
+    }
+
+    /// Bytes of the message that were written.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.written
     }
 
     /// Appends what `write` writes.
@@ -168,7 +173,8 @@ impl Output {
 
     fn written(&mut self, mut count: usize) {
         use bytes::Buf;
-        (self.unflushed, self.begun) = (true, true);
+        self.unflushed = true;
+        self.written += count as u64;
         self.size -= count;
         while count > 0 {
             let piece = self.pieces.front_mut().expect("no more is written than there is");

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Method, Version};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use super::*;
 use crate::http::Spelling;
@@ -151,6 +152,43 @@ async fn an_answer_may_come_before_the_end_of_the_request() {
     };
     tokio::join!(sender.finish(), rest);
     assert!(sender.is_reusable(), "the upload went on beyond its answer");
+}
+
+/// Has the server answer an upload of 20 MB and read no more of it.
+async fn answered_early() -> (Sender, TcpStream) {
+    let (sender, mut server) = connection().await;
+    let (got, ()) = tokio::join!(send(&sender, Method::POST, full(vec![b'u'; 20_000_000])), async {
+        until(&mut server, "\r\n\r\n").await;
+        say(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    });
+    assert!(matches!(got.unwrap().1, Body::Empty));
+    assert!(sender.is_uploading());
+    (sender, server)
+}
+
+// Time is paused: it passes where nothing else happens.
+#[tokio::test(start_paused = true)]
+async fn an_upload_beyond_its_answer_is_given_up_where_it_stands_still() {
+    let (sender, _server) = answered_early().await;
+    let begun = Instant::now();
+    sender.finish().await;
+    assert!((STALLED..3 * STALLED).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert!(!sender.is_reusable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_beyond_its_answer_goes_on_while_it_gets_on() {
+    let (sender, mut server) = answered_early().await;
+    let rest = async {
+        let mut sink = vec![0; 5_000_000];
+        for _ in 0..4 {
+            tokio::time::sleep(STALLED - Duration::from_secs(1)).await;
+            server.read_exact(&mut sink).await.unwrap();
+        }
+    };
+    let begun = Instant::now();
+    tokio::join!(sender.finish(), rest);
+    assert!(begun.elapsed() > 2 * STALLED && sender.is_reusable());
 }
 
 #[tokio::test]
