@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use remora_model::capture::{ADMIN_PORT, METRICS_PORT, READINESS_PORT};
 use remora_model::snapshot::{Admin, Service};
-use remora_model::{Snapshot, TrustDomain};
+use remora_model::{HttpLimits, Snapshot, TrustDomain};
 
 use crate::decode::{Field, Spanned};
 use crate::environment::Environment;
@@ -88,6 +88,7 @@ pub(crate) fn compile(document: &Document, env: &Environment, problems: &mut Pro
     Some(Snapshot {
         service: service?,
         identity,
+        limits: document.limits.or(HttpLimits::default()),
         listeners,
         clusters: clusters.into_list(),
         resolved_hosts,

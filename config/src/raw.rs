@@ -15,10 +15,12 @@ use crate::errors::{Complaint, Problems, quoted};
 use crate::value::{self, Collector, HostPort};
 use crate::yaml::Node;
 
+mod limits;
 mod mtls;
 mod route;
 mod upstream;
 
+pub(crate) use limits::Limits;
 pub(crate) use mtls::{Api, Ca, Mtls, trust_domain};
 pub(crate) use route::{Route, Split, Target};
 pub(crate) use upstream::Upstream;
@@ -37,6 +39,7 @@ pub(crate) struct Document {
     pub(crate) outbound: Field<Vec<Outbound>>,
     pub(crate) clusters: Vec<Named>,
     pub(crate) gateways: Field<Vec<Gateway>>,
+    pub(crate) limits: Limits,
     pub(crate) tracing: Field<Tracing>,
     pub(crate) access_log: (AccessLogFormat, AccessLogFilter),
     pub(crate) admin: Admin,
@@ -98,6 +101,7 @@ pub(crate) struct Gateway {
     pub(crate) listen: Field<Vec<Spanned<SocketAddr>>>,
     pub(crate) tls: Field<GatewayTls>,
     pub(crate) routes: Vec<Route>,
+    pub(crate) limits: Limits,
 }
 
 /// `gateway.tls`.
@@ -155,6 +159,7 @@ const FIELDS: &[&str] = &[
     "outbound",
     "clusters",
     "gateway",
+    "limits",
     "tracing",
     "access_log",
     "admin",
@@ -176,6 +181,7 @@ impl Document {
             outbound: fields.optional("outbound", list(Outbound::decode)),
             clusters: take(fields.optional("clusters", Named::decode_all)),
             gateways: fields.optional("gateway", some(Gateway::decode)),
+            limits: take(fields.optional("limits", Limits::decode)),
             tracing: fields.optional("tracing", Tracing::decode),
             access_log: take(fields.optional("access_log", access_log)),
             admin: take(fields.optional("admin", Admin::decode)),
@@ -258,11 +264,12 @@ impl Named {
 
 impl Gateway {
     fn decode(at: &Located<'_>, problems: &mut Problems) -> Option<Self> {
-        let mut fields = at.fields(&["listen", "tls", "routes"], problems)?;
+        let mut fields = at.fields(&["listen", "tls", "routes", "limits"], problems)?;
         Some(Self {
             listen: fields.required("listen", listen),
             tls: fields.optional("tls", GatewayTls::decode),
             routes: take(fields.required("routes", some(Route::decode))),
+            limits: take(fields.optional("limits", Limits::decode)),
         })
     }
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::cluster::ClusterId;
 use crate::identity::MtlsMode;
+use crate::limits::HttpLimits;
 use crate::port::PortRange;
 use crate::route::RouteTable;
 
@@ -59,6 +60,8 @@ pub struct Listener {
     pub addresses: Vec<SocketAddr>,
     /// How the original destination is found.
     pub original_dst: OriginalDst,
+    /// The bounds of HTTP on its connections.
+    pub limits: HttpLimits,
     /// Tried in order; the first whose `destination` matches is taken.
     pub chains: Vec<FilterChain>,
     /// Taken where no chain matches.

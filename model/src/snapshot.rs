@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::cluster::{Cluster, ClusterId};
 use crate::identity::IdentityConfig;
+use crate::limits::HttpLimits;
 use crate::listener::{Listener, ResolvedHostId};
 use crate::probe::Probes;
 use crate::telemetry::Telemetry;
@@ -21,6 +22,8 @@ pub struct Snapshot {
     pub identity: Option<IdentityConfig>,
     /// Every listening address. Addresses and original-destination modes are fixed at start-up; a reload that changes them is refused.
     pub listeners: Vec<Listener>,
+    /// The bounds of HTTP on connections to endpoints.
+    pub limits: HttpLimits,
     /// Every cluster; referred to by [`ClusterId`].
     pub clusters: Vec<Cluster>,
     /// Names whose current addresses filter chains match on; referred to by [`ResolvedHostId`].

@@ -54,6 +54,7 @@ mod tests {
             direction: Direction::Outbound,
             addresses: vec![],
             original_dst: OriginalDst::Redirect,
+            limits: Default::default(),
             chains: vec![
                 chain("catalog", &["50051"], &["10.7.0.100/32"], None),
                 chain("prices", &["8000-8099"], &["10.8.0.0/16", "fd00::/8"], None),
@@ -69,6 +70,7 @@ mod tests {
         Snapshot {
             service: Service { name: "a".into(), namespace: "default".into(), version: None },
             identity: None,
+            limits: Default::default(),
             listeners: vec![listener()],
             clusters: vec![],
             resolved_hosts: vec!["other".into(), "shop".into()],

@@ -9,6 +9,7 @@ pub mod head;
 pub(crate) mod informational;
 pub(crate) mod resend;
 pub mod spelling;
+pub(crate) mod stall;
 pub mod trailers;
 
 pub use body::Body;

@@ -10,13 +10,14 @@ use bytes::Bytes;
 use http::{HeaderValue, Method};
 use http_body::{Body as _, Frame, SizeHint};
 use remora_certs::Fingerprint;
-use remora_model::{Direction, DownstreamTls, MtlsMode};
+use remora_model::{Direction, DownstreamTls, HttpLimits, MtlsMode};
 use tokio::time::{Instant, Sleep};
 
 use crate::Error;
 use crate::address::OrigDst;
-use crate::http::body::{Body, BodyError, RequestBody};
+use crate::http::body::{Body, BodyError, RequestBody, Timed};
 use crate::http::informational::Informational;
+use crate::http::stall::Stall;
 use crate::http::{RequestHead, ResponseHead, fields};
 use crate::io::{Downstream, Replay};
 use crate::live::{self, LiveConnection};
@@ -112,7 +113,7 @@ impl HttpConnection {
                 telemetry.response(&response.head);
                 let exchange =
                     Exchange { telemetry, attempt: Some(response.attempt), _active: active, trailers, timeout };
-                let mut body = ResponseBody::new(response.body, exchange, response.lease);
+                let mut body = ResponseBody::new(response.body, exchange, response.lease, self.limits().stream_idle);
                 body.upgrade = response.upgrade;
                 (response.head, body)
             }
@@ -125,7 +126,7 @@ impl HttpConnection {
                 }
                 telemetry.response(&head);
                 let exchange = Exchange { telemetry, attempt: None, _active: active, trailers, timeout: None };
-                (head, ResponseBody::new(body, exchange, None))
+                (head, ResponseBody::new(body, exchange, None, self.limits().stream_idle))
             }
         }
     }
@@ -138,7 +139,7 @@ impl HttpConnection {
         let (head, body) = fields::error_response(&error, false);
         telemetry.response(&head);
         let exchange = Exchange { telemetry, attempt: None, _active: active, trailers: false, timeout: None };
-        (head, ResponseBody::new(body, exchange, None))
+        (head, ResponseBody::new(body, exchange, None, self.limits().stream_idle))
     }
 
     /// Relays the bytes of a connection that left HTTP.
@@ -178,7 +179,7 @@ impl HttpConnection {
         let request = upstream::Request {
             direction: self.info.direction,
             orig_dst: self.orig_dst,
-            body: RequestBody::new(body, telemetry.request_bytes_handle()),
+            body: RequestBody::new(body, telemetry.request_bytes_handle(), chain.listener().limits.stream_idle),
             head,
         };
         let timeout = route.request_timeout.map(|timeout| Bound { deadline: Instant::now() + timeout, timeout });
@@ -189,6 +190,11 @@ impl HttpConnection {
             timeout,
         });
         Ok((response, timeout))
+    }
+
+    /// The bounds of HTTP on the connection.
+    pub(crate) fn limits(&self) -> HttpLimits {
+        self.chain.borrow().listener().limits
     }
 
     fn chain(&self) -> ChainView {
@@ -243,11 +249,13 @@ pub(crate) struct ResponseBody {
     exchange: Option<Exchange>,
     lease: Option<upstream::Lease>,
     upgrade: Option<Upgrade>,
+    stall: Stall,
 }
 
 impl ResponseBody {
-    fn new(body: Body, exchange: Exchange, lease: Option<upstream::Lease>) -> Self {
-        let mut this = Self { body, exchange: Some(exchange), lease, upgrade: None };
+    fn new(body: Body, exchange: Exchange, lease: Option<upstream::Lease>, idle: Duration) -> Self {
+        let stall = Stall::new(idle);
+        let mut this = Self { body, exchange: Some(exchange), lease, upgrade: None, stall };
         if this.body.is_end_stream() {
             this.complete();
         }
@@ -259,7 +267,13 @@ impl ResponseBody {
         self.upgrade.take()
     }
 
-    fn complete(&mut self) {
+    /// Whether it ended, well or not.
+    pub(crate) fn is_over(&self) -> bool {
+        self.exchange.is_none()
+    }
+
+    /// It ended well.
+    pub(crate) fn complete(&mut self) {
         if let Some(lease) = self.lease.take() {
             lease.reuse();
         }
@@ -293,6 +307,7 @@ fn broken(error: &BodyError, timeout: Option<&Timeout>) -> Error {
         (BodyError::TimedOut, Some(timeout)) => {
             Error::RequestTimeout { cluster: timeout.cluster.clone(), timeout: timeout.timeout }
         }
+        (BodyError::Stalled(timeout), _) => Error::IdleTimeout(*timeout),
         (BodyError::Reset(code), _) => Error::ResponseReset(*code),
         _ => Error::ResponseTruncated(error.to_string()),
     }
@@ -339,6 +354,21 @@ impl http_body::Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Timed for ResponseBody {
+    fn poll_blocked(mut self: Pin<&mut Self>, sent: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let timeout = self.exchange.as_mut().and_then(|exchange| exchange.timeout.as_mut());
+        let error = match timeout.map(|timeout| timeout.sleep.as_mut().poll(cx)) {
+            Some(Poll::Ready(())) => BodyError::TimedOut,
+            _ => {
+                ready!(self.stall.poll(sent, cx));
+                BodyError::Stalled(self.stall.timeout())
+            }
+        };
+        self.fail(error.clone());
+        Poll::Ready(error)
     }
 }
 

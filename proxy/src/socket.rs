@@ -137,6 +137,14 @@ pub fn abort_on_drop(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
 
+/// Makes it end with FIN again.
+///
+/// # Errors
+/// What the kernel said.
+pub(crate) fn end_on_drop(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(None)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;

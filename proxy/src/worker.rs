@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use remora_certs::identity::Identity;
 use remora_certs::{Peer, VerifyError};
-use remora_model::{ClusterId, Direction, DownstreamTls, FilterChain, Listener, Snapshot, SpiffeId};
+use remora_model::{ClusterId, Direction, DownstreamTls, FilterChain, HttpLimits, Listener, Snapshot, SpiffeId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
 
@@ -167,12 +167,21 @@ impl View {
     pub(crate) fn listener(&self, id: ListenerId) -> &Listener {
         &self.input.snapshot.listeners[id.0]
     }
+
+    /// The bounds of HTTP on connections to endpoints.
+    pub(crate) fn limits(&self) -> HttpLimits {
+        self.input.snapshot.limits
+    }
 }
 
 impl ChainView {
     pub(crate) fn chain(&self) -> &FilterChain {
         let listener = self.view.listener(self.listener);
         self.index.map_or(&listener.default_chain, |index| &listener.chains[index])
+    }
+
+    pub(crate) fn listener(&self) -> &Listener {
+        self.view.listener(self.listener)
     }
 
     pub(crate) fn view(&self) -> &Rc<View> {

@@ -1,21 +1,33 @@
 //! Gateways: listening addresses of their own, where nothing is intercepted.
 
+use std::time::Duration;
+
 use remora_model::listener::DestinationMatch;
-use remora_model::{Direction, DownstreamTls, FilterChain, Listener, OriginalDst, Protocol};
+use remora_model::{Direction, DownstreamTls, FilterChain, HttpLimits, Listener, OriginalDst, Protocol};
 
 use super::clusters::Clusters;
 use super::{DETECT_TIMEOUT, IDLE_TIMEOUT, routes};
 use crate::errors::Problems;
 use crate::raw::{Document, Gateway};
 
+/// How long a stranger's request may stand still, unless configured.
+const STREAM_IDLE: Duration = Duration::from_secs(300);
+
 pub(super) fn listeners(document: &Document, clusters: &mut Clusters, problems: &mut Problems) -> Vec<Listener> {
     let gateways = document.gateways.given().map_or(&[][..], Vec::as_slice);
     let name = |index| if gateways.len() == 1 { "gateway".to_owned() } else { format!("gateway[{index}]") };
     let gateways = gateways.iter().enumerate();
-    gateways.map(|(index, gateway)| listener(&name(index), gateway, clusters, problems)).collect()
+    let limits = document.limits.or(HttpLimits { stream_idle: STREAM_IDLE, ..HttpLimits::default() });
+    gateways.map(|(index, gateway)| listener(&name(index), gateway, limits, clusters, problems)).collect()
 }
 
-fn listener(name: &str, gateway: &Gateway, clusters: &mut Clusters, problems: &mut Problems) -> Listener {
+fn listener(
+    name: &str,
+    gateway: &Gateway,
+    limits: HttpLimits,
+    clusters: &mut Clusters,
+    problems: &mut Problems,
+) -> Listener {
     let tls = gateway.tls.given().and_then(|tls| {
         Some(DownstreamTls::Terminate { certificate: tls.certificate.given()?.clone(), key: tls.key.given()?.clone() })
     });
@@ -25,6 +37,7 @@ fn listener(name: &str, gateway: &Gateway, clusters: &mut Clusters, problems: &m
         direction: Direction::Gateway,
         addresses: listen.iter().map(|address| address.value).collect(),
         original_dst: OriginalDst::None,
+        limits: gateway.limits.or(limits),
         chains: Vec::new(),
         default_chain: FilterChain {
             name: name.into(),

@@ -3,7 +3,7 @@
 use remora_model::capture::{INBOUND_PORT, OWN_PORTS};
 use remora_model::listener::DestinationMatch;
 use remora_model::{
-    ClusterId, Direction, DownstreamTls, FilterChain, Listener, MtlsMode, OriginalDst, PortRange, Protocol,
+    ClusterId, Direction, DownstreamTls, FilterChain, HttpLimits, Listener, MtlsMode, OriginalDst, PortRange, Protocol,
 };
 
 use super::clusters::Clusters;
@@ -54,6 +54,7 @@ pub(super) fn listener(
         direction: Direction::Inbound,
         addresses: listen(&inbound.listen, INBOUND_PORT),
         original_dst: if tproxy { OriginalDst::Tproxy } else { OriginalDst::Redirect },
+        limits: document.limits.or(HttpLimits::default()),
         chains,
         default_chain: chain("inbound", DestinationMatch::default(), Protocol::Auto, mode),
     }

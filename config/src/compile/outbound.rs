@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use remora_model::capture::OUTBOUND_PORT;
 use remora_model::listener::{DestinationMatch, ResolvedHostId};
 use remora_model::{
-    ClusterId, Direction, DownstreamTls, FilterChain, Listener, OriginalDst, PortRange, Protocol, RouteTable,
+    ClusterId, Direction, DownstreamTls, FilterChain, HttpLimits, Listener, OriginalDst, PortRange, Protocol,
+    RouteTable,
 };
 
 use super::clusters::Clusters;
@@ -55,6 +56,7 @@ pub(super) fn listener(
         direction: Direction::Outbound,
         addresses: listen(&document.outbound_listen, OUTBOUND_PORT),
         original_dst: OriginalDst::Redirect,
+        limits: document.limits.or(HttpLimits::default()),
         chains,
         default_chain: FilterChain {
             name: "passthrough".into(),

@@ -31,6 +31,7 @@ fn snapshot() -> Snapshot {
     Snapshot {
         service: Service { name: "storefront".into(), namespace: "shop".into(), version: None },
         identity: None,
+        limits: Default::default(),
         listeners: Vec::new(),
         clusters: Vec::new(),
         resolved_hosts: Vec::new(),

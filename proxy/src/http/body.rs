@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -10,6 +11,7 @@ use http_body::{Frame, SizeHint};
 use super::h1::chunked::InvalidBody;
 use super::h1::client::ResponseReader;
 use super::h1::downstream::RequestReader;
+use super::stall::Stall;
 use super::trailers;
 use crate::telemetry::ByteCounter;
 
@@ -44,6 +46,15 @@ pub enum BodyError {
     /// The time for the whole exchange is over.
     #[error("timed out within the body")]
     TimedOut,
+    /// The client sent nothing of it, or took nothing of it, for so long.
+    #[error("nothing of the body moved for {0:?}")]
+    Stalled(Duration),
+}
+
+/// A body that whoever sends it may have to give up while there is no room for more of it.
+pub(crate) trait Timed: http_body::Body<Data = Bytes, Error = BodyError> {
+    /// Asked while there is no room, with how much was sent so far. Completes when it took too long.
+    fn poll_blocked(self: Pin<&mut Self>, sent: u64, cx: &mut Context<'_>) -> Poll<BodyError>;
 }
 
 /// The body of an HTTP/2 stream. Window is given back as data is taken, so what nobody reads stops its own stream only.
@@ -135,24 +146,26 @@ impl http_body::Body for Body {
     }
 }
 
-/// A request body that counts what passes.
+/// A request body that counts what passes, and breaks off when its exchange stands still while its client sends nothing.
 #[derive(Debug)]
 pub struct RequestBody {
     /// What passed before and is to pass again: counted already.
     again: VecDeque<Bytes>,
     body: Body,
     bytes: Option<ByteCounter>,
+    stall: Stall,
 }
 
 impl RequestBody {
-    /// A body whose bytes are added to `bytes`.
-    pub fn new(body: Body, bytes: ByteCounter) -> Self {
-        Self { again: VecDeque::new(), body, bytes: Some(bytes) }
+    /// A body whose bytes are added to `bytes`, and which breaks off where nothing moves in either direction for `idle`; zero:
+    /// never.
+    pub fn new(body: Body, bytes: ByteCounter, idle: Duration) -> Self {
+        Self { again: VecDeque::new(), body, bytes: Some(bytes), stall: Stall::new(idle) }
     }
 
     /// No body.
     pub fn empty() -> Self {
-        Self { again: VecDeque::new(), body: Body::Empty, bytes: None }
+        Self { again: VecDeque::new(), body: Body::Empty, bytes: None, stall: Stall::new(Duration::ZERO) }
     }
 
     /// The body that begins with `passed`, which has passed before.
@@ -175,7 +188,11 @@ impl http_body::Body for RequestBody {
         if let Some(data) = self.again.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            let moved = self.bytes.as_ref().map_or(0, ByteCounter::moved);
+            ready!(self.stall.poll(moved, cx));
+            return Poll::Ready(Some(Err(BodyError::Stalled(self.stall.timeout()))));
+        };
         if let (Some(Ok(frame)), Some(bytes)) = (&frame, &self.bytes)
             && let Some(data) = frame.data_ref()
         {

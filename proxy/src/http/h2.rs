@@ -1,7 +1,7 @@
 //! HTTP/2 (RFC 9113) on the h2 crate, driven directly: both ends of a connection, and the pumping of bodies.
 //!
-//! Windows are budgets: a connection carries at most [`MAX_STREAMS`] streams, and its connection window holds every one of
-//! their stream windows. So streams that nobody reads can fill their own windows only, never the connection's, and a
+//! Windows are budgets: a connection to an endpoint carries at most [`MAX_STREAMS`] streams, and its connection window holds
+//! every one of their stream windows. So streams that nobody reads can fill their own windows only, never the connection's, and a
 //! stream beside them is never held up by flow control.
 
 use std::future::poll_fn;
@@ -15,31 +15,26 @@ use h2::{Reason, SendStream};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Method, header};
 use http_body::Body as _;
+use remora_model::HttpLimits;
 use tokio::task::spawn_local;
 
 pub(crate) mod keep_alive;
 
-use super::body::{Body, BodyError};
+use super::body::{Body, BodyError, Timed};
+use super::h1::parse::InvalidHead;
 use super::head::{RequestHead, ResponseHead};
 use super::informational::Informational;
 use super::spelling::Spelling;
 use crate::Error;
 use crate::drain::Drain;
 use crate::io::{Downstream, Replay, Upstream};
-use crate::request::HttpConnection;
+use crate::request::{HttpConnection, ResponseBody};
 
-/// Streams one connection carries at a time.
+/// Streams one connection to an endpoint carries at a time. A connection's window has room for so many streams' windows.
 pub(crate) const MAX_STREAMS: u32 = 100;
-/// Bytes a peer may send on one stream before they are read.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// The same for the connection: room for every stream's window.
-const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
-/// Decoded header list (RFC 9113 section 6.5.2); Envoy's default.
-const MAX_HEADER_LIST: u32 = 60 * 1024;
-/// The same between our own sidecars: whatever HTTP/1 head one of them takes must reach the other. A field counts 32 bytes more
-/// in a list, and the hop adds the version, the spelling and the trace.
-const MAX_HOP_LIST: u32 = MAX_HEADER_LIST + 100 * 32 + 4 * 1024;
 
+/// Fields that a hop may add to a request.
+const HOP_FIELDS: usize = 16;
 /// Streams opened on a connection before its peer has said how many it takes.
 const STREAMS_BEFORE_SETTINGS: usize = 10;
 /// How long the last GOAWAY may take to be written.
@@ -59,15 +54,16 @@ pub(crate) async fn serve(
     connection: Rc<HttpConnection>,
     drain: Drain,
 ) -> Result<(), h2::Error> {
+    let limits = connection.limits();
     let mut builder = h2::server::Builder::new();
     if connection.extends_connect() {
         builder.enable_connect_protocol();
     }
     let handshake = builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(max_header_list(connection.is_hop()))
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(max_header_list(&limits, connection.is_hop()))
         .handshake::<_, Bytes>(io);
     let Ok(h2) = tokio::time::timeout(PREFACE, handshake).await else {
         tracing::debug!("no HTTP/2 preface in time");
@@ -108,8 +104,10 @@ pub(crate) async fn serve(
     }
 }
 
-fn max_header_list(hop: bool) -> u32 {
-    if hop { MAX_HOP_LIST } else { MAX_HEADER_LIST }
+/// Between our own sidecars, whatever HTTP/1 head one of them takes must reach the other: a field counts 32 bytes more in a
+/// list, and the hop adds the version, the spelling and the trace.
+fn max_header_list(limits: &HttpLimits, hop: bool) -> u32 {
+    limits.header_bytes + if hop { limits.headers * 32 + 4 * 1024 } else { 0 }
 }
 
 async fn serve_stream(
@@ -126,6 +124,11 @@ async fn serve_stream(
             return respond.send_reset(Reason::PROTOCOL_ERROR);
         }
     };
+    let most = connection.limits().headers as usize;
+    if head.headers.len() > most + if connection.is_hop() { HOP_FIELDS } else { 0 } {
+        let (head, body) = connection.refuse(head, Error::InvalidHead(InvalidHead::TooManyFields(most)));
+        return answer(respond, head, body).await;
+    }
     let informational = Informational::default();
     let mut handled = pin!(connection.handle(head, body, &informational));
     let answer = poll_fn(|cx| {
@@ -140,7 +143,12 @@ async fn serve_stream(
         // A client that gave up cancels the upstream too: dropping the future resets its stream.
         respond.poll_reset(cx).map(|_| None)
     });
-    let Some((head, body)) = answer.await else { return };
+    if let Some((head, body)) = answer.await {
+        self::answer(respond, head, body).await;
+    }
+}
+
+async fn answer(mut respond: h2::server::SendResponse<Bytes>, head: ResponseHead, body: ResponseBody) {
     let mut body = pin!(body);
     let end = body.is_end_stream();
     let Ok(mut send) = respond.send_response(response(head), end) else { return };
@@ -240,8 +248,9 @@ fn response(head: ResponseHead) -> http::Response<()> {
 /// The body broke off, or the peer reset the stream; the stream is reset then.
 pub(crate) async fn pump<B>(send: &mut SendStream<Bytes>, mut body: Pin<&mut B>) -> Result<(), BodyError>
 where
-    B: http_body::Body<Data = Bytes, Error = BodyError>,
+    B: Timed,
 {
+    let mut sent = 0;
     loop {
         let frame = poll_fn(|cx| {
             if let Poll::Ready(reset) = send.poll_reset(cx) {
@@ -261,7 +270,10 @@ where
         match frame.into_data() {
             Ok(data) => {
                 let end = body.is_end_stream();
-                send_data(send, data, end).await?;
+                if let Err(error) = send_data(send, body.as_mut(), data, end, &mut sent).await {
+                    send.send_reset(reset_reason(&error));
+                    return Err(error);
+                }
                 if end {
                     return Ok(());
                 }
@@ -279,11 +291,18 @@ fn reset_reason(error: &BodyError) -> Reason {
     match error {
         BodyError::Reset(reason) => *reason,
         BodyError::Closed(_) | BodyError::Invalid(_) => Reason::INTERNAL_ERROR,
-        BodyError::TimedOut => Reason::CANCEL,
+        BodyError::TimedOut | BodyError::Stalled(_) => Reason::CANCEL,
     }
 }
 
-async fn send_data(send: &mut SendStream<Bytes>, mut data: Bytes, end: bool) -> Result<(), BodyError> {
+/// Sends a part of `body`, which may give up while the window is closed.
+async fn send_data<B: Timed>(
+    send: &mut SendStream<Bytes>,
+    mut body: Pin<&mut B>,
+    mut data: Bytes,
+    end: bool,
+    sent: &mut u64,
+) -> Result<(), BodyError> {
     loop {
         send.reserve_capacity(data.len());
         let capacity = poll_fn(|cx| {
@@ -293,7 +312,7 @@ async fn send_data(send: &mut SendStream<Bytes>, mut data: Bytes, end: bool) -> 
             match send.poll_capacity(cx) {
                 Poll::Ready(Some(Ok(0))) | Poll::Pending => match send.poll_reset(cx) {
                     Poll::Ready(reset) => Poll::Ready(Err(reset.map_or_else(BodyError::from, BodyError::Reset))),
-                    Poll::Pending => Poll::Pending,
+                    Poll::Pending => body.as_mut().poll_blocked(*sent, cx).map(Err),
                 },
                 Poll::Ready(Some(capacity)) => Poll::Ready(capacity.map_err(BodyError::from)),
                 Poll::Ready(None) => Poll::Ready(Err(BodyError::Reset(Reason::CANCEL))),
@@ -301,6 +320,7 @@ async fn send_data(send: &mut SendStream<Bytes>, mut data: Bytes, end: bool) -> 
         })
         .await?;
         let chunk = data.split_to(capacity.min(data.len()));
+        *sent += chunk.len() as u64;
         let last = data.is_empty();
         send.send_data(chunk, end && last)?;
         if last {
@@ -317,12 +337,13 @@ async fn send_data(send: &mut SendStream<Bytes>, mut data: Bytes, end: bool) -> 
 pub(crate) async fn connect(
     io: Upstream,
     ours: bool,
+    limits: HttpLimits,
 ) -> Result<(Sender, h2::client::Connection<Upstream, Bytes>), h2::Error> {
     h2::client::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
         .initial_max_send_streams(if ours { MAX_STREAMS as usize } else { STREAMS_BEFORE_SETTINGS })
-        .max_header_list_size(max_header_list(ours))
+        .max_header_list_size(max_header_list(&limits, ours))
         .enable_push(false)
         .handshake(io)
         .await

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::body::{BodyError, RequestBody};
+use super::body::{BodyError, RequestBody, Timed};
 
 /// How much of a body may have passed before it cannot be sent again.
 const MOST: usize = 64 * 1024;
@@ -110,6 +110,13 @@ impl http_body::Body for Lent {
     }
 }
 
+impl Timed for Lent {
+    /// The exchange is bounded by its answer.
+    fn poll_blocked(self: Pin<&mut Self>, _: u64, _: &mut Context<'_>) -> Poll<BodyError> {
+        Poll::Pending
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http_body::Body as _;
@@ -121,7 +128,7 @@ mod tests {
 
     fn body(text: impl Into<Bytes>) -> (RequestBody, ByteCounter) {
         let bytes = ByteCounter::default();
-        (RequestBody::new(Body::Full(text.into()), bytes.clone()), bytes)
+        (RequestBody::new(Body::Full(text.into()), bytes.clone(), std::time::Duration::ZERO), bytes)
     }
 
     async fn read(body: impl http_body::Body<Data = Bytes, Error = BodyError>) -> Bytes {

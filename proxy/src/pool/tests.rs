@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 
+use remora_model::HttpLimits;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -41,7 +42,7 @@ async fn shared_connections_are_superseded_once_a_second() {
     let mut all = Vec::new();
     for _ in 0..3 {
         let (io, end) = connected().await;
-        let (sender, connection) = h2::connect(io, true).await.unwrap();
+        let (sender, connection) = h2::connect(io, true, HttpLimits::default()).await.unwrap();
         all.push((sender, connection, end));
     }
     let mut senders = all.iter().map(|(sender, ..)| sender.clone());
@@ -63,7 +64,12 @@ async fn shared_connections_are_superseded_once_a_second() {
 
 fn http1(io: Upstream) -> h1::client::Sender {
     let metrics = Arc::new(UpstreamMetrics::new("c".into()));
-    h1::client::Sender::new(io, UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None), None)
+    h1::client::Sender::new(
+        io,
+        UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None),
+        None,
+        Default::default(),
+    )
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,8 +110,8 @@ async fn where_one_connection_has_ended_those_that_wait_are_not_tried() {
 async fn where_one_connection_has_ended_shared_ones_that_have_not_stay() {
     let host = Rc::new(Host::new(0));
     let ((io, mut end), (other_io, _other_end)) = (connected().await, connected().await);
-    let (mut sender, connection) = h2::connect(io, true).await.unwrap();
-    let (other, _other_connection) = h2::connect(other_io, true).await.unwrap();
+    let (mut sender, connection) = h2::connect(io, true, HttpLimits::default()).await.unwrap();
+    let (other, _other_connection) = h2::connect(other_io, true, HttpLimits::default()).await.unwrap();
     let (ended, stays) = (http2(&host, sender.clone()), http2(&host, other));
     end.write_all(GOODBYE).await.unwrap();
     let mut connection = pin!(connection);

@@ -21,19 +21,32 @@ use super::{ConnectionInfo, TracingSettings, WorkerTelemetry};
 use crate::error::{Error, ResponseFlag};
 use crate::http::head::{RequestHead, ResponseHead};
 
-/// Body bytes seen so far; a clone counts into the same sum.
+/// Body bytes seen so far, those of the request and those of its response; a clone counts into the same sums.
 #[derive(Clone, Debug, Default)]
-pub struct ByteCounter(Rc<Cell<u64>>);
+pub struct ByteCounter(Rc<(Cell<u64>, Cell<u64>)>);
 
 impl ByteCounter {
-    /// Counts `n` more bytes.
+    /// Counts `n` more bytes of the request.
     pub fn add(&self, n: usize) {
-        self.0.set(self.0.get() + n as u64);
+        self.0.0.set(self.0.0.get() + n as u64);
     }
 
-    /// The bytes counted so far.
+    /// The request's bytes counted so far.
     pub fn total(&self) -> u64 {
-        self.0.get()
+        self.0.0.get()
+    }
+
+    /// The bytes of both directions counted so far.
+    pub fn moved(&self) -> u64 {
+        self.total() + self.0.1.get()
+    }
+
+    fn sent(&self) -> u64 {
+        self.0.1.get()
+    }
+
+    fn add_sent(&self, n: usize) {
+        self.0.1.set(self.0.1.get() + n as u64);
     }
 }
 
@@ -56,8 +69,7 @@ struct Inner {
     sampled: Option<Sampled>,
     traffic: Option<Arc<Traffic>>,
     route: Option<Arc<str>>,
-    request_bytes: OnceCell<ByteCounter>,
-    response_bytes: Cell<u64>,
+    bytes: OnceCell<ByteCounter>,
     attempts: Cell<u32>,
     endpoint: Cell<Option<SocketAddr>>,
     status: Option<StatusCode>,
@@ -119,8 +131,7 @@ impl RequestTelemetry {
             sampled,
             traffic: None,
             route: None,
-            request_bytes: OnceCell::new(),
-            response_bytes: Cell::new(0),
+            bytes: OnceCell::new(),
             attempts: Cell::new(0),
             endpoint: Cell::new(None),
             status: None,
@@ -191,12 +202,12 @@ impl RequestTelemetry {
 
     /// Counts the bytes of the request's body; give it to whatever passes the body on.
     pub fn request_bytes_handle(&self) -> ByteCounter {
-        self.0.request_bytes.get_or_init(ByteCounter::default).clone()
+        self.0.bytes.get_or_init(ByteCounter::default).clone()
     }
 
     /// Counts `n` more bytes of the response's body.
     pub fn response_bytes(&self, n: usize) {
-        self.0.response_bytes.set(self.0.response_bytes.get() + n as u64);
+        self.0.bytes.get_or_init(ByteCounter::default).add_sent(n);
     }
 
     /// The response's body ended as it should.
@@ -341,8 +352,8 @@ impl Inner {
             traffic.grpc[usize::from(status)].add(1);
         }
         traffic.duration.record(self.started.elapsed());
-        traffic.request_bytes.add(self.request_bytes.get().map_or(0, ByteCounter::total));
-        traffic.response_bytes.add(self.response_bytes.get());
+        traffic.request_bytes.add(self.bytes.get().map_or(0, ByteCounter::total));
+        traffic.response_bytes.add(self.bytes.get().map_or(0, ByteCounter::sent));
     }
 
     fn record_span(&self, sampled: &Sampled, outcome: &Outcome) {
@@ -377,8 +388,8 @@ impl Inner {
             cluster: self.traffic.as_ref().map(|traffic| Arc::clone(&traffic.cluster)),
             endpoint: self.endpoint.get(),
             duration: self.started.elapsed(),
-            received: self.request_bytes.get().map_or(0, ByteCounter::total),
-            sent: self.response_bytes.get(),
+            received: self.bytes.get().map_or(0, ByteCounter::total),
+            sent: self.bytes.get().map_or(0, ByteCounter::sent),
             trace_id: self.trace_id,
         });
     }

@@ -92,13 +92,14 @@ pub(super) async fn open(
         message,
         unprocessed: true,
     };
+    let limits = worker.view().limits();
     if http1 {
         let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http1, live.clone());
-        return Ok(Fresh::Http1(h1::client::Sender::new(io, counted, live)));
+        return Ok(Fresh::Http1(h1::client::Sender::new(io, counted, live, (&limits).into())));
     }
     let ours = protocol == Some(MeshProtocol::RemoraH2);
     let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2, live.clone());
-    let (sender, connection) = h2::connect(io, ours).await.map_err(|error| closed(error.to_string()))?;
+    let (sender, connection) = h2::connect(io, ours, limits).await.map_err(|error| closed(error.to_string()))?;
     let shared = Shared::new(sender, ours);
     let weak = Rc::downgrade(&shared);
     spawn_local(async move {

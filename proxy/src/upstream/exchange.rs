@@ -169,6 +169,7 @@ impl At<'_> {
 fn broke_off(error: &BodyError) -> Error {
     match error {
         BodyError::Invalid(invalid) => Error::InvalidBody(*invalid),
+        BodyError::Stalled(timeout) => Error::IdleTimeout(*timeout),
         _ => Error::DownstreamClosed,
     }
 }
@@ -286,7 +287,8 @@ mod tests {
 
     /// Pumps a body, and then nothing for ever; how long that is let to go on beyond its answer.
     async fn let_go_on(pause: std::time::Duration) -> (u32, bool) {
-        let body = RequestBody::new(Body::Full(Bytes::from_static(b"x")), ByteCounter::default());
+        let body =
+            RequestBody::new(Body::Full(Bytes::from_static(b"x")), ByteCounter::default(), std::time::Duration::ZERO);
         let body = Lent::new(body);
         let progress = body.progress();
         let held = Rc::new(());

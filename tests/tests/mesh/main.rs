@@ -10,6 +10,7 @@ mod admin;
 mod application;
 mod bad_input;
 mod balance;
+mod bounds;
 mod detection;
 mod endings;
 mod endpoints;

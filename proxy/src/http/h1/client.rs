@@ -67,6 +67,7 @@ pub(crate) enum Why {
 
 struct Inner {
     wire: Wire<Upstream>,
+    limits: Limits,
     output: Output,
     upload: Option<Upload>,
     /// Of the answer under way.
@@ -101,10 +102,16 @@ struct Upload {
 
 impl Sender {
     /// HTTP/1.1 on a fresh connection.
-    pub(crate) fn new(io: Upstream, counted: UpstreamConnection, live: Option<Rc<LiveConnection>>) -> Self {
+    pub(crate) fn new(
+        io: Upstream,
+        counted: UpstreamConnection,
+        live: Option<Rc<LiveConnection>>,
+        limits: Limits,
+    ) -> Self {
         let over = live.as_ref().map(|_| Box::pin(counted.over()) as Pin<Box<dyn Future<Output = ()>>>);
         let inner = Inner {
             wire: Wire::new(io, BytesMut::new()),
+            limits,
             output: Output::default(),
             upload: None,
             reader: Reader::Done,
@@ -185,7 +192,7 @@ impl Sender {
                 inner.used = true;
                 inner.kept = keep_alive;
                 inner.idle = idle_timeout.or(inner.idle);
-                inner.reader = Reader::new(framing);
+                inner.reader = Reader::new(framing, inner.limits);
                 let body = match inner.reader.is_done() {
                     true => Body::Empty,
                     false => Body::H1Response(ResponseReader { inner: self.inner.clone(), done: false }),
@@ -277,7 +284,7 @@ impl Inner {
         self.poll_send(cx).map_err(Why::Request)?;
         loop {
             if !self.wire.input.is_empty() {
-                let parsed = parse::response(&mut self.wire.input, asked, &Limits::default(), &mut self.scanned);
+                let parsed = parse::response(&mut self.wire.input, asked, &self.limits, &mut self.scanned);
                 match parsed.map_err(Why::Invalid)? {
                     Some(answer) if answer.head.status == StatusCode::SWITCHING_PROTOCOLS => {
                         return Poll::Ready(self.switched(asked, answer));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use remora_model::HttpLimits;
 use tokio::time::{Instant, Sleep};
 
 use super::framing::Framing;
@@ -20,9 +21,7 @@ use crate::http::body::{Body, BodyError};
 use crate::io::{Downstream, Replay};
 use crate::socket;
 
-/// How long a head may take from its first byte to its last.
-const HEAD: Duration = Duration::from_secs(30);
-/// The same on a connection that is to end.
+/// How long a head may take from its first byte to its last on a connection that is to end.
 const LAST_HEAD: Duration = Duration::from_secs(2);
 /// Bytes a client may send ahead of the answer to its last request.
 const AHEAD: usize = 64 * 1024;
@@ -77,6 +76,9 @@ enum Lending {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) wire: Wire<Downstream>,
+    limits: Limits,
+    /// How long a head may take from its first byte to its last.
+    header_timeout: Duration,
     reader: Reader,
     lending: Lending,
     /// The connection's task, while another reads the body.
@@ -94,9 +96,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(io: Replay<Downstream>) -> Self {
+    pub(super) fn new(io: Replay<Downstream>, limits: HttpLimits) -> Self {
         Self {
             wire: Wire::new(io.stream, io.prefix),
+            limits: (&limits).into(),
+            header_timeout: limits.header_timeout,
             reader: Reader::Done,
             lending: Lending::Read,
             task: None,
@@ -120,7 +124,7 @@ impl Connection {
     ) -> Poll<Result<Option<ParsedRequest>, Error>> {
         loop {
             if !self.wire.input.is_empty() {
-                let parsed = parse::request(&mut self.wire.input, &Limits::default(), &mut self.scanned);
+                let parsed = parse::request(&mut self.wire.input, &self.limits, &mut self.scanned);
                 match parsed.map_err(Error::InvalidHead)? {
                     Some(request) => {
                         self.late = None;
@@ -128,7 +132,7 @@ impl Connection {
                     }
                     // Empty lines before a head are none of it.
                     None if self.late.is_none() && self.wire.input.iter().any(|byte| !b"\r\n".contains(byte)) => {
-                        self.late = Some(Box::pin(tokio::time::sleep(HEAD)));
+                        self.late = Some(Box::pin(tokio::time::sleep(self.header_timeout)));
                     }
                     None => {}
                 }
@@ -148,7 +152,7 @@ impl Connection {
         }
         ready!(late.as_mut().poll(cx));
         // A head of which only a part has come never becomes a request.
-        Poll::Ready(if self.hurried { Ok(None) } else { Err(Error::HeadTimeout(HEAD)) })
+        Poll::Ready(if self.hurried { Ok(None) } else { Err(Error::HeadTimeout(self.header_timeout)) })
     }
 
     /// Whether the client has sent everything of its request, as far as it was read.
@@ -248,11 +252,11 @@ fn keep(kept: &mut Option<Waker>, cx: &Context<'_>) {
 
 /// The body of the next request, which is framed so.
 pub(super) fn body(connection: &Shared, framing: Framing) -> Body {
-    let reader = Reader::new(framing);
+    let mut inner = connection.borrow_mut();
+    let reader = Reader::new(framing, inner.limits);
     if reader.is_done() {
         return Body::Empty;
     }
-    let mut inner = connection.borrow_mut();
     (inner.reader, inner.lending) = (reader, Lending::Lent);
     drop(inner);
     Body::H1Request(RequestReader { connection: connection.clone(), done: false })
@@ -312,122 +316,4 @@ impl Drop for RequestReader {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-
-    use bytes::BytesMut;
-    use http_body_util::BodyExt;
-    use tokio::io::AsyncWriteExt;
-    use tokio::net::{TcpListener, TcpStream};
-
-    use super::*;
-
-    /// A connection of which `read` was read before, and its client's end.
-    async fn connection(read: &str) -> (Shared, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let stream = Downstream::Plain(listener.accept().await.unwrap().0);
-        let io = Replay { prefix: BytesMut::from(read), stream };
-        (Rc::new(RefCell::new(Connection::new(io))), client)
-    }
-
-    async fn next(connection: &Shared, ending: Ending) -> Result<Option<ParsedRequest>, Error> {
-        poll_fn(|cx| connection.borrow_mut().poll_head(ending, cx)).await
-    }
-
-    // Time is paused: it passes where nothing else happens.
-    #[tokio::test(start_paused = true)]
-    async fn half_a_head_is_waited_for_but_not_for_ever() {
-        let half = "GET / HTTP/1.1\r\nhost: a\r\n";
-        let begun = Instant::now();
-        let (silent, _client) = connection(half).await;
-        assert!(matches!(next(&silent, Ending::No).await, Err(Error::HeadTimeout(HEAD))));
-        assert_eq!(begun.elapsed().as_secs(), HEAD.as_secs());
-        let (ending, _client) = connection(half).await;
-        let begun = Instant::now();
-        assert!(matches!(next(&ending, Ending::Now).await, Ok(None)));
-        assert_eq!(begun.elapsed().as_secs(), LAST_HEAD.as_secs());
-        let (whole, mut client) = connection(half).await;
-        client.write_all(b"\r\nGET").await.unwrap();
-        assert_eq!(next(&whole, Ending::Now).await.unwrap().unwrap().head.authority.unwrap(), "a");
-        let (idle, _client) = connection("").await;
-        assert!(matches!(next(&idle, Ending::Now).await, Ok(None)));
-    }
-
-    #[tokio::test]
-    async fn a_body_is_read_from_its_connection_and_ends_before_the_next_request() {
-        let (connection, _client) = connection("abcGET / HTTP/1.0\r\n\r\n").await;
-        let read = body(&connection, Framing::Length(3));
-        assert!(!connection.borrow().is_read());
-        assert_eq!(read.collect().await.unwrap().to_bytes(), "abc");
-        assert!(connection.borrow().is_read());
-        assert!(next(&connection, Ending::No).await.unwrap().is_some());
-    }
-
-    #[tokio::test]
-    async fn a_short_body_that_nobody_wants_is_passed_over() {
-        for (length, rest) in [(1_000, true), (UNWANTED + 2 * 8192, false)] {
-            let (connection, _client) = connection(&"u".repeat(length)).await;
-            drop(body(&connection, Framing::Length(length as u64 + if rest { 0 } else { 9 })));
-            let mut read = 0;
-            assert_eq!(poll_fn(|cx| connection.borrow_mut().poll_unwanted(&mut read, cx)).await, rest, "{length}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_client_that_ends_within_its_body_is_gone() {
-        let (connection, client) = connection("ab").await;
-        drop(client);
-        body(&connection, Framing::Length(3)).collect().await.expect_err("one byte is missing");
-        assert!(matches!(poll_fn(|cx| connection.borrow_mut().poll_gone(cx)).await, Ended::Gone));
-    }
-
-    #[tokio::test]
-    async fn a_body_that_is_wanted_no_more_breaks_off() {
-        let (connection, mut client) = connection("").await;
-        let read = body(&connection, Framing::Length(3));
-        client.write_all(b"abc").await.unwrap();
-        connection.borrow_mut().refuse_body();
-        read.collect().await.expect_err("what others read is not passed over");
-    }
-
-    #[tokio::test]
-    async fn who_waits_for_a_body_learns_that_it_is_wanted_no_more() {
-        let (connection, _client) = connection("a").await;
-        let read = body(&connection, Framing::Length(3));
-        let refuse = async {
-            while !connection.borrow().waiting {
-                tokio::task::yield_now().await;
-            }
-            connection.borrow_mut().refuse_body();
-            // Whoever closes the connection reads from it, too.
-            let mut cx = Context::from_waker(Waker::noop());
-            assert!(connection.borrow_mut().poll_discard(&mut cx).is_pending());
-        };
-        tokio::join!(async { read.collect().await.expect_err("it breaks off") }, refuse);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_leaves_is_seen_where_nothing_is_read_from_it() {
-        let ahead = "x".repeat(AHEAD);
-        for (before, framing) in [(&ahead[..], Framing::Empty), ("abc", Framing::Length(9))] {
-            let (connection, client) = connection(before).await;
-            let _unread = body(&connection, framing);
-            let gone = poll_fn(|cx| connection.borrow_mut().poll_gone(cx));
-            let mut gone = std::pin::pin!(gone);
-            let hour = Duration::from_secs(3600);
-            tokio::time::timeout(hour, gone.as_mut()).await.expect_err("it is there");
-            drop(client);
-            assert!(matches!(tokio::time::timeout(hour, gone).await.unwrap(), Ended::Gone), "{framing:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_empty_line_between_requests_is_no_late_head() {
-        let (connection, mut client) = connection("\r\n").await;
-        let day = Duration::from_secs(86_400);
-        tokio::time::timeout(day, next(&connection, Ending::No)).await.expect_err("it is idle");
-        client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
-        assert!(next(&connection, Ending::No).await.unwrap().is_some());
-    }
-}
+mod tests;

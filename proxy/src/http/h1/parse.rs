@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use httparse::Header;
+use remora_model::HttpLimits;
 
 use super::field_lines::Fields;
 use super::framing::Framing;
@@ -34,6 +35,12 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { head_bytes: 60 * 1024, headers: 100 }
+    }
+}
+
+impl From<&HttpLimits> for Limits {
+    fn from(limits: &HttpLimits) -> Self {
+        Self { head_bytes: limits.header_bytes as usize, headers: limits.headers as usize }
     }
 }
 
@@ -93,7 +100,7 @@ impl Asked {
 pub fn request(buf: &mut BytesMut, limits: &Limits, scanned: &mut usize) -> Result<Option<ParsedRequest>, InvalidHead> {
     let empty = empty_lines(buf);
     let Some(bytes) = split_head(buf, empty, limits, scanned).map_err(|error| match error {
-        InvalidHead::TooLarge(limit) if memchr::memchr(b'\n', &buf[empty..]).is_none() => {
+        InvalidHead::TooLarge(limit) if memchr::memchr(b'\n', &buf[empty..]).is_none_or(|line| line >= limit) => {
             InvalidHead::LineTooLong(limit)
         }
         error => error,

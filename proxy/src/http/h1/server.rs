@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, StatusCode, Version, header};
 use http_body::Body as _;
 use tokio::io::AsyncWrite as _;
@@ -18,11 +19,12 @@ use super::parse::ParsedRequest;
 use super::wire::Output;
 use super::writer::Writer;
 use crate::drain::Drain;
-use crate::http::body::Body;
+use crate::http::body::{Body, Timed as _};
 use crate::http::informational::Informational;
 use crate::http::{RequestHead, ResponseHead};
 use crate::io::{Downstream, Replay};
 use crate::request::{HttpConnection, ResponseBody};
+use crate::socket;
 use crate::upstream::Upgrade;
 
 /// How long a client that was told of the end may go on sending, so that it comes to read the answer.
@@ -30,13 +32,16 @@ const LINGER: Duration = Duration::from_secs(30);
 /// Its silence that ends this earlier.
 const SILENCE: Duration = Duration::from_secs(2);
 
+/// How long the end of a body may come behind its last byte.
+const END: Duration = Duration::from_secs(1);
+
 /// Serves a downstream connection until it ends. A drain lets the request in hand finish and closes; where the pod only leaves, the
 /// connection ends with its next answer, so that no request comes upon a closed one.
 ///
 /// # Errors
 /// The connection ended in the middle of something.
 pub(crate) async fn serve(io: Replay<Downstream>, http: Rc<HttpConnection>, drain: Drain) -> Result<(), Ended> {
-    let connection: Shared = Rc::new(RefCell::new(Connection::new(io)));
+    let connection: Shared = Rc::new(RefCell::new(Connection::new(io, http.limits())));
     let ending = Cell::new(Ending::No);
     let upgrade = {
         let mut over = pin!(drain.over());
@@ -213,6 +218,10 @@ impl<'a> Conversation<'a> {
         let refused = unread && (asked.waits || head.status.is_client_error() || head.status.is_server_error());
         let close = !asked.keep_alive || refused || ending.get() > Ending::No || framing == Framing::UntilClose;
         output.text(|text| encode::response(text, &head, framing, close, asked.version, asked.head));
+        if framing == Framing::UntilClose {
+            // However it breaks off: an end would say that it was complete.
+            let _ = socket::abort_on_drop(connection.borrow().wire.stream.tcp());
+        }
         let mut writer = Writer::new(framing);
         let written = poll_fn(|cx| {
             loop {
@@ -223,20 +232,32 @@ impl<'a> Conversation<'a> {
                     Poll::Ready(Err(error)) => return Poll::Ready(Ok(Err(error.into()))),
                     Poll::Ready(Ok(())) if taken => return Poll::Ready(Ok(Ok(()))),
                     Poll::Ready(Ok(())) if full => continue,
-                    _ => {}
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Pending => {
+                        if let Poll::Ready(error) = body.as_mut().poll_blocked(output.written_bytes(), cx) {
+                            return Poll::Ready(Err(error));
+                        }
+                    }
                 }
                 return connection.poll_gone(cx).map(|ended| Ok(Err(ended)));
             }
         })
         .await;
-        let Err(error) = written else { return written.unwrap_or(Ok(())).map(|()| close) };
-        // What came before it broke off is still the client's.
-        let _ = poll_fn(|cx| connection.borrow_mut().wire.poll_write(output, cx)).await;
-        if framing == Framing::UntilClose
-            && let Downstream::Plain(stream) = &connection.borrow().wire.stream
-        {
-            // An end would say that the body was complete.
-            let _ = crate::socket::abort_on_drop(stream);
+        let error = match written {
+            Ok(written) => {
+                written?;
+                if framing == Framing::UntilClose {
+                    let _ = socket::end_on_drop(connection.borrow().wire.stream.tcp());
+                }
+                ended(body).await;
+                return Ok(close);
+            }
+            Err(error) => error,
+        };
+        if output.has_room() {
+            // What came before it broke off is still the client's.
+            let rest = poll_fn(|cx| connection.borrow_mut().wire.poll_write(output, cx));
+            let _ = tokio::time::timeout(LINGER, rest).await;
         }
         Err(Ended::Answer(error))
     }
@@ -261,13 +282,32 @@ impl<'a> Conversation<'a> {
     }
 }
 
+/// Waits for the end of a body of which every byte was written: its sender may say so a little later.
+async fn ended(mut body: Pin<&mut ResponseBody>) {
+    if body.is_over() {
+        return;
+    }
+    // More than was announced does not reach the client.
+    let end = poll_fn(|cx| {
+        while let Some(Ok(frame)) = ready!(body.as_mut().poll_frame(cx))
+            && frame.data_ref().is_none_or(Bytes::is_empty)
+        {}
+        Poll::Ready(())
+    });
+    let _ = tokio::time::timeout(END, end).await;
+    body.complete();
+}
+
 /// How the body of an answer is framed.
 fn framing(asked: &Asked, head: &ResponseHead, body: &ResponseBody) -> Framing {
     let bare = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if asked.head || bare || body.is_end_stream() {
         return Framing::Empty;
     }
-    let announced = || head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+    // Announced trailers have a place behind chunks alone.
+    let trailed = asked.version == Version::HTTP_11 && head.headers.contains_key(header::TRAILER);
+    let length = head.headers.get(header::CONTENT_LENGTH).filter(|_| !trailed);
+    let announced = || length?.to_str().ok()?.parse().ok();
     match body.size_hint().exact().or_else(announced) {
         Some(length) => Framing::Length(length),
         None if asked.version == Version::HTTP_11 => Framing::Chunked,

@@ -213,11 +213,11 @@ pub(super) enum Reader {
 }
 
 impl Reader {
-    pub(super) fn new(framing: Framing) -> Self {
+    pub(super) fn new(framing: Framing, limits: Limits) -> Self {
         match framing {
             Framing::Empty | Framing::Length(0) => Self::Done,
             Framing::Length(length) => Self::Length(length),
-            Framing::Chunked => Self::Chunked(Decoder::new(Limits::default())),
+            Framing::Chunked => Self::Chunked(Decoder::new(limits)),
             Framing::UntilClose => Self::UntilClose,
         }
     }
@@ -325,7 +325,7 @@ mod tests {
         ] {
             let (client, _server) = tokio::io::duplex(7);
             let mut wire = Wire::new(client, BytesMut::from(bytes));
-            let mut reader = Reader::new(framing);
+            let mut reader = Reader::new(framing, Limits::default());
             let mut read = Vec::new();
             while let Some(frame) = poll_fn(|cx| reader.poll_frame(&mut wire, cx)).await {
                 if let Ok(data) = frame.unwrap().into_data() {

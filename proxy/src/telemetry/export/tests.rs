@@ -76,6 +76,7 @@ fn snapshot(tracing: Option<Tracing>) -> Arc<Snapshot> {
     Arc::new(Snapshot {
         service: Service { name: "storefront".into(), namespace: "shop".into(), version: Some("v1".into()) },
         identity: None,
+        limits: Default::default(),
         listeners: Vec::new(),
         clusters: Vec::new(),
         resolved_hosts: Vec::new(),

@@ -18,7 +18,7 @@ async fn connection() -> (Sender, TcpStream) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let metrics = Arc::new(UpstreamMetrics::new("c".into()));
     let counted = UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None);
-    (Sender::new(Upstream::Plain(client), counted, None), listener.accept().await.unwrap().0)
+    (Sender::new(Upstream::Plain(client), counted, None, Limits::default()), listener.accept().await.unwrap().0)
 }
 
 fn head(method: Method) -> RequestHead {
@@ -36,7 +36,7 @@ fn head(method: Method) -> RequestHead {
 }
 
 fn full(text: impl Into<Bytes>) -> RequestBody {
-    RequestBody::new(Body::Full(text.into()), ByteCounter::default())
+    RequestBody::new(Body::Full(text.into()), ByteCounter::default(), Duration::ZERO)
 }
 
 async fn send(sender: &Sender, method: Method, body: RequestBody) -> Result<(ResponseHead, Body), Unanswered> {
