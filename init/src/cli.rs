@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, ValueEnum};
 use remora_model::capture::{
     CaptureSpec, Destinations, INBOUND_PORT, InboundCapture, Interception, OUTBOUND_PORT, OutboundCapture, PROXY_ID,
-    TPROXY_MARK, TPROXY_TABLE,
+    TPROXY_LEG_MARK, TPROXY_MARK, TPROXY_TABLE,
 };
 
 use crate::backend::{Backend, default_search};
@@ -246,6 +246,9 @@ pub(crate) fn interception(mode: &str, mark: u32, table: u32, flag: &str) -> Res
         "" | "redirect" => Ok(Interception::Redirect),
         "tproxy" if mark == 0 || mark == u32::MAX => {
             Err(Error::Arguments(format!("TPROXY mark {mark}: expected 1 to 4294967294")))
+        }
+        "tproxy" if [mark, mark + 1].contains(&TPROXY_LEG_MARK) => {
+            Err(Error::Arguments(format!("TPROXY mark {mark}: the proxy itself uses {TPROXY_LEG_MARK}")))
         }
         "tproxy" if table == 0 => Err(Error::Arguments("TPROXY routing table 0 is not a table".to_owned())),
         "tproxy" => Ok(Interception::Tproxy { mark, table }),

@@ -154,6 +154,9 @@ impl Interception {
 
 /// The usual packet mark of TPROXY.
 pub const TPROXY_MARK: u32 = 1337;
+/// The mark of the inbound leg's packets where the application is to see the client's address: redirection lets them pass,
+/// and brings back to the proxy what answers them.
+pub const TPROXY_LEG_MARK: u32 = 0x52_0539;
 /// The usual routing table of TPROXY.
 pub const TPROXY_TABLE: u32 = 133;
 

@@ -346,7 +346,7 @@ impl Accepted {
         };
         let cluster = self.chain.view().cluster(id);
         let (io, picked, counted) =
-            upstream::connect_tcp(&self.worker, cluster, self.orig_dst, self.info.direction).await?;
+            upstream::connect_tcp(&self.worker, cluster, self.orig_dst, self.chain.caller(self.info.client)).await?;
         Ok((Replay::new(io), picked, counted))
     }
 

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -79,10 +79,13 @@ pub(crate) enum Connection {
     Http2(Stream),
 }
 
+/// An endpoint, what is offered to it, and the client whose address it is to see, if any.
+pub(crate) type Key = (SocketAddr, Hop, Option<IpAddr>);
+
 /// Every pool of a cluster.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    hosts: RefCell<HashMap<(SocketAddr, Hop), Rc<Host>>>,
+    hosts: RefCell<HashMap<Key, Rc<Host>>>,
 }
 
 /// The connections to one endpoint by one hop.
@@ -129,9 +132,9 @@ pub(crate) struct Ticket {
 
 impl Pool {
     /// The pool of an endpoint; made if there is none. A new SVID generation retires what an older one made.
-    pub(crate) fn host(&self, address: SocketAddr, hop: Hop, generation: u64) -> Rc<Host> {
+    pub(crate) fn host(&self, key: Key, generation: u64) -> Rc<Host> {
         let mut hosts = self.hosts.borrow_mut();
-        let host = hosts.entry((address, hop)).or_insert_with(|| Rc::new(Host::new(generation)));
+        let host = hosts.entry(key).or_insert_with(|| Rc::new(Host::new(generation)));
         if host.generation.get() != generation {
             host.retire();
             host.generation.set(generation);
@@ -141,7 +144,7 @@ impl Pool {
 
     /// Drops the pools of the addresses that `keep` refuses; requests on them finish.
     pub(crate) fn retain(&self, keep: impl Fn(SocketAddr) -> bool) {
-        self.hosts.borrow_mut().retain(|(address, _), host| {
+        self.hosts.borrow_mut().retain(|(address, ..), host| {
             let keep = keep(*address);
             if !keep {
                 host.retire();
@@ -153,7 +156,7 @@ impl Pool {
     /// Closes what was idle longer than `timeout` (zero: never), retires what an older SVID made, and forgets empty pools.
     pub(crate) fn sweep(&self, timeout: Duration, generation: u64) {
         let now = Instant::now();
-        self.hosts.borrow_mut().retain(|(_, hop), host| {
+        self.hosts.borrow_mut().retain(|(_, hop, _), host| {
             if !matches!(hop, Hop::Http1 | Hop::Http2) && host.generation.get() != generation {
                 host.retire();
                 host.generation.set(generation);

@@ -177,7 +177,7 @@ impl HttpConnection {
             head.path = path;
         }
         let request = upstream::Request {
-            direction: self.info.direction,
+            caller: chain.caller(self.info.client),
             orig_dst: self.orig_dst,
             body: RequestBody::new(body, telemetry.request_bytes_handle(), chain.listener().limits.stream_idle),
             head,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
+use remora_model::capture;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
@@ -90,6 +91,42 @@ pub async fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<
     }
     set_options(&SockRef::from(&socket))?;
     TcpSocket::from_std_stream(socket.into()).connect(address).await
+}
+
+/// Ports that are tried for a connection under another's address.
+const PORT_TRIES: u64 = 16;
+
+/// Connects to `address` under a client's address, so that an application on this machine sees that. Needs a capability, and
+/// the redirection that brings the answers back. The port is none that clients take by themselves as a rule (their
+/// connection to the same port is known to the kernel by its name too): from 10000, begun with at `random`.
+///
+/// # Errors
+/// What the kernel said.
+pub async fn connect_as(client: IpAddr, address: SocketAddr, random: u64) -> io::Result<TcpStream> {
+    let mut error = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for n in 0..PORT_TRIES {
+        let port = 10_000 + (random.wrapping_add(n * 1_009) % 22_000) as u16;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        if address.is_ipv4() {
+            socket.set_ip_transparent_v4(true)?
+        } else {
+            socket.set_ip_transparent_v6(true)?
+        }
+        socket.set_mark(capture::TPROXY_LEG_MARK)?;
+        socket.set_reuse_address(true)?;
+        set_options(&SockRef::from(&socket))?;
+        let connected = match socket.bind(&SocketAddr::new(client, port).into()) {
+            Ok(()) => TcpSocket::from_std_stream(socket.into()).connect(address).await,
+            Err(error) => Err(error),
+        };
+        match connected {
+            Err(taken) if matches!(taken.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) => {
+                error = taken
+            }
+            connected => return connected,
+        }
+    }
+    Err(error)
 }
 
 /// Sets the options of an accepted connection.

@@ -1,6 +1,6 @@
 //! The attempt loop: choose an endpoint, get a connection, send, and move on where the request provably had no effect.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -32,11 +32,20 @@ pub(crate) const STALLED: Duration = Duration::from_secs(30);
 /// Tries of one request or connection at most, the first included.
 const MAX_ATTEMPTS: usize = 8;
 
+/// On whose behalf a connection is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    /// The direction of the connection that needs it.
+    pub(crate) direction: Direction,
+    /// The client's address, where the application sees that and not the proxy's.
+    pub(crate) kept: Option<IpAddr>,
+}
+
 /// A request on its way to a cluster.
 #[derive(Debug)]
 pub(crate) struct Request {
-    /// Where it came from.
-    pub(crate) direction: Direction,
+    /// On whose behalf it is made.
+    pub(crate) caller: Caller,
     /// Where its connection was aimed.
     pub(crate) orig_dst: OrigDst,
     /// Its head.
@@ -109,8 +118,8 @@ pub(crate) async fn send(
     informational: &Informational,
     telemetry: &mut RequestTelemetry,
 ) -> Result<Response, Error> {
-    let Request { direction, orig_dst, mut head, mut body } = request;
-    let hop = hop(cluster, &head, direction);
+    let Request { caller, orig_dst, mut head, mut body } = request;
+    let hop = hop(cluster, &head, caller.direction);
     if head.protocol.is_some() && matches!(hop, Hop::Http1 | Hop::MeshHttp1) {
         return Err(Error::DownstreamProtocol(
             "CONNECT with :protocol, to a service that is declared to speak HTTP/1".into(),
@@ -124,7 +133,7 @@ pub(crate) async fn send(
         let Some(picked) = cluster.pick(orig_dst.socket(), &tried, || worker.random()) else { break };
         let address = picked.address();
         let mut attempt = telemetry.attempt(&cluster.metrics, address, &mut head.headers);
-        let checkout = checkout(worker, cluster, address, hop, direction);
+        let checkout = checkout(worker, cluster, address, hop, caller);
         let checkout = async { checkout.await.map_err(|error| Failure { error, request: None }) };
         let checkout = match within(bound, cluster, checkout).await {
             Ok(checkout) => checkout,
@@ -189,13 +198,13 @@ async fn checkout(
     cluster: &Rc<ClusterState>,
     address: SocketAddr,
     hop: Hop,
-    direction: Direction,
+    caller: Caller,
 ) -> Result<Checked, Error> {
     loop {
         // Plaintext has nothing to do with the SVID in use.
         let plaintext = matches!(hop, Hop::Http1 | Hop::Http2);
         let generation = if plaintext { 0 } else { worker.generation() };
-        let host = cluster.pool.host(address, hop, generation);
+        let host = cluster.pool.host((address, hop, caller.kept), generation);
         let connection = match host.checkout(hop) {
             Checkout::Ready(connection) => {
                 cluster.metrics.reused();
@@ -205,7 +214,7 @@ async fn checkout(
                 dialling.wait().await?;
                 continue;
             }
-            Checkout::Dial(ticket) => match open(worker, cluster, address, hop, direction).await {
+            Checkout::Dial(ticket) => match open(worker, cluster, address, hop, caller).await {
                 Ok(fresh) => host.add(fresh, generation),
                 Err(error) => {
                     if let Some(ticket) = ticket {

@@ -5,18 +5,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use remora_certs::identity::Identity;
 use remora_certs::{Peer, VerifyError};
-use remora_model::{ClusterId, Direction, DownstreamTls, FilterChain, HttpLimits, Listener, Snapshot, SpiffeId};
+use remora_model::{
+    ClusterId, Direction, DownstreamTls, FilterChain, HttpLimits, Listener, OriginalDst, Snapshot, SpiffeId,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::address::OrigDst;
+use crate::address::{ClientAddr, OrigDst};
 use crate::admin::{ClusterStatus, EndpointStatus};
 use crate::cluster::ClusterState;
 use crate::control::gateway::GatewayCertificates;
@@ -28,6 +30,7 @@ use crate::resolve::Resolved;
 use crate::signal::Signal;
 use crate::telemetry::{DrainReason, Registry, Sinks, TlsSide, WorkerTelemetry};
 use crate::tls::{Connector, GatewayTls, MeshTls, Offer, TlsInfo};
+use crate::upstream::Caller;
 use crate::{filter_chain, listener};
 
 /// How often spans and log records are handed over.
@@ -186,6 +189,15 @@ impl ChainView {
 
     pub(crate) fn view(&self) -> &Rc<View> {
         &self.view
+    }
+
+    /// On whose behalf what this connection needs is dialled.
+    pub(crate) fn caller(&self, client: ClientAddr) -> Caller {
+        let listener = self.view.listener(self.listener);
+        let link_local = matches!(client.ip(), IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let kept =
+            listener.direction == Direction::Inbound && listener.original_dst == OriginalDst::Tproxy && !link_local;
+        Caller { direction: listener.direction, kept: kept.then(|| client.ip()) }
     }
 }
 

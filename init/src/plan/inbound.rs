@@ -1,7 +1,7 @@
 //! What comes to the pod.
 
 use remora_model::PortRange;
-use remora_model::capture::{CaptureSpec, Destinations, OWN_PORTS, Ports};
+use remora_model::capture::{CaptureSpec, Destinations, OWN_PORTS, Ports, TPROXY_LEG_MARK};
 
 use super::text::{network, of_family, own_leg, port_rules};
 use super::{Chain, Family, Jump, Rule, TableRules};
@@ -44,7 +44,10 @@ pub(super) fn tproxy(spec: &CaptureSpec, family: Family, mark: u32, mangle: &mut
     mangle.chains.push(ports(spec, "REMORA_TPROXY"));
     let assign = Rule::new(assign, "to the proxy's inbound listener, the addresses as they are");
     mangle.chains.push(Chain { name: "REMORA_TPROXY", rules: vec![assign] });
-    mangle.chains.push(Chain { name: "REMORA_OUTPUT", rules: mark_own_calls(spec, family, own_call) });
+    let mut output = own_leg(family, "-o");
+    output.extend(own_leg_as_client(mark));
+    output.extend(mark_own_calls(spec, family, own_call));
+    mangle.chains.push(Chain { name: "REMORA_OUTPUT", rules: output });
     mangle.jumps.push(prerouting());
     let why = "every TCP packet that leaves a process of the pod";
     mangle.jumps.push(Jump { builtin: "OUTPUT", rule: Rule::new("-p tcp -j REMORA_OUTPUT", why) });
@@ -104,10 +107,25 @@ fn ports(spec: &CaptureSpec, target: &'static str) -> Chain {
     Chain { name: "REMORA_INBOUND", rules }
 }
 
+/// The proxy's leg to the application under the client's address: what answers it would leave for the client otherwise.
+fn own_leg_as_client(mark: u32) -> [Rule; 3] {
+    let leg = format!("{TPROXY_LEG_MARK:#x}");
+    [
+        Rule::new(
+            format!("-o lo -m mark --mark {leg} -j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff"),
+            "the proxy's own leg to the application, under the client's address",
+        ),
+        Rule::new(format!("-o lo -m mark --mark {leg} -j RETURN"), "it passes"),
+        Rule::new(
+            format!("-m connmark --mark {leg} -j MARK --set-xmark {mark:#x}/0xffffffff"),
+            "what the application answers to it comes back to the proxy",
+        ),
+    ]
+}
+
 /// The proxy's calls to an address of its own pod travel over loopback; marked, they are inbound there.
 fn mark_own_calls(spec: &CaptureSpec, family: Family, mark: u32) -> Vec<Rule> {
-    let mut rules = own_leg(family, "-o");
-    rules.extend(port_rules(&spec.outbound.exclude_ports, "RETURN", "excluded outbound ports"));
+    let mut rules = port_rules(&spec.outbound.exclude_ports, "RETURN", "excluded outbound ports");
     let owners = spec.proxy_uids.iter().map(|uid| format!("--uid-owner {uid}"));
     for owner in owners.chain(spec.proxy_gids.iter().map(|gid| format!("--gid-owner {gid}"))) {
         rules.push(Rule::new(

@@ -12,7 +12,7 @@ use remora_model as model;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
-use super::MAX_ATTEMPTS;
+use super::{Caller, MAX_ATTEMPTS};
 use crate::address::OrigDst;
 use crate::cluster::{ClusterState, Picked};
 use crate::http::h2::keep_alive;
@@ -72,14 +72,14 @@ pub(super) async fn open(
     cluster: &Rc<ClusterState>,
     address: SocketAddr,
     hop: Hop,
-    direction: Direction,
+    caller: Caller,
 ) -> Result<Fresh, Error> {
     let offer = match hop {
         Hop::Http1 | Hop::MeshHttp1 => Offer::Http1,
         Hop::Http2 | Hop::MeshHttp2 => Offer::Http2,
         Hop::MeshUpgrade => Offer::Upgrade,
     };
-    let Dialled { io, protocol, live } = dial(worker, cluster, address, offer, direction).await?;
+    let Dialled { io, protocol, live } = dial(worker, cluster, address, offer, caller).await?;
     let http1 = match (hop, protocol) {
         (Hop::Http1, _) | (_, Some(MeshProtocol::IstioHttp11)) => true,
         // Istio's own inbound side tells HTTP by what is offered and agrees on none of it: what was asked for counts.
@@ -135,12 +135,10 @@ async fn dial(
     cluster: &ClusterState,
     address: SocketAddr,
     offer: Offer,
-    direction: Direction,
+    caller: Caller,
 ) -> Result<Dialled, Error> {
-    match dial_once(worker, cluster, address, offer, direction).await {
-        Err(Error::UpstreamTls { reason: "protocol", .. }) => {
-            dial_once(worker, cluster, address, offer, direction).await
-        }
+    match dial_once(worker, cluster, address, offer, caller).await {
+        Err(Error::UpstreamTls { reason: "protocol", .. }) => dial_once(worker, cluster, address, offer, caller).await,
         dialled => dialled,
     }
 }
@@ -150,14 +148,15 @@ async fn dial_once(
     cluster: &ClusterState,
     address: SocketAddr,
     offer: Offer,
-    direction: Direction,
+    caller: Caller,
 ) -> Result<Dialled, Error> {
     let timeout = cluster.config.connect_timeout;
     let name = || cluster.name().clone();
     let connecting = async {
-        match direction {
-            Direction::Inbound => connect_leg(worker, address).await,
-            Direction::Outbound | Direction::Gateway => socket::connect(address, None).await,
+        match caller {
+            Caller { kept: Some(client), .. } => socket::connect_as(client, address, worker.random()).await,
+            Caller { direction: Direction::Inbound, .. } => connect_leg(worker, address).await,
+            Caller { .. } => socket::connect(address, None).await,
         }
     };
     let connected = tokio::select! {
@@ -239,7 +238,7 @@ pub(crate) async fn connect_tcp(
     worker: &Worker,
     cluster: &ClusterState,
     orig_dst: OrigDst,
-    direction: Direction,
+    caller: Caller,
 ) -> Result<(Upstream, Picked, UpstreamConnection), Error> {
     let mut tried = Vec::new();
     let mut last = None;
@@ -249,7 +248,7 @@ pub(crate) async fn connect_tcp(
         if last.is_some() {
             cluster.metrics.retry();
         }
-        match dial(worker, cluster, picked.address(), Offer::Tcp, direction).await {
+        match dial(worker, cluster, picked.address(), Offer::Tcp, caller).await {
             Ok(Dialled { io, live, .. }) => {
                 picked.reached();
                 let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Tcp, live);

@@ -1,4 +1,7 @@
-//! Inbound by TPROXY: the proxy is root with one capability, and its own traffic is known by its group.
+//! Inbound by TPROXY: the proxy is root with one capability, and its own traffic is known by its group. The application sees its
+//! clients' addresses.
+
+use std::net::{IpAddr, TcpListener, TcpStream};
 
 use remora_test::binaries::binary;
 use remora_test::eventually;
@@ -55,4 +58,50 @@ fn inbound_arrives_by_tproxy_in_both_families() {
     let metrics = remora_test::metrics::Metrics::parse(&metrics.body);
     assert_eq!(metrics.sum("remora_downstream_connections_total", &[("direction", "outbound")]), 0.0);
     assert_eq!(metrics.sum("remora_connections_refused_total", &[("reason", "plaintext")]), 2.0);
+}
+
+#[test]
+fn the_application_sees_who_calls_by_every_protocol() {
+    let mesh = Mesh::new();
+    let (client, server, stranger) = (mesh.pod("client"), mesh.pod("server"), mesh.pod("stranger"));
+    let _app = server.peer("http", 8080, &[]);
+    let listener = server.enter(|| TcpListener::bind("[::]:7000")).unwrap();
+    let inbound = start(&server, "inbound: {mtls: permissive}");
+    for v6 in [false, true] {
+        let (http, bytes) = if v6 { (server.at6(8080), server.at6(7000)) } else { (server.at(8080), server.at(7000)) };
+        let own = |pod: &Pod| if v6 { IpAddr::from(pod.v6()) } else { pod.v4().into() };
+        let entries = format!(
+            "outbound:\n  - {{host: \"server:8080\", addresses: [\"{}\"], endpoints: [\"{http}\"]}}",
+            http.ip()
+        );
+        let outbound = client.sidecar(&entries);
+        // Connections that wait for work are not lent to somebody else's requests.
+        for pod in [&client, &stranger, &client, &stranger] {
+            for flag in ["--http1.1", "--http2-prior-knowledge"] {
+                let answer = pod.curl(&["-g", &format!("http://{http}/"), flag]);
+                assert_eq!(answer.code, 200, "{answer:?}\n{}", inbound.stderr());
+                assert_eq!(answer.json()["peer"], own(pod).to_string(), "{} by {flag}", pod.name());
+                let caller = answer.json()["headers"]["x-forwarded-client-cert"].to_string();
+                assert_eq!(caller.contains(&client.id()), pod.name() == "client", "{caller}");
+            }
+            let held = pod.enter(|| TcpStream::connect(bytes)).unwrap();
+            let (accepted, peer) = listener.accept().unwrap();
+            assert_eq!(peer.ip().to_canonical(), own(pod));
+            drop((held, accepted));
+        }
+        stranger
+            .h2load(&[
+                "--h1",
+                "-n",
+                "2000",
+                "-c",
+                "200",
+                "-H",
+                ":authority: server:8080",
+                &format!("http://{http}/name"),
+            ])
+            .assert_clean(2_000);
+        outbound.terminate();
+        outbound.into_process().wait();
+    }
 }
