@@ -21,10 +21,10 @@ use crate::http::stall::Stall;
 use crate::http::{RequestHead, ResponseHead, fields};
 use crate::io::{Downstream, Replay};
 use crate::live::{self, LiveConnection};
-use crate::route;
 use crate::telemetry::{AttemptTelemetry, ConnectionInfo, RequestTelemetry};
 use crate::upstream::{self, Bound, Response, Upgrade};
 use crate::worker::{ChainView, Worker};
+use crate::{route, tcp_proxy};
 
 /// What the requests of one downstream connection have in common.
 #[derive(Debug)]
@@ -143,14 +143,17 @@ impl HttpConnection {
     }
 
     /// Relays the bytes of a connection that left HTTP.
-    pub(crate) async fn tunnel(&self, mut downstream: Replay<Downstream>, upgrade: Upgrade) {
-        let Upgrade { io: mut upstream, live, counted: _counted } = upgrade;
-        // An end or a reset of either side is the tunnel's; so is the end of either's grace.
-        tokio::select! {
-            _ = tokio::io::copy_bidirectional(&mut downstream, &mut upstream) => {}
-            () = live::over(self.live.clone()) => {}
-            () = live::over(live) => {}
-        }
+    pub(crate) async fn tunnel(&self, downstream: Replay<Downstream>, upgrade: Upgrade) {
+        let Upgrade { io: upstream, live, counted: _counted } = upgrade;
+        let drain = self.worker.drain(self.info.direction).and(self.live.clone());
+        let over = async {
+            tokio::select! {
+                () = drain.over() => {}
+                () = live::over(live) => {}
+            }
+        };
+        // However it ends, both sides see it; the request has been recorded.
+        let _ = tcp_proxy::relay(downstream, upstream, Duration::ZERO, &(), over).await;
     }
 
     async fn forward(

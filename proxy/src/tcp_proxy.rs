@@ -43,6 +43,13 @@ impl ByteCount for ConnectionTelemetry {
     }
 }
 
+/// Nobody asks.
+impl ByteCount for () {
+    fn sent(&self, _: usize) {}
+
+    fn received(&self, _: usize) {}
+}
+
 /// Why a relay ended before both sides were done.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {

@@ -1,7 +1,8 @@
 //! Connections that leave HTTP/1.1: carried as HTTP up to the 101, as bytes after it.
 
-use std::io::Write;
-use std::net::Shutdown;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener};
+use std::time::Duration;
 
 use h2::ext::Protocol;
 use http::Request;
@@ -54,6 +55,33 @@ fn bytes_flow_both_ways_through_the_mesh() {
         assert_eq!(sidecar.metric("remora_requests_total", &[("code", "101")]), 1.0, "it was a request");
         sidecar.metric_until("remora_downstream_connections_active", &[], |n| n == 0.0);
     }
+}
+
+#[test]
+fn a_reset_is_a_reset_through_a_tunnel_too() {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    let _inbound = server.sidecar("inbound: {mtls: strict}");
+    let _outbound = client.sidecar(&crate::pair::entry(8080, &[server.at(8080)], ""));
+    let listener = server.enter(|| TcpListener::bind("[::]:8080")).unwrap();
+    let app = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    let mut wire = Wire::open(&client, service(8080));
+    assert_eq!(wire.get("/", &UPGRADE).code, 101);
+    wire.send("x");
+    app.join().unwrap();
+    let error = wire.stream.read_to_end(&mut Vec::new()).expect_err("the application's reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]
