@@ -1,5 +1,7 @@
 //! The life of one downstream connection: where it was aimed, what it carries, who the peer is, and where it goes.
 
+mod relay;
+
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -11,6 +13,7 @@ use remora_model as model;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use self::relay::Relay;
 use crate::address::{ClientAddr, OrigDst};
 use crate::cluster::Picked;
 use crate::drain::Drain;
@@ -19,12 +22,11 @@ use crate::inspect::{self, Inspected};
 use crate::io::{Downstream, Replay, Upstream};
 use crate::live::LiveConnection;
 use crate::request::{self, HttpConnection};
-use crate::tcp_proxy::RelayError;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, DownstreamProtocol, Refusal, TlsSide};
 use crate::tls::{self, MeshProtocol, TlsError};
 use crate::upstream::UpstreamConnection;
 use crate::worker::{ChainView, ListenerId, Worker};
-use crate::{Error, original_dst, socket, tcp_proxy, upstream};
+use crate::{Error, original_dst, socket, upstream};
 
 /// The client silence after which the upstream is given the chance to speak first.
 const FIRST_SPEAKER: Duration = Duration::from_millis(20);
@@ -47,13 +49,32 @@ struct Accepted {
 /// A TCP connection to an endpoint, and the guards that end with it.
 type Dialled = (Replay<Upstream>, Picked, UpstreamConnection);
 
+/// What a connection turned out to carry.
+enum Carried {
+    Http1(Accepted, Replay<Downstream>, Trust),
+    Http2(Accepted, Replay<Downstream>, Trust),
+    Bytes(Relay),
+}
+
 /// Serves a connection until it ends. What goes wrong is recorded, not returned.
 pub(crate) async fn serve(worker: Rc<Worker>, listener: ListenerId, stream: TcpStream, client: SocketAddr) {
+    // To find out takes many times the memory of a relay, which may do nothing for days: it has a place of its own, free by then.
+    match Box::pin(begin(worker, listener, stream, client)).await {
+        Some(Carried::Bytes(relay)) => relay.run().await,
+        Some(Carried::Http1(accepted, io, trust)) => Box::pin(accepted.http1(io, trust)).await,
+        Some(Carried::Http2(accepted, io, trust)) => Box::pin(accepted.http2(io, trust)).await,
+        None => {}
+    }
+}
+
+/// Finds out what a connection carries; `None`: it has ended.
+async fn begin(worker: Rc<Worker>, listener: ListenerId, stream: TcpStream, client: SocketAddr) -> Option<Carried> {
     let view = worker.view();
     let at = view.listener(listener);
     let mut telemetry = ConnectionTelemetry::start(&worker.telemetry, at.direction);
     let (Ok(orig_dst), Ok(local)) = (original_dst::original_dst(&stream, at.original_dst), stream.local_addr()) else {
-        return telemetry.refused(Refusal::NoOriginalDestination);
+        telemetry.refused(Refusal::NoOriginalDestination);
+        return None;
     };
     let client = ClientAddr::new(client);
     let info = ConnectionInfo { direction: at.direction, client, orig_dst, peer: None, sni: None, https: false };
@@ -77,37 +98,39 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: ListenerId, stream: TcpS
 }
 
 impl Accepted {
-    fn refuse(&mut self, reason: Refusal, message: &str) {
+    fn refuse(&mut self, reason: Refusal, message: &str) -> Option<Carried> {
         self.telemetry.refused(reason);
         if self.worker.may_log() {
             let Self { info, .. } = self;
             tracing::warn!(direction = info.direction.as_str(), client = %info.client, orig_dst = %info.orig_dst, reason = reason.as_str(), "connection refused: {message}");
         }
+        None
     }
 
-    fn refuse_tls(&mut self, error: &TlsError) {
+    fn refuse_tls(&mut self, error: &TlsError) -> Option<Carried> {
         self.worker.telemetry.tls().handshake_failed(TlsSide::Server, error.reason);
         if error.reason == "closed" {
             // Nobody was refused: the client thought better of it.
             self.telemetry.refused(Refusal::Tls);
-            return;
+            return None;
         }
-        self.refuse(Refusal::Tls, &format!("{}: {}", error.reason, error.message));
+        self.refuse(Refusal::Tls, &format!("{}: {}", error.reason, error.message))
     }
 
     /// The client's connection broke before it was known what it carries.
-    fn broken(&mut self, error: &io::Error) {
+    fn broken(&mut self, error: &io::Error) -> Option<Carried> {
         tracing::debug!(client = %self.info.client, %error, "connection broke before its first request");
         self.telemetry.failed(&Error::DownstreamClosed);
+        None
     }
 
     /// Tells mesh TLS from what the mode lets pass besides.
-    async fn mesh(mut self, mut io: Replay<TcpStream>, mode: MtlsMode) {
+    async fn mesh(mut self, mut io: Replay<TcpStream>, mode: MtlsMode) -> Option<Carried> {
         let first_byte = Some(if mode == MtlsMode::Permissive { FIRST_SPEAKER } else { HANDSHAKE });
         let limits = self.limits(first_byte);
         let inspected = tokio::select! {
             inspected = inspect::inspect(&mut io, limits) => inspected,
-            () = self.unwanted() => return,
+            () = self.unwanted() => return None,
         };
         let inspected = match inspected {
             Ok(inspected) => inspected,
@@ -115,19 +138,17 @@ impl Accepted {
         };
         match (inspected, mode) {
             (Inspected::Tls(hello), _) if mode == MtlsMode::Strict || hello.is_mesh() => self.accept_mesh(io).await,
-            (Inspected::Eof, MtlsMode::Strict) => {}
+            (Inspected::Eof, MtlsMode::Strict) => None,
             (Inspected::Silent, MtlsMode::Strict) => self.refuse(Refusal::Timeout, "nothing was said"),
-            (_, MtlsMode::Strict) => {
-                self.refuse(Refusal::Plaintext, "plaintext to a workload that accepts mTLS only");
-            }
+            (_, MtlsMode::Strict) => self.refuse(Refusal::Plaintext, "plaintext to a workload that accepts mTLS only"),
             (inspected, _) => {
                 let io = Replay { prefix: io.prefix, stream: Downstream::Plain(io.stream) };
-                self.inspected(io, inspected, Trust::default()).await;
+                self.inspected(io, inspected, Trust::default()).await
             }
         }
     }
 
-    async fn accept_mesh(mut self, io: Replay<TcpStream>) {
+    async fn accept_mesh(mut self, io: Replay<TcpStream>) -> Option<Carried> {
         let Some(mesh) = self.chain.view().tls().cloned() else {
             return self.refuse(Refusal::Tls, "no identity to answer a TLS client with");
         };
@@ -149,15 +170,15 @@ impl Accepted {
         let trust = Trust { hop, forwarded_client_cert: Some(xfcc), application: false };
         let io = Replay::new(Downstream::Tls(Box::new(stream)));
         match tls.protocol {
-            Some(MeshProtocol::RemoraH2 | MeshProtocol::IstioH2) => self.http2(io, trust).await,
-            Some(MeshProtocol::IstioHttp11) => self.http1(io, trust).await,
+            Some(MeshProtocol::RemoraH2 | MeshProtocol::IstioH2) => Some(Carried::Http2(self, io, trust)),
+            Some(MeshProtocol::IstioHttp11) => Some(Carried::Http1(self, io, trust)),
             // HTTP inside is found all the same: a peer must not name another caller by calling its requests bytes.
             Some(MeshProtocol::Istio) | None => self.detect(io, trust).await,
         }
     }
 
     /// A gateway's own TLS.
-    async fn terminate(mut self, io: Replay<TcpStream>) {
+    async fn terminate(mut self, io: Replay<TcpStream>) -> Option<Carried> {
         let Some(acceptor) = self.chain.view().gateway_tls(&self.chain.chain().tls).cloned() else {
             return self.refuse(Refusal::Tls, "no certificate to answer a TLS client with");
         };
@@ -170,16 +191,16 @@ impl Accepted {
             }
         };
         self.worker.telemetry.tls().handshake(TlsSide::Server, false);
-        self.detect(Replay::new(Downstream::Tls(Box::new(stream))), Trust::default()).await;
+        self.detect(Replay::new(Downstream::Tls(Box::new(stream))), Trust::default()).await
     }
 
-    async fn plaintext(self, io: Replay<TcpStream>) {
+    async fn plaintext(self, io: Replay<TcpStream>) -> Option<Carried> {
         let application = self.info.direction == model::Direction::Outbound;
         let io = Replay { prefix: io.prefix, stream: Downstream::Plain(io.stream) };
-        self.detect(io, Trust { application, ..Trust::default() }).await;
+        self.detect(io, Trust { application, ..Trust::default() }).await
     }
 
-    async fn detect(mut self, mut io: Replay<Downstream>, trust: Trust) {
+    async fn detect(mut self, mut io: Replay<Downstream>, trust: Trust) -> Option<Carried> {
         let protocol = self.chain.chain().protocol;
         // A declared HTTP server never speaks first, so its client's silence means nothing.
         let first_byte = match protocol {
@@ -190,7 +211,7 @@ impl Accepted {
         let limits = self.limits(first_byte);
         let inspected = tokio::select! {
             inspected = inspect::inspect(&mut io, limits) => inspected,
-            () = self.unwanted() => return,
+            () = self.unwanted() => return None,
         };
         match inspected {
             Ok(inspected) => self.inspected(io, inspected, trust).await,
@@ -217,7 +238,7 @@ impl Accepted {
         inspect::Limits { first_byte, complete: self.chain.chain().detect_timeout }
     }
 
-    async fn inspected(self, io: Replay<Downstream>, inspected: Inspected, trust: Trust) {
+    async fn inspected(self, io: Replay<Downstream>, inspected: Inspected, trust: Trust) -> Option<Carried> {
         match self.as_declared(inspected) {
             // A tunnel through a forward proxy: the application's own business, and bytes to us.
             Inspected::Http1
@@ -225,13 +246,13 @@ impl Accepted {
             {
                 self.tcp(io).await
             }
-            Inspected::Http1 => self.http1(io, trust).await,
-            Inspected::Http2 => self.http2(io, trust).await,
+            Inspected::Http1 => Some(Carried::Http1(self, io, trust)),
+            Inspected::Http2 => Some(Carried::Http2(self, io, trust)),
             Inspected::Tls(_) | Inspected::Tcp => self.tcp(io).await,
             Inspected::Silent => self.first_speaker(io, trust).await,
             // It may have come to listen only.
             Inspected::Eof if self.may_be_tcp() => self.tcp(io).await,
-            Inspected::Eof => {}
+            Inspected::Eof => None,
         }
     }
 
@@ -267,11 +288,11 @@ impl Accepted {
     }
 
     /// The client is silent: dial, and let whoever speaks first decide.
-    async fn first_speaker(mut self, mut io: Replay<Downstream>, trust: Trust) {
+    async fn first_speaker(mut self, mut io: Replay<Downstream>, trust: Trust) -> Option<Carried> {
         let mut dialled = None;
         let spoken = tokio::select! {
             spoken = self.who_speaks(&mut io, &mut dialled) => spoken,
-            () = self.unwanted() => return,
+            () = self.unwanted() => return None,
         };
         let inspected = match spoken {
             Ok(Ok(inspected)) => inspected,
@@ -282,14 +303,14 @@ impl Accepted {
             // A sidecar whose hello was late.
             (Inspected::Tls(hello), Downstream::Plain(stream)) if hello.is_mesh() && self.terminates() => {
                 drop(dialled);
-                Box::pin(self.accept_mesh(Replay { prefix: io.prefix, stream })).await;
+                Box::pin(self.accept_mesh(Replay { prefix: io.prefix, stream })).await
             }
             (inspected, stream) => {
                 let io = Replay { prefix: io.prefix, stream };
                 // A client that speaks HTTP takes its own way, and the dial is dropped unused.
                 let http = matches!(inspected, Inspected::Http1 | Inspected::Http2);
                 match dialled.filter(|_| !http) {
-                    Some(dialled) => self.relay(io, dialled).await,
+                    Some(dialled) => self.relay(io, dialled),
                     None => Box::pin(self.inspected(io, inspected, trust)).await,
                 }
             }
@@ -308,7 +329,12 @@ impl Accepted {
             biased;
             inspected = &mut inspected => {
                 let inspected = inspected.map(|inspected| self.as_declared(inspected));
-                if matches!(inspected, Ok(Inspected::Tcp)) {
+                let bytes = match &inspected {
+                    Ok(Inspected::Tcp | Inspected::Eof) => true,
+                    Ok(Inspected::Tls(hello)) => !(hello.is_mesh() && self.terminates()),
+                    _ => false,
+                };
+                if bytes {
                     // The dial under way is the one it needs.
                     *dialled = Some(dial.await?);
                 }
@@ -350,43 +376,39 @@ impl Accepted {
         Ok((Replay::new(io), picked, counted))
     }
 
-    async fn tcp(mut self, io: Replay<Downstream>) {
+    async fn tcp(mut self, io: Replay<Downstream>) -> Option<Carried> {
         match self.dial_tcp().await {
-            Ok(dialled) => self.relay(io, dialled).await,
+            Ok(dialled) => self.relay(io, dialled),
             Err(error) => self.fail(&error),
         }
     }
 
-    fn fail(&mut self, error: &Error) {
+    fn fail(&mut self, error: &Error) -> Option<Carried> {
         if self.worker.may_log() {
             tracing::warn!(client = %self.info.client, orig_dst = %self.orig_dst, flag = error.response_flag().as_str(), "{error}");
         }
         self.telemetry.failed(error);
+        None
     }
 
-    async fn relay(self, downstream: Replay<Downstream>, (upstream, picked, counted): Dialled) {
-        let Some(id) = self.chain.chain().tcp else { return };
-        let traffic = self.chain.view().cluster(id).traffic(self.info.direction).clone();
-        let idle = self.chain.chain().idle_timeout;
-        let (client, server) = (self.drain().over(), counted.over());
-        let Self { mut telemetry, chain, live: _live, .. } = self;
+    fn relay(self, downstream: Replay<Downstream>, (upstream, picked, counted): Dialled) -> Option<Carried> {
+        let chain = self.chain.chain();
+        let traffic = self.chain.view().cluster(chain.tcp?).traffic(self.info.direction).clone();
+        let (idle, drain) = (chain.idle_timeout, self.drain());
         // A connection may live for days; its snapshot need not.
-        drop(chain);
+        let Self { mut telemetry, live, .. } = self;
         telemetry.protocol(DownstreamProtocol::Tcp);
         telemetry.tcp(&traffic);
         telemetry.endpoint(picked.address());
-        let over = async {
-            tokio::select! {
-                () = client => {}
-                () = server => {}
-            }
-        };
-        match tcp_proxy::relay(downstream, upstream, idle, &telemetry, over).await {
-            Ok(()) => {}
-            Err(RelayError::Over) => telemetry.failed(&Error::Retired),
-            Err(RelayError::Idle(bound)) => telemetry.failed(&Error::IdleTimeout(bound)),
-            Err(RelayError::Downstream(_)) => telemetry.failed(&Error::DownstreamClosed),
-            Err(RelayError::Upstream(error)) => telemetry.failed(&Error::ResponseTruncated(error.to_string())),
-        }
+        Some(Carried::Bytes(Relay {
+            downstream,
+            upstream,
+            idle,
+            drain,
+            telemetry,
+            counted,
+            _picked: picked,
+            _live: live,
+        }))
     }
 }

@@ -214,7 +214,8 @@ async fn checkout(
                 dialling.wait().await?;
                 continue;
             }
-            Checkout::Dial(ticket) => match open(worker, cluster, address, hop, caller).await {
+            // Rare, and large: every connection that waits for its next request would keep room for it.
+            Checkout::Dial(ticket) => match Box::pin(open(worker, cluster, address, hop, caller)).await {
                 Ok(fresh) => host.add(fresh, generation),
                 Err(error) => {
                     if let Some(ticket) = ticket {

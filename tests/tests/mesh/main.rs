@@ -11,6 +11,7 @@ mod application;
 mod bad_input;
 mod balance;
 mod bounds;
+mod crowd;
 mod detection;
 mod endings;
 mod endpoints;
