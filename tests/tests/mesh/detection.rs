@@ -98,7 +98,9 @@ fn an_applications_own_tls_stays_end_to_end() {
     let _app = server.app(8443, &mut command);
     let _inbound = server.sidecar("inbound: {mtls: permissive}");
     let _outbound = client.sidecar(&entry(8443, &[server.at(8443)], ""));
-    for (pod, address) in [(&client, VIRTUAL.to_owned()), (&stranger, server.v4().to_string())] {
+    // Inside the mTLS hop, through the client's sidecar without an entry, and from outside: the certificate is the server's own.
+    let own = server.v4().to_string();
+    for (pod, address) in [(&client, VIRTUAL.to_owned()), (&client, own.clone()), (&stranger, own)] {
         let to = format!("server:8443:{address}");
         let answer = pod.curl(&["--resolve", &to, "--cacert", &cert, "https://server:8443/"]);
         assert_eq!(answer.code, 200, "{answer:?}");

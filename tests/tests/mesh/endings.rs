@@ -79,3 +79,56 @@ fn a_call_that_outlasts_the_drain_is_unavailable_and_says_why() {
     assert!(!call.message.is_empty(), "{call:?}");
     assert_eq!(inbound.wait().code(), Some(0));
 }
+
+/// Reads an HTTP/2 frame (RFC 9113 section 4.1): its type, its stream, and what it carries.
+fn frame(stream: &mut TcpStream) -> Option<(u8, u32, Vec<u8>)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).ok()?;
+    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+    stream.read_exact(&mut payload).ok()?;
+    Some((head[3], u32::from_be_bytes(head[5..].try_into().unwrap()), payload))
+}
+
+/// The last stream that a GOAWAY promises to serve, and its code.
+fn promise(payload: &[u8]) -> (u32, u32) {
+    let number = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap());
+    (number(0), number(4))
+}
+
+#[test]
+fn http2_is_told_of_the_end_before_it_is_fixed_so_that_no_stream_is_refused() {
+    const HEADERS: u8 = 1;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    let mesh = Mesh::new();
+    let (stranger, server) = (mesh.pod("stranger"), mesh.pod("server"));
+    let _app = server.peer("http", 8080, &[]);
+    let mut inbound = server.sidecar("drain_timeout: 60s\nlame_duck: 0s\ninbound: {mtls: off}");
+    let mut stream = stranger.enter(|| TcpStream::connect(server.at(8080))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    // Its settings: the proxy has taken the connection.
+    assert_eq!(frame(&mut stream).unwrap().0, 4);
+    inbound.terminate();
+    let mut next = |wanted: u8| {
+        std::iter::from_fn(|| frame(&mut stream)).find(|(kind, ..)| *kind == wanted).expect("a frame of this type").2
+    };
+    assert_eq!(promise(&next(GOAWAY)), (u32::MAX >> 1, 0), "first: whatever is under way is served");
+    let ping = next(PING);
+    // A request that was on its way, and only then the answer to the ping.
+    let request = b"\0\0\x0b\x01\x05\0\0\0\x01\x82\x86\x84\x41\x06server";
+    let pong = [&b"\0\0\x08\x06\x01\0\0\0\0"[..], &ping].concat();
+    stream.write_all(&[&request[..], &pong].concat()).unwrap();
+    let (mut answered, mut last) = (false, None);
+    while let Some((kind, id, payload)) = frame(&mut stream) {
+        match kind {
+            // 0x88: status 200, from HPACK's static table.
+            HEADERS => answered = id == 1 && payload[0] == 0x88,
+            GOAWAY => last = Some(promise(&payload)),
+            _ => {}
+        }
+    }
+    assert!(answered, "the late request was served");
+    assert_eq!(last, Some((1, 0)), "then: it was the last");
+    assert_eq!(inbound.wait().code(), Some(0));
+}
