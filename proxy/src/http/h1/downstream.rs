@@ -144,8 +144,10 @@ impl Connection {
             }
         }
         let Some(late) = self.late.as_mut() else {
-            // Nothing of a next request is there: whoever waits, be it for hours, holds no buffer.
-            self.wire.input = BytesMut::new();
+            if self.wire.input.is_empty() {
+                // Whoever waits, be it for hours, holds no buffer.
+                self.wire.input = BytesMut::new();
+            }
             return if ending == Ending::Now { Poll::Ready(Ok(None)) } else { Poll::Pending };
         };
         if ending == Ending::Now && !self.hurried {
