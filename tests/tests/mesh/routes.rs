@@ -110,7 +110,7 @@ clusters:
 
 #[test]
 fn what_is_idle_too_long_is_closed() {
-    use std::io::{Read, Write};
+    use std::io::{ErrorKind, Read, Write};
     let mesh = Mesh::new();
     let (client, server) = (mesh.pod("client"), mesh.pod("server"));
     let _apps = [server.peer("http", 8080, &[]), server.peer("echo", 7000, &[])];
@@ -127,8 +127,10 @@ fn what_is_idle_too_long_is_closed() {
         stream.write_all(words.as_bytes()).unwrap();
         let mut text = String::new();
         // Kept alive by the client, it ends without its doing.
-        stream.read_to_string(&mut text).unwrap();
+        let ended = stream.read_to_string(&mut text);
         assert!(text.ends_with(answer), "{port}: {text:?}");
+        // Bytes whose peers have not ended may not be all there was: a reset says so.
+        assert_eq!(ended.map_err(|error| error.kind()).err(), (port == 7000).then_some(ErrorKind::ConnectionReset));
     }
     // A request that takes longer than that is not idle.
     assert_eq!(client.curl(&["http://10.96.0.10:8080/delay/900"]).body, "server");
