@@ -21,10 +21,13 @@ use crate::probe::Prober;
 use crate::readiness::Readiness;
 use crate::telemetry::Registry;
 
+mod lines;
 pub mod loggers;
 mod pages;
 mod server;
 
+pub(crate) use lines::dropped_lines;
+pub use lines::flush_log;
 pub use loggers::Loggers;
 
 use server::Interface;

@@ -269,6 +269,17 @@ impl Error {
         }
     }
 
+    /// How the client broke its protocol, as metrics count it; `None` where it did not.
+    pub fn violation(&self) -> Option<&'static str> {
+        match self {
+            Self::InvalidHead(invalid) => Some(invalid.reason()),
+            Self::InvalidBody(invalid) => Some(invalid.reason()),
+            Self::HeadTimeout(_) => Some("head_timeout"),
+            Self::DownstreamProtocol(_) => Some("malformed"),
+            _ => None,
+        }
+    }
+
     /// Whether the upstream itself never saw the request: another sidecar may find one that does. Whoever refuses requests
     /// because there are too many has seen it.
     pub fn undelivered(&self) -> bool {

@@ -23,13 +23,19 @@ pub(crate) async fn accept(worker: Rc<Worker>, id: ListenerId, listener: TcpList
     let unemptied = (direction != Direction::Outbound).then(|| worker.connections.open());
     let drain = worker.drain(direction);
     let mut drain = pin!(drain.signaled());
+    let counts = worker.telemetry.downstream(direction).clone();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            // What could not be served waits with the kernel: others, and the admin interface, keep their files.
+            () = tokio::time::sleep(REST), if worker.is_full() => counts.accept_paused(),
+            accepted = listener.accept(), if !worker.is_full() => match accepted {
                 Ok((stream, client)) => serve(&worker, id, stream, client),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "accepting connections rests");
+                    counts.accept_paused();
+                    if worker.may_log() {
+                        tracing::warn!(%error, "accepting connections rests");
+                    }
                     tokio::time::sleep(REST).await;
                 }
             },

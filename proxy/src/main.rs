@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use remora_model::capture::ADMIN_PORT;
-use remora_proxy::admin::Loggers;
+use remora_proxy::admin::{Loggers, flush_log};
 use remora_proxy::{control, leave, wait};
 
 /// Allocation is on the request path; mimalloc costs the least of it.
@@ -78,7 +78,9 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error.to_string(), 2),
     };
     let Some(config) = arguments.config else { return fail("no --config", 2) };
-    match control::run(config, loggers) {
+    let run = control::run(config, loggers);
+    flush_log();
+    match run {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure.to_string(), failure.exit_code()),
     }

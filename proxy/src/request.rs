@@ -21,7 +21,7 @@ use crate::http::stall::Stall;
 use crate::http::{RequestHead, ResponseHead, fields};
 use crate::io::{Downstream, Replay};
 use crate::live::{self, LiveConnection};
-use crate::telemetry::{AttemptTelemetry, ConnectionInfo, RequestTelemetry};
+use crate::telemetry::{AttemptTelemetry, ConnectionInfo, DownstreamMetrics, RequestTelemetry};
 use crate::upstream::{self, Bound, Response, Upgrade};
 use crate::worker::{ChainView, Worker};
 use crate::{route, tcp_proxy};
@@ -39,7 +39,21 @@ pub(crate) struct HttpConnection {
     live: Option<Rc<LiveConnection>>,
     active: Cell<u32>,
     requests: Cell<u64>,
+    cut: RefCell<Cut>,
 }
+
+/// Requests that HTTP/2 took back, or that were refused, before an answer began: cheap to make, dear to serve.
+#[derive(Debug)]
+struct Cut {
+    since: Instant,
+    count: u64,
+    /// All requests before that time.
+    requests: u64,
+}
+
+/// Requests of [`CUT_WITHIN`] that a connection may cut short; and then only if they are most of them.
+const CUT_MAX: u64 = 500;
+const CUT_WITHIN: Duration = Duration::from_secs(5);
 
 impl HttpConnection {
     pub(crate) fn new(
@@ -59,7 +73,33 @@ impl HttpConnection {
             live,
             active: Cell::new(0),
             requests: Cell::new(0),
+            cut: RefCell::new(Cut { since: Instant::now(), count: 0, requests: 0 }),
         })
+    }
+
+    /// A request was cut short before its answer began.
+    pub(crate) fn cut_short(&self) {
+        let mut cut = self.cut.borrow_mut();
+        if cut.since.elapsed() > CUT_WITHIN {
+            *cut = Cut { since: Instant::now(), count: 0, requests: self.requests.get() };
+        }
+        cut.count += 1;
+    }
+
+    /// Whether most of what the client asks is there to be taken back. Our own sidecar carries other clients' requests beside theirs.
+    pub(crate) fn is_abused(&self) -> bool {
+        let cut = self.cut.borrow();
+        cut.count > CUT_MAX && cut.count > (self.requests.get() - cut.requests) / 2 && !self.trust.hop
+    }
+
+    /// Whether no request is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.active.get() == 0
+    }
+
+    /// What is counted of connections like this one.
+    pub(crate) fn counts(&self) -> &std::sync::Arc<DownstreamMetrics> {
+        self.worker.telemetry.downstream(self.info.direction)
     }
 
     /// Whether our own sidecar is the peer.

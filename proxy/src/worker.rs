@@ -68,6 +68,8 @@ pub(crate) struct Start {
     pub(crate) index: usize,
     pub(crate) listeners: Vec<(ListenerId, TcpListener)>,
     pub(crate) own: OwnAddresses,
+    /// Connections it may have open.
+    pub(crate) most: usize,
     pub(crate) input: watch::Receiver<Input>,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
@@ -83,6 +85,7 @@ pub(crate) struct Worker {
     pub(crate) connections: Rc<Connections>,
     live: Rc<Live>,
     pub(crate) own: OwnAddresses,
+    most: usize,
     view: RefCell<Rc<View>>,
     /// As connections hear of it.
     phase: Rc<Signal<Phase>>,
@@ -211,6 +214,7 @@ impl Worker {
             connections: Rc::default(),
             live: Rc::default(),
             own: start.own.clone(),
+            most: start.most,
             view: RefCell::new(Rc::new(view)),
             phase: Rc::default(),
             random: Cell::new(seed(start.index)),
@@ -230,6 +234,11 @@ impl Worker {
         if view.generation() != old.generation() {
             self.told(self.live.judge(view.grace(), |peer| view.verdict(peer)));
         }
+    }
+
+    /// Whether there are as many connections as the limit of open files allows.
+    pub(crate) fn is_full(&self) -> bool {
+        self.connections.count() >= self.most
     }
 
     pub(crate) fn view(&self) -> Rc<View> {

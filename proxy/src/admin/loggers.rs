@@ -88,7 +88,9 @@ impl Loggers {
     pub fn install(filter: &str, json: bool) -> Result<Self, InvalidLevel> {
         let levels: Levels = filter.parse()?;
         let (layer, handle) = reload::Layer::new(levels.filter()?);
-        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+        let lines = tracing_subscriber::fmt::layer()
+            .with_writer(super::lines::Lines::start().map_err(|error| InvalidLevel::Refused(error.to_string()))?)
+            .with_ansi(false);
         let registry = tracing_subscriber::registry().with(layer);
         let installed = if json { registry.with(lines.json()).try_init() } else { registry.with(lines).try_init() };
         installed.map_err(|error: TryInitError| InvalidLevel::Refused(error.to_string()))?;

@@ -17,6 +17,12 @@ use crate::readiness::Readiness;
 use crate::telemetry::{Registry, Sinks};
 use crate::worker::{self, Command, Input, Start};
 
+/// Open files kept for everything but connections.
+const RESERVED: usize = 16;
+/// Open files a worker has besides.
+const A_WORKERS: usize = 4;
+/// Connections a worker may have, however few files there are.
+const LEAST: usize = 4;
 /// How long a worker may take to answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -25,6 +31,16 @@ const ANSWER: Duration = Duration::from_secs(1);
 pub(super) struct Workers {
     commands: Vec<mpsc::UnboundedSender<Command>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Connections a worker may have: each takes two files, and some are kept for the admin interface, for names and for certificates.
+fn most_connections(workers: usize) -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    let limit = limit.map_or(usize::MAX, |(limit, _)| usize::try_from(limit).unwrap_or(usize::MAX));
+    // A worker makes a few files of its own when it starts.
+    let taken = open + RESERVED + workers * A_WORKERS;
+    (limit.saturating_sub(taken) / 2 / workers.max(1)).max(LEAST)
 }
 
 impl Workers {
@@ -40,6 +56,7 @@ impl Workers {
         readiness: &Readiness,
     ) -> Result<Self, Failure> {
         let own = OwnAddresses::from_interfaces(&bound.own)?;
+        let most = most_connections(bound.workers.len());
         let mut commands = Vec::new();
         let mut threads = Vec::new();
         for (index, listeners) in std::mem::take(&mut bound.workers).into_iter().enumerate() {
@@ -48,6 +65,7 @@ impl Workers {
                 index,
                 listeners,
                 own: own.clone(),
+                most,
                 input: input.clone(),
                 phase: farewell.subscribe(),
                 commands: receiver,

@@ -52,13 +52,15 @@ pub(crate) fn receive(head: &mut RequestHead, trust: &Trust) {
             Some(value) => drop(head.headers.insert(FORWARDED_CLIENT_CERT, value.clone())),
             None => drop(head.headers.remove(FORWARDED_CLIENT_CERT)),
         }
-        strip_lookalikes(&mut head.headers);
+        strip_claims(&mut head.headers, trust.forwarded_client_cert.is_none());
     }
     head.headers.remove(HTTP2_SETTINGS);
 }
 
-/// Removes what an application that reads `_` as `-`, as CGI does, takes for a name that only we may use.
-fn strip_lookalikes(headers: &mut HeaderMap) {
+/// Removes what an application that reads `_` as `-`, as CGI does, takes for a name that only we may use; from `strangers` also
+/// what only other proxies of a mesh may say.
+fn strip_claims(headers: &mut HeaderMap, strangers: bool) {
+    let foreign = |name: &str| strangers && (name.starts_with("x-envoy-") || name.starts_with("l5d-"));
     let private = [FORWARDED_CLIENT_CERT, HOP, REASON];
     let is_like = |name: &str, private: &HeaderName| {
         // Most differ by their length already.
@@ -66,8 +68,9 @@ fn strip_lookalikes(headers: &mut HeaderMap) {
             && name.contains('_')
             && name.bytes().map(|byte| if byte == b'_' { b'-' } else { byte }).eq(private.as_str().bytes())
     };
-    let alike = |name: &&HeaderName| private.iter().any(|private| is_like(name.as_str(), private));
-    while let Some(name) = headers.keys().find(alike).cloned() {
+    let claims =
+        |name: &&HeaderName| foreign(name.as_str()) || private.iter().any(|private| is_like(name.as_str(), private));
+    while let Some(name) = headers.keys().find(claims).cloned() {
         headers.remove(name);
     }
 }
@@ -255,6 +258,17 @@ mod tests {
         let caller = HeaderValue::from_static("URI=spiffe://good/x");
         receive(&mut verified, &Trust { forwarded_client_cert: Some(caller.clone()), ..Trust::default() });
         assert_eq!(verified.headers.get_all(FORWARDED_CLIENT_CERT).iter().collect::<Vec<_>>(), [&caller]);
+    }
+
+    #[test]
+    fn strangers_do_not_speak_for_other_proxies() {
+        let fields = [("x-envoy-original-path", "/a"), ("l5d-dst-override", "b"), ("x-envoyage", "1")];
+        let (mut stranger, mut peer) = (head(&fields), head(&fields));
+        receive(&mut stranger, &Trust::default());
+        assert_eq!(names(&stranger), ["x-envoyage"]);
+        let caller = HeaderValue::from_static("URI=spiffe://good/x");
+        receive(&mut peer, &Trust { forwarded_client_cert: Some(caller), ..Trust::default() });
+        assert!(peer.headers.contains_key("l5d-dst-override"));
     }
 
     #[test]

@@ -17,11 +17,12 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use http_body::Body as _;
 use remora_model::HttpLimits;
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 pub(crate) mod keep_alive;
 
 use super::body::{Body, BodyError, Timed};
-use super::h1::parse::InvalidHead;
+use super::h1::parse::{InvalidHead, Limits};
 use super::head::{RequestHead, ResponseHead};
 use super::informational::Informational;
 use super::spelling::Spelling;
@@ -30,13 +31,22 @@ use crate::drain::Drain;
 use crate::io::{Downstream, Replay, Upstream};
 use crate::request::{HttpConnection, ResponseBody};
 
+mod written;
+
+use written::Watched;
+
 /// Streams one connection to an endpoint carries at a time. A connection's window has room for so many streams' windows.
 pub(crate) const MAX_STREAMS: u32 = 100;
 
 /// Fields that a hop may add to a request.
 const HOP_FIELDS: usize = 16;
-/// Streams opened on a connection before its peer has said how many it takes.
-const STREAMS_BEFORE_SETTINGS: usize = 10;
+/// Streams opened on a connection before its peer has said how many it takes, which may be one: it would refuse the others.
+const STREAMS_BEFORE_SETTINGS: usize = 1;
+/// Streams that the h2 crate resets by itself before it ends the connection: room for a client that opens many before it has heard
+/// how many it may.
+const RESETS: usize = 2048;
+/// How long a connection without streams may take to end after it was asked to.
+const FAREWELL: Duration = Duration::from_secs(10);
 /// How long the last GOAWAY may take to be written.
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// Bound of the client's preface.
@@ -63,13 +73,21 @@ pub(crate) async fn serve(
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
         .max_concurrent_streams(limits.streams)
-        .max_header_list_size(max_header_list(&limits, connection.is_hop()))
-        .handshake::<_, Bytes>(io);
+        .max_header_list_size(read_header_list(&limits, connection.is_hop()))
+        .max_local_error_reset_streams(Some(RESETS))
+        .handshake::<_, Bytes>(Watched::new(io, connection.counts().clone()));
     let Ok(h2) = tokio::time::timeout(PREFACE, handshake).await else {
         tracing::debug!("no HTTP/2 preface in time");
+        connection.counts().violation("preface_timeout");
         return Ok(());
     };
-    let mut h2 = h2?;
+    let told = |error: h2::Error| {
+        if let Some(violation) = violation(&error) {
+            connection.counts().violation(violation);
+        }
+        error
+    };
+    let mut h2 = h2.map_err(told)?;
     let mut over = pin!(drain.over());
     let outlived = drain.outlived();
     let mut ends = pin!(async {
@@ -80,28 +98,73 @@ pub(crate) async fn serve(
         }
     });
     let mut ending = false;
+    let mut farewell = pin!(tokio::time::sleep(FAREWELL));
     loop {
         tokio::select! {
             biased;
             accepted = h2.accept() => match accepted {
+                Some(Ok(_)) if connection.is_abused() => {
+                    connection.counts().violation("too_many_resets");
+                    return end(h2, Reason::ENHANCE_YOUR_CALM).await;
+                }
                 Some(Ok((request, respond))) => {
                     spawn_local(serve_stream(connection.clone(), request, respond));
                 }
-                Some(Err(error)) => return Err(error),
+                Some(Err(error)) => return Err(told(error)),
                 None => return Ok(()),
             },
             () = &mut ends, if !ending => {
                 h2.graceful_shutdown();
                 ending = true;
+                farewell.as_mut().reset(Instant::now() + FAREWELL);
+            }
+            () = &mut farewell, if ending => {
+                // Who does not even read that it is over is not waited for.
+                if connection.is_idle() {
+                    connection.counts().violation("not_read");
+                    return Ok(());
+                }
+                farewell.as_mut().reset(Instant::now() + FAREWELL);
             }
             () = &mut over => {
                 // Says that no stream broke by mistake: it had its grace.
-                h2.abrupt_shutdown(Reason::NO_ERROR);
-                let _ = tokio::time::timeout(LAST_WORD, poll_fn(|cx| h2.poll_closed(cx))).await;
-                return Ok(());
+                return end(h2, Reason::NO_ERROR).await;
             }
         }
     }
+}
+
+/// Ends a connection at once, and says why if that can be written soon.
+async fn end(
+    mut h2: h2::server::Connection<Watched<Replay<Downstream>>, Bytes>,
+    reason: Reason,
+) -> Result<(), h2::Error> {
+    h2.abrupt_shutdown(reason);
+    let _ = tokio::time::timeout(LAST_WORD, poll_fn(|cx| h2.poll_closed(cx))).await;
+    Ok(())
+}
+
+/// What ended a connection that its client broke, as metrics count it.
+fn violation(error: &h2::Error) -> Option<&'static str> {
+    if error.is_remote() || error.is_io() {
+        return None;
+    }
+    Some(match error.reason()? {
+        Reason::NO_ERROR => return None,
+        Reason::ENHANCE_YOUR_CALM => "h2_calm",
+        Reason::PROTOCOL_ERROR => "h2_protocol",
+        Reason::FLOW_CONTROL_ERROR => "h2_flow_control",
+        Reason::STREAM_CLOSED => "h2_stream_closed",
+        Reason::FRAME_SIZE_ERROR => "h2_frame_size",
+        Reason::COMPRESSION_ERROR => "h2_compression",
+        _ => "h2_other",
+    })
+}
+
+/// What of a request is read: up to twice what is served, to be answered 431. One beyond ends in a reset, one far beyond ends the
+/// connection.
+fn read_header_list(limits: &HttpLimits, hop: bool) -> u32 {
+    max_header_list(limits, hop) * if hop { 1 } else { 2 }
 }
 
 /// Between our own sidecars, whatever HTTP/1 head one of them takes must reach the other: a field counts 32 bytes more in a
@@ -115,20 +178,29 @@ async fn serve_stream(
     request: http::Request<h2::RecvStream>,
     mut respond: h2::server::SendResponse<Bytes>,
 ) {
-    let (head, body) = request_parts(request);
+    let limits = connection.limits();
+    let (bytes, fields) = (limits.header_bytes as usize, limits.headers as usize);
+    // What a hop adds is not the client's.
+    let limits = match connection.is_hop() {
+        true => Limits { head_bytes: usize::MAX, headers: fields + HOP_FIELDS },
+        false => Limits { head_bytes: bytes, headers: fields },
+    };
+    let (head, body) = request_parts(request, &limits);
     let body = match body {
         Ok(body) => body,
+        // It may be well-formed, but is too large to look.
+        Err(error @ Error::InvalidHead(_)) => {
+            connection.cut_short();
+            let (head, body) = connection.refuse(head, error);
+            return answer(respond, head, body).await;
+        }
         // Malformed: a stream error, whatever else is said (RFC 9113 section 8.1.1).
         Err(error) => {
+            connection.cut_short();
             drop(connection.refuse(head, error));
             return respond.send_reset(Reason::PROTOCOL_ERROR);
         }
     };
-    let most = connection.limits().headers as usize;
-    if head.headers.len() > most + if connection.is_hop() { HOP_FIELDS } else { 0 } {
-        let (head, body) = connection.refuse(head, Error::InvalidHead(InvalidHead::TooManyFields(most)));
-        return answer(respond, head, body).await;
-    }
     let informational = Informational::default();
     let mut handled = pin!(connection.handle(head, body, &informational));
     let answer = poll_fn(|cx| {
@@ -143,8 +215,9 @@ async fn serve_stream(
         // A client that gave up cancels the upstream too: dropping the future resets its stream.
         respond.poll_reset(cx).map(|_| None)
     });
-    if let Some((head, body)) = answer.await {
-        self::answer(respond, head, body).await;
+    match answer.await {
+        Some((head, body)) => self::answer(respond, head, body).await,
+        None => connection.cut_short(),
     }
 }
 
@@ -159,7 +232,7 @@ async fn answer(mut respond: h2::server::SendResponse<Bytes>, head: ResponseHead
 }
 
 /// Takes a request apart; its body, unless it cannot be handled.
-fn request_parts(request: http::Request<h2::RecvStream>) -> (RequestHead, Result<Body, Error>) {
+fn request_parts(request: http::Request<h2::RecvStream>, limits: &Limits) -> (RequestHead, Result<Body, Error>) {
     let (mut parts, stream) = request.into_parts();
     let uri = parts.uri.into_parts();
     let mut head = RequestHead {
@@ -173,16 +246,35 @@ fn request_parts(request: http::Request<h2::RecvStream>) -> (RequestHead, Result
         protocol: parts.extensions.remove(),
         spelling: Spelling::default(),
     };
-    let body = match well_formed(&head).and_then(|()| authority(&head)) {
-        Ok(authority) => {
+    let within = within_limits(&head.headers, limits);
+    let body = match within.map(|()| well_formed(&head).and_then(|()| authority(&head))) {
+        Ok(Ok(authority)) => {
             head.authority = authority;
             head.headers.remove(header::HOST);
             join_cookies(&mut head.headers);
             Ok(Body::from_h2(stream))
         }
-        Err(reason) => Err(Error::DownstreamProtocol(reason.into())),
+        Ok(Err(reason)) => Err(Error::DownstreamProtocol(reason.into())),
+        Err(invalid) => Err(Error::InvalidHead(invalid)),
     };
     (head, body)
+}
+
+/// The limits of an HTTP/1 head, for a list of fields. The crumbs of a cookie are one field, as large as all of them.
+fn within_limits(headers: &HeaderMap, limits: &Limits) -> Result<(), InvalidHead> {
+    let (mut bytes, mut fields, mut crumbs) = (0, 0, 0);
+    for (name, value) in headers {
+        bytes += name.as_str().len() + value.len() + 32;
+        fields += 1;
+        crumbs += usize::from(name == header::COOKIE);
+    }
+    if bytes > limits.head_bytes {
+        return Err(InvalidHead::TooLarge(limits.head_bytes));
+    }
+    if fields - crumbs + crumbs.min(1) > limits.headers {
+        return Err(InvalidHead::TooManyFields(limits.headers));
+    }
+    Ok(())
 }
 
 /// What the h2 crate leaves unchecked of a request's fields.
@@ -192,6 +284,13 @@ fn well_formed(head: &RequestHead) -> Result<(), &'static str> {
     // RFC 9113 section 8.2.1; HTTP/1 has no way to say it.
     if values.any(|value| space(value.first()) || space(value.last())) {
         return Err("a field value begins or ends with whitespace");
+    }
+    // RFC 9113 section 8.3.1. One that is not ASCII is read in more ways than one.
+    let path = head.path.as_str();
+    let origin_form = path.starts_with('/') && path.is_ascii();
+    let tunnel = head.method == Method::CONNECT && head.protocol.is_none();
+    if !origin_form && !tunnel && (path != "*" || head.method != Method::OPTIONS) {
+        return Err(":path is none");
     }
     // RFC 9113 section 8.5.
     if head.method == Method::CONNECT && head.authority.is_none() {

@@ -98,6 +98,9 @@ impl ConnectionTelemetry {
 
     /// It failed; the last error told counts.
     pub fn failed(&mut self, error: &Error) {
+        if let Some(reason) = error.violation() {
+            self.metrics.violation(reason);
+        }
         self.failure = Some(error.clone());
     }
 

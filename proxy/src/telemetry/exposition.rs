@@ -5,8 +5,8 @@ use std::fmt::{self, Write};
 use std::sync::atomic::Ordering;
 
 use super::metrics::{
-    Counter, DURATION_BOUNDS_US, DownstreamProtocol, GRPC_STATUSES, Refusal, TLS_FAILURE_REASONS, TlsSide, Traffic,
-    UpstreamMetrics, UpstreamProtocol,
+    Counter, DURATION_BOUNDS_US, DownstreamProtocol, GRPC_STATUSES, RESET_CODES, Refusal, TLS_FAILURE_REASONS, TlsSide,
+    Traffic, UpstreamMetrics, UpstreamProtocol, VIOLATIONS,
 };
 use super::registry::{DIRECTIONS, Registry, ShardData, lock};
 use super::{identity, process};
@@ -198,6 +198,7 @@ fn gather_tcp(all: &[&Traffic], families: &mut Vec<Family>) {
 
 fn gather_downstream(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Family>) {
     let (mut connections, mut active, mut refused) = (Sums::new(), Sums::new(), Sums::new());
+    let (mut violations, mut resets, mut pauses) = (Sums::new(), Sums::new(), Sums::new());
     for shard in shards {
         for (direction, metrics) in DIRECTIONS.iter().zip(&shard.downstream) {
             let direction = ("direction", direction.as_str());
@@ -207,10 +208,35 @@ fn gather_downstream(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Fa
             for (reason, counter) in Refusal::ALL.iter().zip(&metrics.refused) {
                 add_used(&mut refused, &[direction, ("reason", reason.as_str())], counter);
             }
+            for (reason, counter) in VIOLATIONS.iter().zip(&metrics.violations) {
+                add_used(&mut violations, &[direction, ("reason", reason)], counter);
+            }
+            for (code, counter) in RESET_CODES.iter().zip(&metrics.resets) {
+                add_used(&mut resets, &[direction, ("code", code)], counter);
+            }
+            add_used(&mut pauses, &[direction], &metrics.accept_pauses);
             *active.entry(labels(&[direction])).or_default() += metrics.active.value();
         }
     }
     families.extend([
+        family(
+            "remora_protocol_violations_total",
+            "Ways in which clients broke their protocols.",
+            Kind::Counter,
+            counts(violations),
+        ),
+        family(
+            "remora_http2_resets_sent_total",
+            "HTTP/2 streams of clients that were reset, by error code.",
+            Kind::Counter,
+            counts(resets),
+        ),
+        family(
+            "remora_accept_pauses_total",
+            "Times accepting rested, for connections or open files were as many as there may be.",
+            Kind::Counter,
+            counts(pauses),
+        ),
         family(
             "remora_downstream_connections_total",
             "Connections accepted, counted once what they speak is known.",
@@ -328,6 +354,12 @@ fn gather_control(registry: &Registry, shards: &[std::sync::Arc<ShardData>], fam
             "Access log lines that were lost.",
             Kind::Counter,
             single(dropped_lines),
+        ),
+        family(
+            "remora_log_dropped_total",
+            "Lines of the log that were lost, for nobody took them.",
+            Kind::Counter,
+            single(crate::admin::dropped_lines()),
         ),
         family(
             "remora_build_info",

@@ -15,7 +15,10 @@ use crate::error::ResponseFlag;
 mod codes;
 mod labels;
 
-pub use labels::{DownstreamProtocol, Refusal, RequestProtocol, TLS_FAILURE_REASONS, TlsSide, UpstreamProtocol};
+pub use labels::{
+    DownstreamProtocol, RESET_CODES, Refusal, RequestProtocol, TLS_FAILURE_REASONS, TlsSide, UpstreamProtocol,
+    VIOLATIONS,
+};
 
 use codes::{CODES, code_slot};
 
@@ -125,11 +128,27 @@ impl TlsMetrics {
 }
 
 /// Downstream connections of one worker in one direction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct DownstreamMetrics {
     pub(crate) connections: [Counter; DownstreamProtocol::ALL.len()],
     pub(crate) refused: [Counter; Refusal::ALL.len()],
+    pub(crate) violations: [Counter; VIOLATIONS.len()],
+    pub(crate) resets: [Counter; RESET_CODES.len()],
+    pub(crate) accept_pauses: Counter,
     pub(crate) active: Gauge,
+}
+
+impl Default for DownstreamMetrics {
+    fn default() -> Self {
+        Self {
+            connections: Default::default(),
+            refused: Default::default(),
+            violations: std::array::from_fn(|_| Counter::default()),
+            resets: Default::default(),
+            accept_pauses: Counter::default(),
+            active: Gauge::default(),
+        }
+    }
 }
 
 impl DownstreamMetrics {
@@ -146,6 +165,23 @@ impl DownstreamMetrics {
     /// What a connection speaks is known, or will never be.
     pub fn identified(&self, protocol: DownstreamProtocol) {
         self.connections[protocol as usize].add(1);
+    }
+
+    /// A client broke its protocol in one of the ways of [`VIOLATIONS`]; any other text counts as `other`.
+    pub fn violation(&self, reason: &'static str) {
+        let index = VIOLATIONS.iter().position(|known| *known == reason).unwrap_or(VIOLATIONS.len() - 1);
+        self.violations[index].add(1);
+    }
+
+    /// A stream was reset, with this HTTP/2 error code.
+    pub fn reset_sent(&self, code: u32) {
+        let last = RESET_CODES.len() - 1;
+        self.resets[usize::try_from(code).map_or(last, |code| code.min(last))].add(1);
+    }
+
+    /// Accepting rests: there are as many connections, or open files, as there may be.
+    pub fn accept_paused(&self) {
+        self.accept_pauses.add(1);
     }
 
     /// A connection was refused.

@@ -188,6 +188,9 @@ impl RequestTelemetry {
 
     /// The request failed; the last error told counts. An attempt that is tried again is told to its [`AttemptTelemetry`] only.
     pub fn failed(&mut self, error: &Error) {
+        if let Some(reason) = error.violation() {
+            self.0.worker.downstream(self.0.connection.direction).violation(reason);
+        }
         self.0.failure = Some(error.clone());
     }
 

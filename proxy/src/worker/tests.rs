@@ -40,6 +40,7 @@ impl Gateway {
         let (commands, receiver) = mpsc::unbounded_channel();
         let registry = Registry::new();
         let start = Start {
+            most: usize::MAX,
             index: 0,
             listeners: vec![(ListenerId(0), socket)],
             own: OwnAddresses::new(&[], Vec::new()),

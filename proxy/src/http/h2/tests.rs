@@ -26,6 +26,33 @@ fn an_authority_names_a_host_and_perhaps_a_port() {
 }
 
 #[test]
+fn lists_are_limited_and_the_crumbs_of_a_cookie_are_one_field() {
+    let fields = |count: usize, name: &'static str, value: &'static str| {
+        let list = std::iter::repeat_n((HeaderName::from_static(name), HeaderValue::from_static(value)), count);
+        list.collect::<HeaderMap>()
+    };
+    let limits = Limits { head_bytes: 10_000, headers: 100 };
+    assert_eq!(within_limits(&fields(100, "a", "b"), &limits), Ok(()));
+    assert_eq!(within_limits(&fields(101, "a", "b"), &limits), Err(InvalidHead::TooManyFields(100)));
+    assert_eq!(within_limits(&fields(200, "cookie", "a=1"), &limits), Ok(()));
+    assert_eq!(within_limits(&fields(300, "cookie", "a=1"), &limits), Err(InvalidHead::TooLarge(10_000)));
+}
+
+#[test]
+fn a_path_begins_with_a_slash_and_is_ascii() {
+    for (method, path, good) in [
+        (Method::GET, "/a?b", true),
+        (Method::OPTIONS, "*", true),
+        (Method::GET, "*", false),
+        (Method::GET, "/\u{e9}", false),
+    ] {
+        let mut head = request(Some("a"), &[]);
+        (head.method, head.path) = (method, path.parse().unwrap());
+        assert_eq!(well_formed(&head).is_ok(), good, "{path}");
+    }
+}
+
+#[test]
 fn crumbs_become_one_cookie() {
     let mut headers = request(None, &[("cookie", "a=1"), ("x", "1"), ("cookie", "b=2"), ("cookie", "c=3")]).headers;
     join_cookies(&mut headers);

@@ -145,6 +145,62 @@ impl Refusal {
     }
 }
 
+/// How clients break their protocols, as metrics count it: what HTTP/1 heads and bodies are refused for, then HTTP/2.
+pub const VIOLATIONS: [&str; 33] = [
+    "head_too_large",
+    "request_line_too_long",
+    "too_many_headers",
+    "line_end",
+    "request_line",
+    "version",
+    "target",
+    "header_name",
+    "header_value",
+    "no_host",
+    "several_hosts",
+    "host",
+    "content_length",
+    "transfer_encoding",
+    "unknown_coding",
+    "two_lengths",
+    "chunk_size",
+    "chunk_line",
+    "chunk_end",
+    "head_timeout",
+    "malformed",
+    "preface_timeout",
+    "not_read",
+    "too_many_resets",
+    "h2_calm",
+    "h2_protocol",
+    "h2_flow_control",
+    "h2_stream_closed",
+    "h2_frame_size",
+    "h2_compression",
+    "h2_preface",
+    "h2_other",
+    "other",
+];
+
+/// HTTP/2 error codes (RFC 9113 section 7) by number.
+pub const RESET_CODES: [&str; 15] = [
+    "NO_ERROR",
+    "PROTOCOL_ERROR",
+    "INTERNAL_ERROR",
+    "FLOW_CONTROL_ERROR",
+    "SETTINGS_TIMEOUT",
+    "STREAM_CLOSED",
+    "FRAME_SIZE_ERROR",
+    "REFUSED_STREAM",
+    "CANCEL",
+    "COMPRESSION_ERROR",
+    "CONNECT_ERROR",
+    "ENHANCE_YOUR_CALM",
+    "INADEQUATE_SECURITY",
+    "HTTP_1_1_REQUIRED",
+    "other",
+];
+
 /// Which end of a TLS handshake the proxy was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
