@@ -1,4 +1,4 @@
-//! H63: odd beginnings of TLS. Names that are none, a ClientHello in single bytes, another server than the expected, early
+//! Odd beginnings of TLS. Names that are none, a ClientHello in single bytes, another server than the expected, early
 //! data: refused or served as the rules say, and the next client finds everything as it was.
 
 use std::io::{Read, Write};

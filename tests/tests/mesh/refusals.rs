@@ -84,7 +84,7 @@ type Said = (&'static str, &'static str);
 
 const ID: &str = "spiffe://example.org/ns/test/sa/openssl";
 
-/// H59: a wrong authority, wrong times, a wrong domain under the right authority.
+/// A wrong authority, wrong times, a wrong domain under the right authority.
 fn h59(mesh: &Mesh) -> Vec<Case> {
     let forger = Forger::new(mesh);
     let (foreign, wrong) = (forger.folder.join("foreign-ca"), forger.folder.join("wrong-ca"));
@@ -104,7 +104,7 @@ fn h59(mesh: &Mesh) -> Vec<Case> {
     ]
 }
 
-/// H60: certificates of the right authority that are no SVIDs.
+/// Certificates of the right authority that are no SVIDs.
 fn h60(mesh: &Mesh) -> Vec<Case> {
     let forger = Forger::new(mesh);
     let bad = |words| ("bad_certificate", words);
@@ -137,7 +137,7 @@ fn h60(mesh: &Mesh) -> Vec<Case> {
     ]
 }
 
-/// H62: an intermediate of the right root that may not sign for our domain.
+/// An intermediate of the right root that may not sign for our domain.
 fn h62(mesh: &Mesh) -> Vec<Case> {
     let folder = Forger::new(mesh).folder;
     let (authority, out) = (folder.join("constrained-ca"), folder.join("constrained"));
