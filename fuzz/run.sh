@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # run.sh SECONDS [TARGET...]   Fuzzes each target for that long, from the inputs in seeds/. New ones are kept in corpus/,
 # which belongs to the machine; what breaks something is kept in artifacts/, and ends the run.
+#   SEED=N  begins with this number instead of chance: the same inputs for the same code
 set -euo pipefail
 cd "$(dirname "$0")"
 export PATH=$PATH:$HOME/.cargo/bin
@@ -24,6 +25,7 @@ for target in "${targets[@]}"; do
     *) inputs+=("seeds/$target") ;;
   esac
   flags=(-max_total_time="$seconds" -verbosity=0 -print_final_stats=1)
+  [ -z "${SEED:-}" ] || flags+=(-seed="$SEED")
   dict=$target.dict
   [ "$target" != connection ] || dict=http1.dict
   [ ! -e "$dict" ] || flags+=(-dict="$dict")

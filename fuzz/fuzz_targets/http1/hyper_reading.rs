@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Version, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -117,7 +117,11 @@ pub(super) fn response(bytes: &[u8], head: bool) -> Option<Content> {
             *request.method_mut() = Method::HEAD;
         }
         let mut answered = pin!(async {
-            let (parts, body) = sender.send_request(request).await.ok()?.into_parts();
+            let (mut parts, body) = sender.send_request(request).await.ok()?.into_parts();
+            if parts.status == StatusCode::NO_CONTENT {
+                // Must not be there (RFC 9110 section 8.6), and is not passed on.
+                parts.headers.remove(header::CONTENT_LENGTH);
+            }
             let body = body.collect().await.ok()?;
             let (line, trailers) = (vec![parts.status.as_str().to_owned()], kept(body.trailers()));
             let body = body.to_bytes().to_vec();

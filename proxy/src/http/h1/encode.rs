@@ -33,10 +33,13 @@ pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) {
     out.extend_from_slice(if old { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
     let mut writer = Writer { out, spelling: &head.spelling, length: request_length(head, framing) };
     let host = head.authority.as_ref().map(|authority| authority.as_str().as_bytes());
-    if let Some(host) = host
-        && !head.headers.contains_key(header::HOST)
-    {
-        writer.field(&header::HOST, host);
+    if !head.headers.contains_key(header::HOST) {
+        match host {
+            Some(host) => writer.field(&header::HOST, host),
+            // HTTP/2 may name nobody; HTTP/1.1 must say so (RFC 9112 section 3.2).
+            None if !old => writer.field(&header::HOST, b""),
+            None => {}
+        }
     }
     let mut host_written = false;
     for (name, value) in &head.headers {

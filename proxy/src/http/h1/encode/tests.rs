@@ -41,12 +41,21 @@ fn a_request_passes_as_it_was() {
 }
 
 #[test]
+fn a_request_to_nobody_says_so() {
+    let mut parsed = parsed("GET / HTTP/1.0\r\n\r\n");
+    parsed.head.version = Version::HTTP_2;
+    let mut out = BytesMut::new();
+    request(&mut out, &parsed.head, parsed.framing);
+    assert_eq!(out.to_ascii_lowercase(), b"get / http/1.1\r\nhost: \r\n\r\n");
+}
+
+#[test]
 fn a_request_is_written_in_one_way() {
     for (text, expected) in [
-        // H32: the absolute form's authority, in Host's place.
+        // The absolute form's authority, in Host's place.
         ("GET http://b/c HTTP/1.1\r\nX: 1\r\nHost: a\r\n\r\n", "GET /c HTTP/1.1\r\nX: 1\r\nHost: b\r\n\r\n"),
         ("GET http://b HTTP/1.0\r\nX: 1\r\n\r\n", "GET / HTTP/1.0\r\nHost: b\r\nX: 1\r\n\r\n"),
-        // H29 leaves nothing of a connection, or of an upgrade that is ignored.
+        // Nothing is left of a connection, or of an upgrade that is ignored.
         (
             "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n",
             "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
