@@ -77,7 +77,7 @@ fn the_framing_is_what_is_told_and_nothing_else() {
     for (framing, expected) in [
         (Framing::Empty, "GET / HTTP/1.0\r\ncontent-length: 0\r\n\r\n"),
         (Framing::Length(7), "GET / HTTP/1.0\r\ncontent-length: 7\r\n\r\n"),
-        (Framing::Chunked, "GET / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"),
+        (Framing::Chunked, "GET / HTTP/1.1\r\nhost: \r\ntransfer-encoding: chunked\r\n\r\n"),
     ] {
         let mut out = BytesMut::new();
         request(&mut out, &head, framing);
