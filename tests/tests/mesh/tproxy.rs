@@ -66,7 +66,8 @@ fn the_application_sees_who_calls_by_every_protocol() {
     let (client, server, stranger) = (mesh.pod("client"), mesh.pod("server"), mesh.pod("stranger"));
     let _app = server.peer("http", 8080, &[]);
     let listener = server.enter(|| TcpListener::bind("[::]:7000")).unwrap();
-    let inbound = start(&server, "inbound: {mtls: permissive}");
+    // A lost SYN is sent again after a second, as long as connecting may take.
+    let inbound = start(&server, "inbound: {mtls: permissive, timeouts: {connect: 20s}}");
     for v6 in [false, true] {
         let (http, bytes) = if v6 { (server.at6(8080), server.at6(7000)) } else { (server.at(8080), server.at(7000)) };
         let own = |pod: &Pod| if v6 { IpAddr::from(pod.v6()) } else { pod.v4().into() };
@@ -95,7 +96,7 @@ fn the_application_sees_who_calls_by_every_protocol() {
                 "-n",
                 "2000",
                 "-c",
-                "200",
+                "50",
                 "-H",
                 ":authority: server:8080",
                 &format!("http://{http}/name"),
