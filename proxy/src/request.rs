@@ -1,30 +1,30 @@
 //! The life of one request: from a downstream connection of either version to the response body's last frame.
 
+mod response_body;
+
 use std::cell::{Cell, RefCell};
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, Method};
-use http_body::{Body as _, Frame, SizeHint};
 use remora_certs::Fingerprint;
 use remora_model::{Direction, DownstreamTls, HttpLimits, MtlsMode};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::Error;
 use crate::address::OrigDst;
-use crate::http::body::{Body, BodyError, RequestBody, Timed};
+use crate::http::body::{Body, RequestBody};
 use crate::http::informational::Informational;
-use crate::http::stall::Stall;
 use crate::http::{RequestHead, ResponseHead, fields};
 use crate::io::{Downstream, Replay};
 use crate::live::{self, LiveConnection};
-use crate::telemetry::{AttemptTelemetry, ConnectionInfo, DownstreamMetrics, RequestTelemetry};
+use crate::telemetry::{ConnectionInfo, DownstreamMetrics, RequestTelemetry};
 use crate::upstream::{self, Bound, Response, Upgrade};
 use crate::worker::{ChainView, Worker};
 use crate::{route, tcp_proxy};
+
+pub(crate) use response_body::ResponseBody;
+use response_body::{Exchange, Timeout};
 
 /// What the requests of one downstream connection have in common.
 #[derive(Debug)]
@@ -264,154 +264,6 @@ impl Active {
 impl Drop for Active {
     fn drop(&mut self) {
         self.0.active.set(self.0.active.get() - 1);
-    }
-}
-
-#[derive(Debug)]
-struct Timeout {
-    sleep: Pin<Box<Sleep>>,
-    cluster: std::sync::Arc<str>,
-    timeout: Duration,
-}
-
-/// The guards of one exchange; they end with the response body.
-#[derive(Debug)]
-struct Exchange {
-    telemetry: RequestTelemetry,
-    attempt: Option<AttemptTelemetry>,
-    _active: Active,
-    trailers: bool,
-    timeout: Option<Timeout>,
-}
-
-/// A response body on its way downstream. Carries the guards of its request, and the upstream connection it comes from,
-/// which goes back to its pool at the last frame.
-#[derive(Debug)]
-pub(crate) struct ResponseBody {
-    body: Body,
-    exchange: Option<Exchange>,
-    lease: Option<upstream::Lease>,
-    upgrade: Option<Upgrade>,
-    stall: Stall,
-}
-
-impl ResponseBody {
-    fn new(body: Body, exchange: Exchange, lease: Option<upstream::Lease>, idle: Duration) -> Self {
-        let stall = Stall::new(idle);
-        let mut this = Self { body, exchange: Some(exchange), lease, upgrade: None, stall };
-        if this.body.is_end_stream() {
-            this.complete();
-        }
-        this
-    }
-
-    /// The upstream's side of a connection that leaves HTTP; `None` where it does not.
-    pub(crate) fn take_upgrade(&mut self) -> Option<Upgrade> {
-        self.upgrade.take()
-    }
-
-    /// Whether it ended, well or not.
-    pub(crate) fn is_over(&self) -> bool {
-        self.exchange.is_none()
-    }
-
-    /// It ended well.
-    pub(crate) fn complete(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.reuse();
-        }
-        if let Some(mut exchange) = self.exchange.take() {
-            if let Some(attempt) = exchange.attempt.take() {
-                attempt.complete();
-            }
-            exchange.telemetry.complete();
-        }
-    }
-
-    /// The end of an exchange that broke off: truncation must be seen downstream, for gRPC as a status.
-    fn fail(&mut self, error: BodyError) -> Option<Result<Frame<Bytes>, BodyError>> {
-        self.lease = None;
-        self.body = Body::Empty;
-        let mut exchange = self.exchange.take()?;
-        let error_for_client = broken(&error, exchange.timeout.as_ref());
-        if let Some(mut attempt) = exchange.attempt.take() {
-            attempt.failed(&error_for_client);
-        }
-        exchange.telemetry.failed(&error_for_client);
-        if exchange.trailers && !matches!(error, BodyError::Reset(_)) {
-            return Some(Ok(Frame::trailers(fields::grpc_trailers(&error_for_client))));
-        }
-        Some(Err(error))
-    }
-}
-
-fn broken(error: &BodyError, timeout: Option<&Timeout>) -> Error {
-    match (error, timeout) {
-        (BodyError::TimedOut, Some(timeout)) => {
-            Error::RequestTimeout { cluster: timeout.cluster.clone(), timeout: timeout.timeout }
-        }
-        (BodyError::Stalled(timeout), _) => Error::IdleTimeout(*timeout),
-        (BodyError::Reset(code), _) => Error::ResponseReset(*code),
-        _ => Error::ResponseTruncated(error.to_string()),
-    }
-}
-
-impl http_body::Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        if let Some(Exchange { timeout: Some(timeout), .. }) = &mut this.exchange
-            && timeout.sleep.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(this.fail(BodyError::TimedOut));
-        }
-        let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else {
-            this.complete();
-            return Poll::Ready(None);
-        };
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(error) => return Poll::Ready(this.fail(error)),
-        };
-        if let Some(exchange) = &mut this.exchange {
-            if let Some(data) = frame.data_ref() {
-                exchange.telemetry.response_bytes(data.len());
-            } else if let Some(trailers) = frame.trailers_ref() {
-                exchange.telemetry.grpc_status(trailers);
-                if let Some(attempt) = &mut exchange.attempt {
-                    attempt.grpc_status(trailers);
-                }
-            }
-        }
-        if frame.is_trailers() || this.body.is_end_stream() {
-            this.complete();
-        }
-        Poll::Ready(Some(Ok(frame)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Timed for ResponseBody {
-    fn poll_blocked(mut self: Pin<&mut Self>, sent: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
-        let timeout = self.exchange.as_mut().and_then(|exchange| exchange.timeout.as_mut());
-        let error = match timeout.map(|timeout| timeout.sleep.as_mut().poll(cx)) {
-            Some(Poll::Ready(())) => BodyError::TimedOut,
-            _ => {
-                ready!(self.stall.poll(sent, cx));
-                BodyError::Stalled(self.stall.timeout())
-            }
-        };
-        self.fail(error.clone());
-        Poll::Ready(error)
     }
 }
 

@@ -3,35 +3,31 @@
 //! It is handed whole inputs (snapshot, resolved addresses, identity) through a `watch` and resolves them once, into a
 //! [`View`]; on the request path it only reads its own view.
 
+mod view;
+
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::net::{IpAddr, TcpListener};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use remora_certs::identity::Identity;
-use remora_certs::{Peer, VerifyError};
-use remora_model::{
-    ClusterId, Direction, DownstreamTls, FilterChain, HttpLimits, Listener, OriginalDst, Snapshot, SpiffeId,
-};
+use remora_model::{Direction, SpiffeId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::address::{ClientAddr, OrigDst};
+use crate::address::OrigDst;
 use crate::admin::{ClusterStatus, EndpointStatus};
 use crate::cluster::ClusterState;
-use crate::control::gateway::GatewayCertificates;
 use crate::drain::{Connections, Drain, Phase};
 use crate::live::{Drained, Live, LiveConnection};
 use crate::original_dst::OwnAddresses;
 use crate::readiness::ReadyGuard;
-use crate::resolve::Resolved;
 use crate::signal::Signal;
 use crate::telemetry::{DrainReason, Registry, Sinks, TlsSide, WorkerTelemetry};
-use crate::tls::{Connector, GatewayTls, MeshTls, Offer, TlsInfo};
-use crate::upstream::Caller;
+use crate::tls::{Connector, Offer, TlsInfo};
 use crate::{filter_chain, listener};
+
+pub(crate) use view::{ChainView, Input, ListenerId, View};
 
 /// How often spans and log records are handed over.
 const FLUSH: Duration = Duration::from_millis(100);
@@ -40,19 +36,6 @@ const FLUSHES_A_SWEEP: u32 = 10;
 
 /// Log lines that peers may cause between two flushes.
 const LINES_A_TICK: u32 = 5;
-
-/// The index of a listener in the snapshot; the same in every snapshot of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ListenerId(pub(crate) usize);
-
-/// Everything a worker works by. Replaced whole.
-#[derive(Clone, Debug)]
-pub(crate) struct Input {
-    pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) resolved: Arc<Resolved>,
-    pub(crate) identity: Option<Arc<Identity>>,
-    pub(crate) gateways: GatewayCertificates,
-}
 
 /// What the control thread asks a worker.
 #[derive(Debug)]
@@ -93,115 +76,6 @@ pub(crate) struct Worker {
     lines: Cell<u32>,
     /// Which of the reserved source addresses the inbound leg dials from.
     pub(crate) leg_source: Cell<u8>,
-}
-
-/// An input resolved: clusters with their live state, TLS configurations, metric handles.
-#[derive(Debug)]
-pub(crate) struct View {
-    input: Input,
-    clusters: Vec<Rc<ClusterState>>,
-    tls: Option<Rc<MeshTls>>,
-}
-
-/// A filter chain of a view.
-#[derive(Clone, Debug)]
-pub(crate) struct ChainView {
-    view: Rc<View>,
-    listener: ListenerId,
-    /// `None`: the listener's default chain.
-    index: Option<usize>,
-}
-
-impl View {
-    fn new(input: Input, previous: Option<&Self>, telemetry: &Rc<WorkerTelemetry>) -> Self {
-        let known: HashMap<&str, &Rc<ClusterState>> =
-            previous.into_iter().flat_map(|view| &view.clusters).map(|cluster| (&**cluster.name(), cluster)).collect();
-        let cluster = |config: &remora_model::Cluster| match known.get(&*config.name) {
-            Some(cluster) if cluster.config == *config => {
-                cluster.resolve(&input.resolved);
-                Rc::clone(cluster)
-            }
-            _ => Rc::new(ClusterState::new(config.clone(), telemetry, &input.resolved)),
-        };
-        let clusters = input.snapshot.clusters.iter().map(cluster).collect();
-        let tls = match (&input.identity, previous.and_then(|view| view.tls.as_ref())) {
-            (None, _) => None,
-            (Some(identity), Some(tls)) if tls.generation() == identity.generation() => Some(tls.clone()),
-            (Some(identity), _) => Some(Rc::new(MeshTls::new(identity.clone()))),
-        };
-        Self { input, clusters, tls }
-    }
-
-    /// The cluster of an id taken from this view's snapshot.
-    pub(crate) fn cluster(&self, id: ClusterId) -> &Rc<ClusterState> {
-        &self.clusters[id.0 as usize]
-    }
-
-    pub(crate) fn tls(&self) -> Option<&Rc<MeshTls>> {
-        self.tls.as_ref()
-    }
-
-    /// The generation of its SVID; 0 without one.
-    fn generation(&self) -> u64 {
-        self.tls.as_ref().map_or(0, |tls| tls.generation())
-    }
-
-    /// How long a connection that drains may still take.
-    fn grace(&self) -> Duration {
-        self.input.snapshot.drain_timeout
-    }
-
-    fn max_age(&self) -> Option<Duration> {
-        self.input.snapshot.identity.as_ref().and_then(|identity| identity.max_connection_age)
-    }
-
-    /// What speaks against a peer that was verified earlier.
-    fn verdict(&self, peer: &Peer) -> Option<DrainReason> {
-        match self.input.identity.as_ref()?.bundles().still_trusts(peer) {
-            Ok(()) => None,
-            Err(VerifyError::Revoked { .. }) => Some(DrainReason::Revoked),
-            Err(_) => Some(DrainReason::AnchorRemoved),
-        }
-    }
-
-    /// The TLS of a chain that terminates its own.
-    pub(crate) fn gateway_tls(&self, tls: &DownstreamTls) -> Option<&GatewayTls> {
-        let DownstreamTls::Terminate { certificate, key } = tls else { return None };
-        self.input.gateways.get(&(certificate.clone(), key.clone()))
-    }
-
-    pub(crate) fn listener(&self, id: ListenerId) -> &Listener {
-        &self.input.snapshot.listeners[id.0]
-    }
-
-    /// The bounds of HTTP on connections to endpoints.
-    pub(crate) fn limits(&self) -> HttpLimits {
-        self.input.snapshot.limits
-    }
-}
-
-impl ChainView {
-    pub(crate) fn chain(&self) -> &FilterChain {
-        let listener = self.view.listener(self.listener);
-        self.index.map_or(&listener.default_chain, |index| &listener.chains[index])
-    }
-
-    pub(crate) fn listener(&self) -> &Listener {
-        self.view.listener(self.listener)
-    }
-
-    pub(crate) fn view(&self) -> &Rc<View> {
-        &self.view
-    }
-
-    /// On whose behalf what this connection needs is dialled.
-    pub(crate) fn caller(&self, client: ClientAddr) -> Caller {
-        let listener = self.view.listener(self.listener);
-        let link_local = matches!(client.ip(), IpAddr::V6(v6) if v6.is_unicast_link_local());
-        let kept =
-            listener.direction == Direction::Inbound && listener.original_dst == OriginalDst::Tproxy && !link_local;
-        Caller { direction: listener.direction, kept: kept.then(|| client.ip()) }
-    }
 }
 
 impl Worker {
@@ -276,7 +150,7 @@ impl Worker {
 
     /// The TLS configuration towards `expected`; `None` without an identity.
     pub(crate) fn connector(&self, expected: &[SpiffeId], offer: Offer) -> Option<Connector> {
-        self.view.borrow().tls.as_ref().map(|tls| tls.connector(expected, offer))
+        self.view.borrow().tls().map(|tls| tls.connector(expected, offer))
     }
 
     /// The end as connections of `direction` see it: outbound ones serve the application until it leaves.

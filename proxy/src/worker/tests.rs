@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use super::*;
+use crate::control::gateway::GatewayCertificates;
 use crate::readiness::Readiness;
 use crate::telemetry::channels;
 

@@ -5,7 +5,8 @@ use remora_model::Direction;
 
 use super::*;
 use crate::error::ResponseFlag;
-use crate::telemetry::metrics::{RequestProtocol, TlsSide};
+use crate::telemetry::metrics::{DownstreamProtocol, Refusal, RequestProtocol, TlsSide, UpstreamProtocol};
+use crate::telemetry::registry::Registry;
 
 /// Two workers that counted a little of everything.
 fn two_workers() -> std::sync::Arc<Registry> {

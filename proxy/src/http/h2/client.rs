@@ -1,0 +1,84 @@
+//! A connection to an endpoint.
+
+use bytes::Bytes;
+use http::header;
+use http::uri::Scheme;
+use remora_model::HttpLimits;
+
+use super::{MAX_STREAMS, max_header_list};
+use crate::http::body::Body;
+use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::spelling::Spelling;
+use crate::io::Upstream;
+
+/// Streams opened on a connection before its peer has said how many it takes, which may be one: it would refuse the others.
+const STREAMS_BEFORE_SETTINGS: usize = 1;
+
+/// The sending half of a client connection.
+pub(crate) type Sender = h2::client::SendRequest<Bytes>;
+
+/// Begins HTTP/2 with prior knowledge on a fresh upstream connection; `ours` where the peer is known to take
+/// [`MAX_STREAMS`]. The returned connection must be driven.
+///
+/// # Errors
+/// The connection broke before our preface was written.
+pub(crate) async fn connect(
+    io: Upstream,
+    ours: bool,
+    limits: HttpLimits,
+) -> Result<(Sender, h2::client::Connection<Upstream, Bytes>), h2::Error> {
+    h2::client::Builder::new()
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
+        .initial_max_send_streams(if ours { MAX_STREAMS as usize } else { STREAMS_BEFORE_SETTINGS })
+        .max_header_list_size(max_header_list(&limits, ours))
+        .enable_push(false)
+        .handshake(io)
+        .await
+}
+
+/// The request as HTTP/2 puts it on the wire.
+///
+/// # Errors
+/// Its target does not make a URI; the text says what.
+pub(crate) fn request(mut head: RequestHead) -> Result<http::Request<()>, String> {
+    let mut parts = http::uri::Parts::default();
+    if let Some(authority) = head.authority {
+        parts.scheme = Some(head.scheme.unwrap_or(Scheme::HTTP));
+        parts.authority = Some(authority);
+        // :authority says it (RFC 9113 section 8.3.1).
+        head.headers.remove(header::HOST);
+    }
+    parts.path_and_query = Some(head.path);
+    let mut request = http::Request::new(());
+    *request.uri_mut() = http::Uri::from_parts(parts).map_err(|error| error.to_string())?;
+    *request.method_mut() = head.method;
+    // Without an authority the h2 crate insists on a version that may lack one.
+    *request.version_mut() =
+        if request.uri().authority().is_some() { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
+    *request.headers_mut() = head.headers;
+    if let Some(protocol) = head.protocol {
+        request.extensions_mut().insert(protocol);
+    }
+    Ok(request)
+}
+
+/// Takes a response apart.
+pub(crate) fn response_parts(response: http::Response<h2::RecvStream>) -> (ResponseHead, Body) {
+    let (parts, stream) = response.into_parts();
+    (
+        ResponseHead {
+            status: parts.status,
+            version: parts.version,
+            headers: parts.headers,
+            spelling: Spelling::default(),
+        },
+        Body::from_h2(stream),
+    )
+}
+
+/// Takes an informational response apart.
+pub(crate) fn informational(response: http::Response<()>) -> ResponseHead {
+    let (parts, ()) = response.into_parts();
+    ResponseHead { status: parts.status, version: parts.version, headers: parts.headers, spelling: Spelling::default() }
+}

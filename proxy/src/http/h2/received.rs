@@ -1,0 +1,121 @@
+//! What is asked of a request before it is handled, beyond what the h2 crate asks.
+
+use bytes::BytesMut;
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, HeaderValue, Method, header};
+
+use crate::Error;
+use crate::http::body::Body;
+use crate::http::h1;
+use crate::http::h1::parse::{InvalidHead, Limits};
+use crate::http::head::RequestHead;
+use crate::http::spelling::Spelling;
+
+/// Takes a request apart; its body, unless it cannot be handled.
+pub(super) fn request_parts(
+    request: http::Request<h2::RecvStream>,
+    limits: &Limits,
+) -> (RequestHead, Result<Body, Error>) {
+    let (mut parts, stream) = request.into_parts();
+    let uri = parts.uri.into_parts();
+    let mut head = RequestHead {
+        method: parts.method,
+        scheme: uri.scheme,
+        authority: uri.authority,
+        path: uri.path_and_query.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")),
+        version: http::Version::HTTP_2,
+        headers: parts.headers,
+        upgrade: None,
+        protocol: parts.extensions.remove(),
+        spelling: Spelling::default(),
+    };
+    let within = within_limits(&head.headers, limits);
+    let body = match within.map(|()| well_formed(&head).and_then(|()| authority(&head))) {
+        Ok(Ok(authority)) => {
+            head.authority = authority;
+            head.headers.remove(header::HOST);
+            join_cookies(&mut head.headers);
+            Ok(Body::from_h2(stream))
+        }
+        Ok(Err(reason)) => Err(Error::DownstreamProtocol(reason.into())),
+        Err(invalid) => Err(Error::InvalidHead(invalid)),
+    };
+    (head, body)
+}
+
+/// The limits of an HTTP/1 head, for a list of fields. The crumbs of a cookie are one field, as large as all of them.
+fn within_limits(headers: &HeaderMap, limits: &Limits) -> Result<(), InvalidHead> {
+    let (mut bytes, mut fields, mut crumbs) = (0, 0, 0);
+    for (name, value) in headers {
+        bytes += name.as_str().len() + value.len() + 32;
+        fields += 1;
+        crumbs += usize::from(name == header::COOKIE);
+    }
+    if bytes > limits.head_bytes {
+        return Err(InvalidHead::TooLarge(limits.head_bytes));
+    }
+    if fields - crumbs + crumbs.min(1) > limits.headers {
+        return Err(InvalidHead::TooManyFields(limits.headers));
+    }
+    Ok(())
+}
+
+/// What the h2 crate leaves unchecked of a request's fields.
+fn well_formed(head: &RequestHead) -> Result<(), &'static str> {
+    let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let mut values = head.headers.values().map(HeaderValue::as_bytes);
+    // RFC 9113 section 8.2.1; HTTP/1 has no way to say it.
+    if values.any(|value| space(value.first()) || space(value.last())) {
+        return Err("a field value begins or ends with whitespace");
+    }
+    // RFC 9113 section 8.3.1. One that is not ASCII is read in more ways than one.
+    let path = head.path.as_str();
+    let origin_form = path.starts_with('/') && path.is_ascii();
+    let tunnel = head.method == Method::CONNECT && head.protocol.is_none();
+    if !origin_form && !tunnel && (path != "*" || head.method != Method::OPTIONS) {
+        return Err(":path is none");
+    }
+    // RFC 9113 section 8.5.
+    if head.method == Method::CONNECT && head.authority.is_none() {
+        return Err("CONNECT without :authority");
+    }
+    Ok(())
+}
+
+/// Whom a request is for. Without `:authority`, Host says it; beside it, Host must say the same (RFC 9113 section 8.3.1).
+fn authority(head: &RequestHead) -> Result<Option<Authority>, &'static str> {
+    let host = h1::host(&head.headers, head.version)?;
+    let valid = |authority: &Authority| h1::target::valid(authority.clone()).is_some();
+    if head.authority.as_ref().is_some_and(|authority| !valid(authority)) {
+        return Err("invalid :authority");
+    }
+    let port = |authority: &Authority| {
+        let default = if head.scheme == Some(Scheme::HTTPS) { 443 } else { 80 };
+        authority.port_u16().unwrap_or(default)
+    };
+    match (&head.authority, host) {
+        (Some(authority), Some(host))
+            if !host.host().eq_ignore_ascii_case(authority.host()) || port(&host) != port(authority) =>
+        {
+            Err("Host and :authority differ")
+        }
+        (Some(authority), _) => Ok(Some(authority.clone())),
+        (None, host) => Ok(host),
+    }
+}
+
+/// Puts the crumbs of a cookie together: HTTP/1 has one field for them (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    let Some(first) = crumbs.next().filter(|_| crumbs.next().is_some()) else { return };
+    let mut whole = BytesMut::from(first.as_bytes());
+    for crumb in headers.get_all(header::COOKIE).iter().skip(1) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(crumb.as_bytes());
+    }
+    let whole = HeaderValue::from_maybe_shared(whole.freeze()).expect("valid values and what joins them");
+    headers.insert(header::COOKIE, whole);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! A client's connection: its streams, and how it ends.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::Reason;
+use http_body::Body as _;
+use remora_model::HttpLimits;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use super::pump::pump;
+use super::received::request_parts;
+use super::written::Watched;
+use super::{MAX_STREAMS, max_header_list};
+use crate::Error;
+use crate::drain::Drain;
+use crate::http::h1::parse::Limits;
+use crate::http::head::ResponseHead;
+use crate::http::informational::Informational;
+use crate::io::{Downstream, Replay};
+use crate::request::{HttpConnection, ResponseBody};
+
+/// Fields that a hop may add to a request.
+const HOP_FIELDS: usize = 16;
+/// Streams that the h2 crate resets by itself before it ends the connection: room for a client that opens many before it has heard
+/// how many it may.
+const RESETS: usize = 2048;
+/// How long a connection without streams may take to end after it was asked to.
+const FAREWELL: Duration = Duration::from_secs(10);
+/// How long the last GOAWAY may take to be written.
+const LAST_WORD: Duration = Duration::from_secs(1);
+/// Bound of the client's preface.
+const PREFACE: Duration = Duration::from_secs(10);
+
+/// Serves a downstream connection until it ends. A drain announces itself by GOAWAY and lets open streams finish.
+///
+/// # Errors
+/// The peer broke the protocol, or the connection broke.
+pub(crate) async fn serve(
+    io: Replay<Downstream>,
+    connection: Rc<HttpConnection>,
+    drain: Drain,
+) -> Result<(), h2::Error> {
+    let limits = connection.limits();
+    let mut builder = h2::server::Builder::new();
+    if connection.extends_connect() {
+        builder.enable_connect_protocol();
+    }
+    let handshake = builder
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(read_header_list(&limits, connection.is_hop()))
+        .max_local_error_reset_streams(Some(RESETS))
+        .handshake::<_, Bytes>(Watched::new(io, connection.counts().clone()));
+    let Ok(h2) = tokio::time::timeout(PREFACE, handshake).await else {
+        tracing::debug!("no HTTP/2 preface in time");
+        connection.counts().violation("preface_timeout");
+        return Ok(());
+    };
+    let told = |error: h2::Error| {
+        if let Some(violation) = violation(&error) {
+            connection.counts().violation(violation);
+        }
+        error
+    };
+    let mut h2 = h2.map_err(told)?;
+    let mut over = pin!(drain.over());
+    let outlived = drain.outlived();
+    let mut ends = pin!(async {
+        tokio::select! {
+            () = drain.signaled() => {}
+            () = outlived => {}
+            () = connection.idle() => {}
+        }
+    });
+    let mut ending = false;
+    let mut farewell = pin!(tokio::time::sleep(FAREWELL));
+    loop {
+        tokio::select! {
+            biased;
+            accepted = h2.accept() => match accepted {
+                Some(Ok(_)) if connection.is_abused() => {
+                    connection.counts().violation("too_many_resets");
+                    return end(h2, Reason::ENHANCE_YOUR_CALM).await;
+                }
+                Some(Ok((request, respond))) => {
+                    spawn_local(serve_stream(connection.clone(), request, respond));
+                }
+                Some(Err(error)) => return Err(told(error)),
+                None => return Ok(()),
+            },
+            () = &mut ends, if !ending => {
+                h2.graceful_shutdown();
+                ending = true;
+                farewell.as_mut().reset(Instant::now() + FAREWELL);
+            }
+            () = &mut farewell, if ending => {
+                // Who does not even read that it is over is not waited for.
+                if connection.is_idle() {
+                    connection.counts().violation("not_read");
+                    return Ok(());
+                }
+                farewell.as_mut().reset(Instant::now() + FAREWELL);
+            }
+            () = &mut over => {
+                // Says that no stream broke by mistake: it had its grace.
+                return end(h2, Reason::NO_ERROR).await;
+            }
+        }
+    }
+}
+
+/// Ends a connection at once, and says why if that can be written soon.
+async fn end(
+    mut h2: h2::server::Connection<Watched<Replay<Downstream>>, Bytes>,
+    reason: Reason,
+) -> Result<(), h2::Error> {
+    h2.abrupt_shutdown(reason);
+    let _ = tokio::time::timeout(LAST_WORD, poll_fn(|cx| h2.poll_closed(cx))).await;
+    Ok(())
+}
+
+/// What ended a connection that its client broke, as metrics count it.
+fn violation(error: &h2::Error) -> Option<&'static str> {
+    if error.is_remote() || error.is_io() {
+        return None;
+    }
+    Some(match error.reason()? {
+        Reason::NO_ERROR => return None,
+        Reason::ENHANCE_YOUR_CALM => "h2_calm",
+        Reason::PROTOCOL_ERROR => "h2_protocol",
+        Reason::FLOW_CONTROL_ERROR => "h2_flow_control",
+        Reason::STREAM_CLOSED => "h2_stream_closed",
+        Reason::FRAME_SIZE_ERROR => "h2_frame_size",
+        Reason::COMPRESSION_ERROR => "h2_compression",
+        _ => "h2_other",
+    })
+}
+
+/// What of a request is read: up to twice what is served, to be answered 431. One beyond ends in a reset, one far beyond ends the
+/// connection.
+fn read_header_list(limits: &HttpLimits, hop: bool) -> u32 {
+    max_header_list(limits, hop) * if hop { 1 } else { 2 }
+}
+
+async fn serve_stream(
+    connection: Rc<HttpConnection>,
+    request: http::Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+) {
+    let limits = connection.limits();
+    let (bytes, fields) = (limits.header_bytes as usize, limits.headers as usize);
+    // What a hop adds is not the client's.
+    let limits = match connection.is_hop() {
+        true => Limits { head_bytes: usize::MAX, headers: fields + HOP_FIELDS },
+        false => Limits { head_bytes: bytes, headers: fields },
+    };
+    let (head, body) = request_parts(request, &limits);
+    let body = match body {
+        Ok(body) => body,
+        // It may be well-formed, but is too large to look.
+        Err(error @ Error::InvalidHead(_)) => {
+            connection.cut_short();
+            let (head, body) = connection.refuse(head, error);
+            return answer(respond, head, body).await;
+        }
+        // Malformed: a stream error, whatever else is said (RFC 9113 section 8.1.1).
+        Err(error) => {
+            connection.cut_short();
+            drop(connection.refuse(head, error));
+            return respond.send_reset(Reason::PROTOCOL_ERROR);
+        }
+    };
+    let informational = Informational::default();
+    let mut handled = pin!(connection.handle(head, body, &informational));
+    let answer = poll_fn(|cx| {
+        let answer = handled.as_mut().poll(cx);
+        while let Some(head) = informational.pop() {
+            // Fails only for a stream that is gone, which is told next.
+            let _ = respond.send_informational(response(head));
+        }
+        if let Poll::Ready(answer) = answer {
+            return Poll::Ready(Some(answer));
+        }
+        // A client that gave up cancels the upstream too: dropping the future resets its stream.
+        respond.poll_reset(cx).map(|_| None)
+    });
+    match answer.await {
+        Some((head, body)) => self::answer(respond, head, body).await,
+        None => connection.cut_short(),
+    }
+}
+
+async fn answer(mut respond: h2::server::SendResponse<Bytes>, head: ResponseHead, body: ResponseBody) {
+    let mut body = pin!(body);
+    let end = body.is_end_stream();
+    let Ok(mut send) = respond.send_response(response(head), end) else { return };
+    if !end {
+        // The guards in the body record how it ended.
+        let _ = pump(&mut send, body.as_mut()).await;
+    }
+}
+
+fn response(head: ResponseHead) -> http::Response<()> {
+    let mut response = http::Response::new(());
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    response
+}
