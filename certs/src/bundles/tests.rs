@@ -39,7 +39,7 @@ fn a_server_of_a_federated_domain_must_be_expected() {
 }
 
 #[test]
-fn h61_the_roots_of_one_domain_do_not_vouch_for_another() {
+fn the_roots_of_one_domain_do_not_vouch_for_another() {
     let (home, abroad, bundles) = federation();
     for role in [PeerRole::Client, PeerRole::Server] {
         // Both are trusted, each for its own: the signature is good, the authority is not.
@@ -52,7 +52,7 @@ fn h61_the_roots_of_one_domain_do_not_vouch_for_another() {
 
 /// SPIRE calls the roots of every domain the same.
 #[test]
-fn h61_not_even_under_the_same_name() {
+fn roots_do_not_vouch_for_another_domain_even_under_the_same_name() {
     let (home, abroad, _) = federation();
     let key = rcgen::KeyPair::generate().unwrap();
     let name = home.bundle().roots()[0].certificate().clone();

@@ -15,7 +15,7 @@ fn refusal(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn h68_a_revoked_leaf_is_refused_and_nobody_else() {
+fn a_revoked_leaf_is_refused_and_nobody_else() {
     let ca = Ca::new("example.org");
     let (catalog, pricing) = (ca.issue(CATALOG), ca.issue(PRICING));
     let bundles = TrustBundles::new(ca.bundle()).with_crls(lists(&crl(&ca.intermediate, &[&catalog.serial], soon())));
@@ -34,7 +34,7 @@ fn h68_a_revoked_leaf_is_refused_and_nobody_else() {
 }
 
 #[test]
-fn h68_a_revoked_intermediate_takes_its_leaves_with_it() {
+fn a_revoked_intermediate_takes_its_leaves_with_it() {
     let ca = Ca::new("example.org");
     let leaf = chain(&ca.issue(CATALOG));
     let (_, parsed) = x509_parser::parse_x509_certificate(&leaf[1]).unwrap();

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn h67_a_clock_wound_forward_or_back_never_makes_it_busy() {
+    fn a_clock_wound_forward_or_back_never_makes_it_busy() {
         for (wound, forward) in [(400, true), (1, true), (1, false), (400, false)] {
             let start = now();
             let mut schedule = Schedule::new(start, 7);

@@ -123,7 +123,7 @@ fn no_early_data_either_way() {
 }
 
 #[test]
-fn h68_a_revoked_client_is_told_so() {
+fn a_revoked_client_is_told_so() {
     let ca = Ca::new("example.org");
     let pricing = ca.identity(PRICING);
     let list = crl(&ca.intermediate, &[pricing.svid().serial()], SystemTime::now() + hours(1));
@@ -202,7 +202,7 @@ fn identity_until(ca: &Ca, text: &str, not_after: SystemTime) -> Identity {
 }
 
 #[test]
-fn h59_refused_by_the_server_with_a_fitting_alert() {
+fn bad_clients_are_refused_by_the_server_with_a_fitting_alert() {
     let ca = Ca::new("example.org");
     let server = server_of(&ca.identity(CATALOG));
     let foreign = Ca::new("example.org").identity(PRICING);
@@ -225,7 +225,7 @@ fn h59_refused_by_the_server_with_a_fitting_alert() {
 }
 
 #[test]
-fn h59_a_client_that_shows_nothing() {
+fn a_client_that_shows_nothing() {
     let ca = Ca::new("example.org");
     let catalog = ca.identity(CATALOG);
     let verifier = SpiffeVerifier::of_servers(Arc::clone(catalog.bundles()), Vec::new());
@@ -246,7 +246,7 @@ fn h59_a_client_that_shows_nothing() {
 }
 
 #[test]
-fn h63_refused_by_the_client() {
+fn another_server_is_refused_by_the_client() {
     let ca = Ca::new("example.org");
     let pricing = ca.identity(PRICING);
     let server = server_of(&ca.identity(CATALOG));

@@ -71,7 +71,7 @@ fn client_hello(name: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn h63_names_that_are_none() {
+fn names_that_are_none() {
     let pair = Pair::usual();
     let stranger = pair.mesh.pod("stranger");
     let names: [&[u8]; 6] = [b"server\0.test", b"\0", b"", &[b'a'; 300], &[b'a'; 16_000], b"\xff\xfe"];
@@ -92,7 +92,7 @@ fn h63_names_that_are_none() {
 }
 
 #[test]
-fn h63_no_name_and_odd_names_do_not_matter() {
+fn no_name_and_odd_names_do_not_matter() {
     let pair = Pair::usual();
     let (stranger, identity) = (pair.mesh.pod("stranger"), right(&pair));
     let long = "a.".repeat(100) + "test";
@@ -163,17 +163,17 @@ fn served_through(first: fn(&mut TcpStream, &mut TcpStream)) {
 }
 
 #[test]
-fn h63_a_client_hello_in_single_bytes() {
+fn a_client_hello_in_single_bytes() {
     served_through(in_segments);
 }
 
 #[test]
-fn h63_a_client_hello_in_records_of_one_byte() {
+fn a_client_hello_in_records_of_one_byte() {
     served_through(in_records);
 }
 
 #[test]
-fn h63_another_server_than_the_expected_ends_a_tcp_connection() {
+fn another_server_than_the_expected_ends_a_tcp_connection() {
     let other = ", protocol: tcp, identity: [\"spiffe://example.org/ns/test/sa/somebody-else\"]";
     let pair = Pair::start(Plan { app: "echo", entry: other, ..Plan::default() });
     let mut stream = pair.client.enter(|| TcpStream::connect(service(8080))).unwrap();

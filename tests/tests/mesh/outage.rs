@@ -66,7 +66,7 @@ fn renewals(sidecar: &Sidecar, result: &str) -> f64 {
 }
 
 #[test]
-fn h65_an_authority_that_is_away_is_not_missed_before_the_end_and_its_return_is_enough() {
+fn an_authority_that_is_away_is_not_missed_before_the_end_and_its_return_is_enough() {
     let room = Room::new();
     let (client, server) = (room.mesh.pod("client"), room.mesh.pod("server"));
     let _app = server.peer("http", 8080, &[]);

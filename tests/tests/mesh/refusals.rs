@@ -207,37 +207,37 @@ fn refuses_servers(cases: fn(&Mesh) -> Vec<Case>) {
 }
 
 #[test]
-fn h59_wrong_clients() {
+fn wrong_clients() {
     refuses_clients(h59);
 }
 
 #[test]
-fn h59_wrong_servers() {
+fn wrong_servers() {
     refuses_servers(h59);
 }
 
 #[test]
-fn h60_clients_that_show_no_svid() {
+fn clients_that_show_no_svid() {
     refuses_clients(h60);
 }
 
 #[test]
-fn h60_servers_that_show_no_svid() {
+fn servers_that_show_no_svid() {
     refuses_servers(h60);
 }
 
 #[test]
-fn h62_clients_outside_the_constraints_of_their_authority() {
+fn clients_outside_the_constraints_of_their_authority() {
     refuses_clients(h62);
 }
 
 #[test]
-fn h62_servers_outside_the_constraints_of_their_authority() {
+fn servers_outside_the_constraints_of_their_authority() {
     refuses_servers(h62);
 }
 
 #[test]
-fn h61_each_authority_vouches_for_its_own_domain_only() {
+fn each_authority_vouches_for_its_own_domain_only() {
     let mesh = Mesh::new();
     let (server, stranger) = (mesh.pod("server"), mesh.pod("stranger"));
     let _app = server.peer("http", 8080, &[]);

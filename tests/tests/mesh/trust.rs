@@ -181,7 +181,7 @@ fn connections_that_are_too_old_are_replaced_without_a_failed_request() {
 }
 
 #[test]
-fn h68_live_connections_of_a_revoked_certificate_are_closed_after_the_grace() {
+fn live_connections_of_a_revoked_certificate_are_closed_after_the_grace() {
     let two = Two::start("", "");
     let crl = two.server.folder().join("crl.pem");
     two.server.write(&crl, &revoke(two.mesh.authority(), &["01"]));
@@ -222,7 +222,7 @@ fn faketime() -> String {
 }
 
 #[test]
-fn h67_a_clock_that_jumps_refuses_peers_keeps_calm_and_recovers() {
+fn a_clock_that_jumps_refuses_peers_keeps_calm_and_recovers() {
     let two = Two::start("", "");
     let (clock, library) = (two.server.folder().join("clock"), faketime());
     two.server.write(&clock, "+0");

@@ -77,7 +77,7 @@ async fn makes_keys_of_every_kind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h65_a_ca_that_is_down_costs_attempts_and_never_the_identity() {
+async fn a_ca_that_is_down_costs_attempts_and_never_the_identity() {
     let world = World::new(clock(), false);
     let source = world.source();
     let mut updates = source.identity();
@@ -104,7 +104,7 @@ async fn h65_a_ca_that_is_down_costs_attempts_and_never_the_identity() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h65_recovers_alone_after_the_certificate_has_expired() {
+async fn recovers_alone_after_the_certificate_has_expired() {
     let mut world = World::new(clock(), true);
     let source = world.source();
     let mut updates = source.identity();
@@ -137,7 +137,7 @@ async fn a_certificate_that_ended_a_moment_ago_is_shown_still() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn h67_a_wound_clock_is_no_storm_and_ends_when_it_is_wound_back() {
+async fn a_wound_clock_is_no_storm_and_ends_when_it_is_wound_back() {
     // Forward it is due at once, back only when the steady clock says so, at half of the life.
     for (by, hours) in [(400 * 86_400, 2), (-86_400, 14)] {
         let offset = Arc::new(AtomicI64::new(0));

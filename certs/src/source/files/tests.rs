@@ -66,7 +66,7 @@ async fn a_thousand_symlink_swaps_and_none_is_missed() {
 }
 
 #[tokio::test]
-async fn h66_half_written_files_and_broken_pairs_are_waited_out() {
+async fn half_written_files_and_broken_pairs_are_waited_out() {
     let (ca, directory) = (Ca::new("example.org"), TestDir::new());
     let first = ca.issue(CATALOG);
     ca.write(directory.path(), &first);

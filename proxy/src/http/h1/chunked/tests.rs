@@ -50,7 +50,7 @@ fn bodies_are_read_however_they_come() {
 }
 
 #[test]
-fn h23_anything_else_than_a_size_and_its_data_is_refused() {
+fn anything_else_than_a_size_and_its_data_is_refused() {
     for (body, error) in [
         (&b"0x2\r\nab\r\n0\r\n\r\n"[..], InvalidBody::Size),
         (b"+2\r\nab\r\n0\r\n\r\n", InvalidBody::Size),
@@ -78,7 +78,7 @@ fn h23_anything_else_than_a_size_and_its_data_is_refused() {
         (b"0\r\n\n", InvalidBody::Trailers(InvalidHead::LineEnd)),
         (b"0\r\na: 1\r\nb: 2\r\nc: 3\r\nd: 4\r\n\r\n", InvalidBody::Trailers(InvalidHead::TooManyFields(3))),
     ] {
-        assert_eq!(at_every_step(body), Err(error), "H23 {}", body.escape_ascii());
+        assert_eq!(at_every_step(body), Err(error), "{}", body.escape_ascii());
     }
     let endless = [b"1;", vec![b'x'; MAX_SIZE_LINE].as_slice()].concat();
     assert_eq!(decode(&endless, 7), Err(InvalidBody::Line));
