@@ -36,8 +36,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const LAME_DUCK: Duration = Duration::from_secs(5);
 /// Bound of a connect to a meshed or named destination, all of them near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The same for a destination that nothing is known of: a lost SYN alone costs a second.
-const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same where there is no other endpoint to go to, the application beside the proxy or a destination that nothing is known
+/// of: a lost SYN alone costs a second, and one is lost whenever a server's queue of connections is full.
+const ORIGINAL_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing happens ends after this.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// How long a client may take over the few bytes that tell its protocol.

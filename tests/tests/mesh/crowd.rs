@@ -1,8 +1,11 @@
-//! Thousands of connections on which nothing happens: what each of them costs a sidecar.
+//! Many connections: what thousands on which nothing happens cost a sidecar each, and what becomes of those that an application
+//! has no place for.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use nix::sys::signal::Signal;
+use remora_test::mesh::Mesh;
 use remora_test::pod::Pod;
 use remora_test::process::Process;
 use remora_test::{PATIENCE, eventually};
@@ -75,4 +78,32 @@ fn an_idle_http1_connection_costs_little() {
     let pair = Pair::usual();
     let costs = cost(&pair, service(8080), b"GET /name HTTP/1.1\r\nhost: server:8080\r\n\r\n", b"\r\n\r\nserver");
     assert!(costs.iter().all(|cost| *cost <= BUDGET), "{costs:?} bytes, budget {BUDGET}");
+}
+
+/// Connections that found a listening socket's queue full, of all in the pod.
+fn overflows(pod: &Pod) -> u64 {
+    let table = pod.enter(|| std::fs::read_to_string("/proc/thread-self/net/netstat")).unwrap();
+    let mut lines = table.lines().filter_map(|line| line.strip_prefix("TcpExt:")).map(str::split_whitespace);
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    names.zip(values).find(|(name, _)| *name == "ListenOverflows").unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn connections_that_an_application_has_no_place_for_at_once_are_made_later() {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    // Its queue takes 128.
+    let app = server.peer("http", 8080, &[]);
+    let _inbound = server.plain_sidecar("inbound: {mtls: off}");
+    for to in [server.at(8080), server.at6(8080)] {
+        let before = overflows(&server);
+        app.signal(Signal::SIGSTOP);
+        let authority = ["-H", ":authority: server:8080"];
+        let url = format!("http://{to}/name");
+        let load = client.start_h2load(&[&["--h1", "-n", "2000", "-c", "200"][..], &authority, &[&*url]].concat());
+        eventually("the queue is full", || (overflows(&server) > before).then_some(()));
+        app.signal(Signal::SIGCONT);
+        // The kernel asks again after a second, as it would for a client without a sidecar.
+        load.finish().assert_clean(2_000);
+    }
 }

@@ -66,8 +66,7 @@ fn the_application_sees_who_calls_by_every_protocol() {
     let (client, server, stranger) = (mesh.pod("client"), mesh.pod("server"), mesh.pod("stranger"));
     let _app = server.peer("http", 8080, &[]);
     let listener = server.enter(|| TcpListener::bind("[::]:7000")).unwrap();
-    // A lost SYN is sent again after a second, as long as connecting may take.
-    let inbound = start(&server, "inbound: {mtls: permissive, timeouts: {connect: 20s}}");
+    let inbound = start(&server, "inbound: {mtls: permissive}");
     for v6 in [false, true] {
         let (http, bytes) = if v6 { (server.at6(8080), server.at6(7000)) } else { (server.at(8080), server.at(7000)) };
         let own = |pod: &Pod| if v6 { IpAddr::from(pod.v6()) } else { pod.v4().into() };
@@ -96,7 +95,7 @@ fn the_application_sees_who_calls_by_every_protocol() {
                 "-n",
                 "2000",
                 "-c",
-                "50",
+                "200",
                 "-H",
                 ":authority: server:8080",
                 &format!("http://{http}/name"),
