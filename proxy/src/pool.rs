@@ -85,7 +85,8 @@ pub(crate) type Key = (SocketAddr, Hop, Option<IpAddr>);
 /// Every pool of a cluster.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    hosts: RefCell<HashMap<Key, Rc<Host>>>,
+    /// Asked once a request.
+    hosts: RefCell<HashMap<Key, Rc<Host>, foldhash::fast::RandomState>>,
 }
 
 /// The connections to one endpoint by one hop.

@@ -59,6 +59,12 @@ enum Fit {
 }
 
 fn virtual_host<'a>(table: &'a RouteTable, authority: Option<&Authority>) -> Option<&'a VirtualHost> {
+    // A sidecar's usual table: there is nothing to choose.
+    if let [only] = &table.virtual_hosts[..]
+        && only.domains.iter().any(|domain| &**domain == "*")
+    {
+        return Some(only);
+    }
     let host = authority.map_or("", Authority::host);
     // The root's dot names the same host.
     let host = host.strip_suffix('.').unwrap_or(host);

@@ -40,6 +40,17 @@ pub(crate) struct Trust {
 
 /// Takes a request in: what belongs to the previous hop goes, what only we may say is replaced.
 pub(crate) fn receive(head: &mut RequestHead, trust: &Trust) {
+    let foreign = !trust.application && trust.forwarded_client_cert.is_none();
+    // Most requests carry nothing of the kind, which is seen by one look at each name.
+    if head.headers.keys().any(|name| is_of_a_hop(name) || is_private(name) || (foreign && is_foreign(name))) {
+        strip(head, trust, foreign);
+    }
+    if let Some(value) = trust.forwarded_client_cert.as_ref().filter(|_| !trust.application) {
+        head.headers.insert(FORWARDED_CLIENT_CERT, value.clone());
+    }
+}
+
+fn strip(head: &mut RequestHead, trust: &Trust, foreign: bool) {
     if let Some(hop) = head.headers.remove(HOP)
         && trust.hop
     {
@@ -48,35 +59,40 @@ pub(crate) fn receive(head: &mut RequestHead, trust: &Trust) {
     // First, so that `connection: x-forwarded-client-cert` cannot hide who calls.
     strip_hop_by_hop(&mut head.headers);
     if !trust.application {
-        match &trust.forwarded_client_cert {
-            Some(value) => drop(head.headers.insert(FORWARDED_CLIENT_CERT, value.clone())),
-            None => drop(head.headers.remove(FORWARDED_CLIENT_CERT)),
+        let claims = |name: &&HeaderName| is_private(name) || (foreign && is_foreign(name));
+        while let Some(name) = head.headers.keys().find(claims).cloned() {
+            head.headers.remove(name);
         }
-        strip_claims(&mut head.headers, trust.forwarded_client_cert.is_none());
     }
     head.headers.remove(HTTP2_SETTINGS);
 }
 
-/// Removes what an application that reads `_` as `-`, as CGI does, takes for a name that only we may use; from `strangers` also
-/// what only other proxies of a mesh may say.
-fn strip_claims(headers: &mut HeaderMap, strangers: bool) {
-    let foreign = |name: &str| strangers && (name.starts_with("x-envoy-") || name.starts_with("l5d-"));
-    let private = [FORWARDED_CLIENT_CERT, HOP, REASON];
-    let is_like = |name: &str, private: &HeaderName| {
+/// Whether only other proxies of a mesh may say it.
+fn is_foreign(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-envoy-") || name.as_str().starts_with("l5d-")
+}
+
+/// Whether only we may say it, or whether an application that reads `_` as `-`, as CGI does, takes it for such a name.
+fn is_private(name: &HeaderName) -> bool {
+    let is_like = |private: &HeaderName| {
         // Most differ by their length already.
-        name.len() == private.as_str().len()
-            && name.contains('_')
-            && name.bytes().map(|byte| if byte == b'_' { b'-' } else { byte }).eq(private.as_str().bytes())
+        name.as_str().len() == private.as_str().len()
+            && name.as_str().bytes().map(|byte| if byte == b'_' { b'-' } else { byte }).eq(private.as_str().bytes())
     };
-    let claims =
-        |name: &&HeaderName| foreign(name.as_str()) || private.iter().any(|private| is_like(name.as_str(), private));
-    while let Some(name) = headers.keys().find(claims).cloned() {
-        headers.remove(name);
-    }
+    [FORWARDED_CLIENT_CERT, HOP, REASON].iter().any(is_like)
+}
+
+/// Whether it belongs to one connection (RFC 9110 section 7.6.1).
+fn is_of_a_hop(name: &HeaderName) -> bool {
+    matches!(*name, header::CONNECTION | header::TE | header::TRANSFER_ENCODING | header::UPGRADE)
+        || [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS].contains(name)
 }
 
 /// Removes what belongs to one connection (RFC 9110 section 7.6.1), keeping `te: trailers`, which gRPC needs.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if !headers.keys().any(is_of_a_hop) {
+        return;
+    }
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)

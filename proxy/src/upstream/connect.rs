@@ -109,12 +109,14 @@ pub(super) async fn open(
         let close = || drop(weak.upgrade().inspect(|shared| shared.mark_closed()));
         if let Some(live) = live {
             tokio::select! {
+                biased;
                 _ = connection.as_mut() => return close(),
                 () = silence.as_mut() => return close(),
                 () = live.drained() => close(),
             }
         }
         tokio::select! {
+            biased;
             _ = connection => {}
             () = silence => {}
             () = counted.over() => {}
