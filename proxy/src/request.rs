@@ -132,7 +132,7 @@ impl HttpConnection {
     /// `informational`.
     pub(crate) async fn handle(
         self: &Rc<Self>,
-        mut head: RequestHead,
+        mut head: Box<RequestHead>,
         body: Body,
         informational: &Informational,
     ) -> (ResponseHead, ResponseBody) {
@@ -172,7 +172,7 @@ impl HttpConnection {
     }
 
     /// Answers a request that cannot be handled at all.
-    pub(crate) fn refuse(self: &Rc<Self>, mut head: RequestHead, error: Error) -> (ResponseHead, ResponseBody) {
+    pub(crate) fn refuse(self: &Rc<Self>, mut head: Box<RequestHead>, error: Error) -> (ResponseHead, ResponseBody) {
         let active = Active::new(self.clone());
         let mut telemetry = RequestTelemetry::start(&self.worker.telemetry, &self.info, &mut head);
         telemetry.failed(&error);
@@ -183,8 +183,8 @@ impl HttpConnection {
     }
 
     /// Relays the bytes of a connection that left HTTP.
-    pub(crate) async fn tunnel(&self, downstream: Replay<Downstream>, upgrade: Upgrade) {
-        let Upgrade { io: upstream, live, counted: _counted } = upgrade;
+    pub(crate) async fn tunnel(&self, downstream: Replay<Downstream>, upgrade: Box<Upgrade>) {
+        let Upgrade { io: upstream, live, counted: _counted } = *upgrade;
         let drain = self.worker.drain(self.info.direction).and(self.live.clone());
         let over = async {
             tokio::select! {
@@ -199,7 +199,7 @@ impl HttpConnection {
     async fn forward(
         &self,
         telemetry: &mut RequestTelemetry,
-        mut head: RequestHead,
+        mut head: Box<RequestHead>,
         body: Body,
         informational: &Informational,
     ) -> Result<(Response, Option<Timeout>), Error> {

@@ -48,8 +48,8 @@ pub(crate) struct Request {
     pub(crate) caller: Caller,
     /// Where its connection was aimed.
     pub(crate) orig_dst: OrigDst,
-    /// Its head.
-    pub(crate) head: RequestHead,
+    /// Its head; boxed, since it moves from hand to hand.
+    pub(crate) head: Box<RequestHead>,
     /// Its body.
     pub(crate) body: RequestBody,
 }
@@ -66,7 +66,7 @@ pub(crate) struct Response {
     /// Goes back to the pool at the end of the body.
     pub(crate) lease: Option<Lease>,
     /// The connection, where it leaves HTTP.
-    pub(crate) upgrade: Option<Upgrade>,
+    pub(crate) upgrade: Option<Box<Upgrade>>,
 }
 
 /// A connection that leaves HTTP.
@@ -83,7 +83,7 @@ pub(crate) struct Upgrade {
 /// A try that failed, and the request if it had no effect or may be made twice.
 struct Failure {
     error: Error,
-    request: Option<Box<(RequestHead, RequestBody)>>,
+    request: Option<Box<(Box<RequestHead>, RequestBody)>>,
 }
 
 /// The time an exchange may take.

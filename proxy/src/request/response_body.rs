@@ -42,7 +42,7 @@ pub(crate) struct ResponseBody {
     body: Body,
     exchange: Option<Exchange>,
     lease: Option<upstream::Lease>,
-    pub(super) upgrade: Option<Upgrade>,
+    pub(super) upgrade: Option<Box<Upgrade>>,
     stall: Stall,
 }
 
@@ -57,7 +57,7 @@ impl ResponseBody {
     }
 
     /// The upstream's side of a connection that leaves HTTP; `None` where it does not.
-    pub(crate) fn take_upgrade(&mut self) -> Option<Upgrade> {
+    pub(crate) fn take_upgrade(&mut self) -> Option<Box<Upgrade>> {
         self.upgrade.take()
     }
 

@@ -82,7 +82,7 @@ pub(super) async fn exchange(
     mut attempt: AttemptTelemetry,
     bound: Option<Bound>,
     informational: &Informational,
-    (head, body): (RequestHead, RequestBody),
+    (head, body): (Box<RequestHead>, RequestBody),
 ) -> Result<Response, Failure> {
     let at = At { cluster, endpoint: picked.address() };
     let Checked { host, connection, generation, hop } = checked;
@@ -177,7 +177,7 @@ fn broke_off(error: &BodyError) -> Error {
 async fn exchange_h1(
     at: &At<'_>,
     sender: &h1::client::Sender,
-    head: RequestHead,
+    head: Box<RequestHead>,
     body: RequestBody,
     informational: &Informational,
 ) -> Result<(ResponseHead, Body), Failure> {
@@ -193,7 +193,7 @@ async fn exchange_h2(
     host: &Host,
     stream: &Rc<Stream>,
     hop: Hop,
-    (mut head, body): (RequestHead, RequestBody),
+    (mut head, body): (Box<RequestHead>, RequestBody),
     upload: &mut Option<Upload>,
     informational: &Informational,
 ) -> Result<(ResponseHead, Body), Failure> {
@@ -211,7 +211,7 @@ async fn exchange_h2(
         fields::mark_hop(&mut head);
     }
     let request =
-        h2::request(head).map_err(|message| Failure { error: Error::DownstreamProtocol(message), request: None })?;
+        h2::request(*head).map_err(|message| Failure { error: Error::DownstreamProtocol(message), request: None })?;
     let failed = |error: Error| {
         let error = sent.as_ref().and_then(Lent::broken).map_or(error, |error| broke_off(&error));
         let again = || sent.as_ref().map_or_else(|| Some(RequestBody::empty()), Lent::take_back);

@@ -204,9 +204,9 @@ impl Sender {
     }
 
     /// The connection that leaves HTTP.
-    pub(crate) fn upgrade(self) -> Option<Upgrade> {
+    pub(crate) fn upgrade(self) -> Option<Box<Upgrade>> {
         let Inner { wire, counted, .. } = Rc::into_inner(self.inner)?.into_inner();
-        Some(Upgrade { io: Replay { prefix: wire.input, stream: wire.stream }, live: self.live, counted })
+        Some(Box::new(Upgrade { io: Replay { prefix: wire.input, stream: wire.stream }, live: self.live, counted }))
     }
 }
 

@@ -48,7 +48,7 @@ impl From<&HttpLimits> for Limits {
 #[derive(Debug)]
 pub struct ParsedRequest {
     /// The head, hop-by-hop fields included.
-    pub head: RequestHead,
+    pub head: Box<RequestHead>,
     /// Where its body ends.
     pub framing: Framing,
     /// Whether the client expects the connection to stay open.
@@ -130,7 +130,7 @@ fn request_head<'a>(
     let fields = Fields::read(bytes, parsed.headers)?;
     let host = fields.host(version)?;
     let framing = fields.framing(version)?.unwrap_or(Framing::Empty);
-    let head = RequestHead {
+    let head = Box::new(RequestHead {
         method,
         scheme: target.scheme,
         // An absolute-form target wins over Host (RFC 9112 section 3.2.2).
@@ -141,7 +141,7 @@ fn request_head<'a>(
         protocol: None,
         headers: fields.headers,
         spelling: fields.spelling,
-    };
+    });
     let expect_continue = fields.expect_continue && version == Version::HTTP_11;
     Ok(ParsedRequest { head, framing, keep_alive: fields.connection.keep_alive(version), expect_continue })
 }

@@ -74,7 +74,7 @@ pub(crate) async fn serve(io: Replay<Downstream>, http: Rc<HttpConnection>, drai
 enum Next {
     Request,
     Close,
-    Tunnel(Upgrade),
+    Tunnel(Box<Upgrade>),
 }
 
 /// The facts of a request that its answer depends on.
@@ -100,14 +100,14 @@ impl<'a> Conversation<'a> {
     }
 
     /// One request after another; a connection that leaves HTTP ends it.
-    async fn run(mut self) -> Result<Option<Upgrade>, Ended> {
+    async fn run(mut self) -> Result<Option<Box<Upgrade>>, Ended> {
         loop {
             let head = poll_fn(|cx| self.connection.borrow_mut().poll_head(self.ending.get(), cx)).await;
             let next = match head {
                 Ok(Some(request)) => self.exchange(request).await?,
                 Ok(None) => Next::Close,
                 Err(error) => {
-                    let (head, body) = self.http.refuse(RequestHead::unread(), error);
+                    let (head, body) = self.http.refuse(Box::new(RequestHead::unread()), error);
                     let asked = Asked { version: Version::HTTP_11, head: false, keep_alive: false, waits: false };
                     self.answer(asked, head, body).await?;
                     self.close(true).await;
@@ -176,7 +176,7 @@ impl<'a> Conversation<'a> {
     async fn handle(
         &mut self,
         asked: &mut Asked,
-        head: RequestHead,
+        head: Box<RequestHead>,
         body: Body,
     ) -> Result<(ResponseHead, ResponseBody), Ended> {
         let Self { connection, http, output, .. } = self;

@@ -15,10 +15,10 @@ use crate::http::spelling::Spelling;
 pub(super) fn request_parts(
     request: http::Request<h2::RecvStream>,
     limits: &Limits,
-) -> (RequestHead, Result<Body, Error>) {
+) -> (Box<RequestHead>, Result<Body, Error>) {
     let (mut parts, stream) = request.into_parts();
     let uri = parts.uri.into_parts();
-    let mut head = RequestHead {
+    let mut head = Box::new(RequestHead {
         method: parts.method,
         scheme: uri.scheme,
         authority: uri.authority,
@@ -28,7 +28,7 @@ pub(super) fn request_parts(
         upgrade: None,
         protocol: parts.extensions.remove(),
         spelling: Spelling::default(),
-    };
+    });
     let within = within_limits(&head.headers, limits);
     let body = match within.map(|()| well_formed(&head).and_then(|()| authority(&head))) {
         Ok(Ok(authority)) => {

@@ -90,7 +90,8 @@ pub(crate) async fn serve(
                     return end(h2, Reason::ENHANCE_YOUR_CALM).await;
                 }
                 Some(Ok((request, respond))) => {
-                    spawn_local(serve_stream(connection.clone(), request, respond));
+                    // Boxed: the runtime moves a task's future several times.
+                    spawn_local(Box::pin(serve_stream(connection.clone(), request, respond)));
                 }
                 Some(Err(error)) => return Err(told(error)),
                 None => return Ok(()),
