@@ -66,6 +66,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Where the kernel gives huge pages unasked: the allocator, built so, does not ask for them.
+    let _ = nix::sys::prctl::set_thp_disable(true);
     let arguments = Arguments::parse();
     if let Some(command) = arguments.command {
         return ask(command);

@@ -67,6 +67,17 @@ fn an_idle_connection_of_bytes_costs_little_on_either_side_of_the_mtls_hop() {
 }
 
 #[test]
+fn a_sidecar_holds_no_huge_pages() {
+    let pair = Pair::start(Plan { app: "echo", port: 7000, ..Plan::default() });
+    let _open = open(&pair.client, service(7000), WARM, b"\x01idle", b"\x01idle");
+    for sidecar in [&pair.outbound, &pair.inbound] {
+        let memory = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", sidecar.pid())).unwrap();
+        let huge = memory.lines().find_map(|line| line.strip_prefix("AnonHugePages:")).unwrap();
+        assert_eq!(huge.trim(), "0 kB", "{memory}");
+    }
+}
+
+#[test]
 fn an_idle_plaintext_connection_costs_less() {
     let pair = Pair::start(Plan { app: "echo", port: 7000, mtls: false, inbound: "{mtls: off}", ..Plan::default() });
     let costs = cost(&pair, service(7000), b"\x01idle", b"\x01idle");
