@@ -1,5 +1,5 @@
 //! Dependencies between the crates point one way: `model <- {config, certs, init} <- {proxy, control} <- tests`; the
-//! examples are plain applications that know nothing of the mesh. Development and build dependencies count too.
+//! examples and the bench's relay know nothing of the mesh. Development and build dependencies count too.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["remora-model", "remora-config", "remora-certs", "remora-init", "remora-proxy", "remora-control"],
     ),
     ("remora-shop", &[]),
+    ("remora-relay", &[]),
 ];
 
 /// What `cargo metadata --no-deps` says that [`ALLOWED`] does not.
