@@ -7,7 +7,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: help demo demo-down drill test test-jaeger test-cluster test-spire test-images conformance test-all images jaeger spire bench bench-instructions lint fmt deny fuzz packages build clean
+.PHONY: help demo demo-down drill test test-jaeger test-cluster test-spire test-images conformance test-all images jaeger spire bench bench-scale bench-profile bench-instructions lint fmt deny fuzz packages build clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -56,8 +56,14 @@ test-spire: build  ## Identities from a real SPIRE, changed under load (root; ne
 
 test-all: lint test test-images test-jaeger test-cluster test-spire conformance  ## Everything
 
-bench:  ## Measures Remora beside Envoy in one run; bench/results.json
+bench:  ## Measures Remora beside Envoy, HAProxy and a bare relay in one run (SECS=6 ROUNDS=3 ONLY=h1-mtls,...); bench/RESULTS.md
 	@./bench/run.sh
+
+bench-scale:  ## Measures Remora as connections, endpoints, outbound entries and workers grow; bench/scale.json
+	@./bench/scale.sh
+
+bench-profile:  ## Draws a flame graph of each scenario (SECS=4 ONLY=h1-mtls,...); target/profile
+	@./bench/profile.sh
 
 bench-instructions:  ## Counts instructions per request (valgrind) and compares them with the kept ones; RECORD=1 keeps them
 	@./bench/instructions.sh

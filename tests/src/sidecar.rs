@@ -175,8 +175,10 @@ pub fn ask(pod: &Pod, to: SocketAddr, method: &str, path: &str) -> Option<Answer
     pod.enter(|| {
         let mut stream = TcpStream::connect_timeout(&to, PATIENCE).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
-            .ok()?;
+        // In one piece: who answers after the first may have closed before the second.
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
         let mut text = Vec::new();
         stream.read_to_end(&mut text).ok()?;
         let text = String::from_utf8_lossy(&text).into_owned();

@@ -12,7 +12,8 @@
 //! | `/status/N` | that status |
 //! | `/delay/MS` | its name, after that time |
 //! | `/upgrade` with `Upgrade`, or CONNECT with `:protocol` | 101 or 200, the callers it was told of in `x-callers`; then it is an echo |
-//! | a gRPC request (not gRPC-Web) | its name as the message, `grpc-status: 0` in trailers |
+//! | `/stream`, asked by gRPC | each message at once, as it came; `grpc-status: 0` in trailers |
+//! | any other gRPC request (not gRPC-Web) | its name as the message, `grpc-status: 0` in trailers |
 //! | any other | what it saw, as JSON: peer, method, path, version, headers, body length |
 
 use std::convert::Infallible;
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
@@ -87,7 +88,7 @@ async fn answer(
     }
     let name = state.behaviour.name.clone();
     if is_grpc(request.headers()) {
-        return Ok(grpc_answer(&name, request).await);
+        return Ok(if first == "stream" { grpc_echo(request) } else { grpc_answer(&name, request).await });
     }
     Ok(match first {
         "name" => Response::new(full(name)),
@@ -176,6 +177,14 @@ async fn grpc_answer(name: &str, request: Request<Incoming>) -> Response<Body> {
     trailers.insert("x-replica", HeaderValue::from_str(name).unwrap());
     let body = Full::new(message.freeze()).with_trailers(async move { Some(Ok::<_, Infallible>(trailers)) });
     let mut response = Response::new(body.map_err(|never| match never {}).boxed());
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    response
+}
+
+fn grpc_echo(request: Request<Incoming>) -> Response<Body> {
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+    let body = request.into_body().with_trailers(async move { Some(Ok(trailers)) });
+    let mut response = Response::new(body.boxed());
     response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
     response
 }

@@ -18,14 +18,14 @@ use tokio_rustls::TlsConnector;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::Certificates;
-use super::chain::cpu_seconds;
+use super::Round;
+use super::sidecars::cpu_seconds;
 use crate::authority::{Authority, script, with_ca};
 use crate::mesh::Folder;
 use crate::netns::run;
 
 /// Connections at once, each with one request under way.
-pub(super) const CONNECTIONS: usize = 16;
+const CONNECTIONS: usize = 16;
 
 type Client = IstioCertificateServiceClient<Channel>;
 
@@ -79,12 +79,12 @@ impl Ca {
     ///
     /// # Errors
     /// The first request that failed.
-    pub fn certificates(&self, count: u64) -> anyhow::Result<Certificates> {
+    pub fn certificates(&self, count: u64) -> anyhow::Result<Round> {
         let requests = (0..count).map(|_| signing_request()).collect::<anyhow::Result<Vec<_>>>()?;
         self.runtime.block_on(self.load(requests))
     }
 
-    async fn load(&self, requests: Vec<String>) -> anyhow::Result<Certificates> {
+    async fn load(&self, requests: Vec<String>) -> anyhow::Result<Round> {
         let count = requests.len() as f64;
         let requests = Arc::new(Mutex::new(requests));
         let mut clients = Vec::with_capacity(CONNECTIONS);
@@ -102,7 +102,10 @@ impl Ca {
         }
         let took = began.elapsed().as_secs_f64();
         let after = cpu_seconds(&self.authority.process);
-        Ok(Certificates { rate: count / took, cpu_us: (after - before) * 1e6 / count })
+        let cpu = (after - before) * 1e6 / count;
+        Ok([("certificates_s", count / took), ("cpu_us_per_certificate", cpu)]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into())
     }
 }
 

@@ -1,195 +1,308 @@
-//! One chain: h2load, the client's sidecar, mTLS, the server's sidecar, the application.
+//! One chain: the load, the client's sidecar, the hop, the server's sidecar, the application; and one round through it.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use super::latency::{milliseconds, quantile};
+use super::report::Round;
+use super::scenario::{Kind, Protocol, Scenario};
+use super::sidecars::{Counted, Pair, Place};
+use super::{Resumed, Shape, bulk, grpc, handshakes};
 use crate::collector::Collector;
+use crate::eventually;
 use crate::load::Load;
 use crate::mesh::Mesh;
-use crate::pod::{PROXY, Pod};
+use crate::netns::tool;
+use crate::pod::Pod;
 use crate::process::Process;
-use crate::{binaries, eventually};
 
-use super::{Handshakes, Resumed, Round, handshakes};
+/// Requests per second at which latency is compared: far below what any chain can carry.
+const FIXED_RATE: f64 = 1_000.0;
+/// Clients of the fixed rate. Each asks in the same moment as the others.
+const BURST: f64 = 32.0;
 
-/// Whose sidecars carry the load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Ours.
-    Remora,
-    /// The peer.
-    Envoy,
-}
-
-impl Kind {
-    /// Its name in results.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Remora => "remora",
-            Self::Envoy => "envoy",
-        }
-    }
-}
-
-/// What the client speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scenario {
-    /// HTTP/1.1 at both ends, mTLS between.
-    H1Mtls,
-    /// HTTP/2 at both ends, mTLS between.
-    H2Mtls,
-}
-
-impl Scenario {
-    /// Its name in results.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::H1Mtls => "h1-mtls",
-            Self::H2Mtls => "h2-mtls",
-        }
-    }
-
-    fn arguments(self) -> &'static [&'static str] {
-        match self {
-            Self::H1Mtls => &["--h1", "-c", "32"],
-            Self::H2Mtls => &["-c", "32", "-m", "4"],
-        }
-    }
-}
-
-/// A chain that is up. Idle, it costs nothing.
+/// Two pods with an application in one; sidecars are started for each round.
 #[derive(Debug)]
 pub struct Chain {
-    scenario: Scenario,
-    client: Pod,
+    kind: Kind,
+    place: Place,
+    pair: Option<Pair>,
     /// Has an identity and no sidecar.
     stranger: Pod,
-    /// The client's sidecar, then the server's.
-    sidecars: [Process; 2],
-    _server: Pod,
     _app: Process,
     _store: Pod,
     _mesh: Mesh,
 }
 
 impl Chain {
-    /// Starts everything; metrics on, traces at 1 % to a collector that takes them.
+    /// Makes the pods, their identities and redirection, and starts the application.
     ///
     /// # Panics
     /// When any of it does not come up.
     #[must_use]
     pub fn start(kind: Kind, scenario: Scenario, envoy: &Path) -> Self {
+        Self::shaped(kind, scenario, envoy, Shape::default())
+    }
+
+    /// As [`Chain::start`], with more of something.
+    ///
+    /// # Panics
+    /// When any of it does not come up.
+    #[must_use]
+    pub fn shaped(kind: Kind, scenario: Scenario, envoy: &Path, shape: Shape) -> Self {
         let mesh = Mesh::new();
         let [client, server, store, stranger] = ["client", "server", "store", "stranger"].map(|name| mesh.pod(name));
-        let _ = Collector::start(&store, store.at(4317));
-        let app = server.peer("http", 8080, &[]);
-        stranger.identity();
+        let collector = store.at(4317);
+        let _ = Collector::start(&store, collector);
+        let port = scenario.port();
+        let app = if scenario.protocol() == Protocol::Tcp {
+            server.app(port, server.user(tool("iperf3")).args(["-s", "-p", &port.to_string()]))
+        } else {
+            server.peer("http", port, &[])
+        };
         for pod in [&client, &server] {
-            pod.identity();
-            pod.redirect();
-        }
-        let places = |pod: &Pod, template: &str| {
-            let version = match scenario {
-                Scenario::H1Mtls => "http_protocol_options",
-                Scenario::H2Mtls => "http2_protocol_options",
-            };
-            template
-                .replace("@SERVER@", &server.v4().to_string())
-                .replace("@COLLECTOR@", &store.v4().to_string())
-                .replace("@TLS@", &pod.tls().display().to_string())
-                .replace("@VERSION@", version)
-        };
-        let sidecars = match kind {
-            Kind::Remora => {
-                let tracing = format!("tracing: {{endpoint: \"http://{}\", sampling: 0.01}}", store.at(4317));
-                let entry =
-                    format!("{{host: \"server:8080\", addresses: [{0}], endpoints: [\"{0}:8080\"]}}", server.v4());
-                [
-                    start_remora(&client, &format!("workers: 2\noutbound:\n  - {entry}\n{tracing}")),
-                    start_remora(&server, &format!("workers: 2\ninbound: {{mtls: strict}}\n{tracing}")),
-                ]
+            if scenario.is_mtls() {
+                pod.identity();
             }
-            Kind::Envoy => [
-                start_envoy(&client, envoy, &places(&client, include_str!("../../../bench/envoy-outbound.yaml"))),
-                start_envoy(&server, envoy, &places(&server, include_str!("../../../bench/envoy-inbound.yaml"))),
-            ],
-        };
-        let url = format!("http://{}/bytes/128", server.at(8080));
-        let answer = client.curl(&[&url]);
-        assert_eq!(answer.code, 200, "{kind:?}: {answer:?}");
-        Self { scenario, client, stranger, sidecars, _server: server, _app: app, _store: store, _mesh: mesh }
+            if kind != Kind::Direct {
+                pod.redirect();
+            }
+        }
+        if scenario.is_mtls() {
+            stranger.identity();
+        }
+        let place = Place { scenario, client, server, collector, envoy: envoy.to_owned(), shape };
+        place.more_endpoints();
+        Self { kind, place, pair: None, stranger, _app: app, _store: store, _mesh: mesh }
     }
 
-    /// Carries one round of requests for 128 bytes each, and measures it.
+    /// Starts both sidecars anew, carries one round of about `seconds`, and measures it.
     ///
     /// # Panics
-    /// When one request fails.
+    /// When one request fails, or a sidecar did not carry what it should have.
     #[must_use]
-    pub fn round(&self, requests: u64) -> Round {
-        let url = format!("http://{}/bytes/128", self._server.at(8080));
-        let count = requests.to_string();
-        let before: f64 = self.sidecars.iter().map(cpu_seconds).sum();
-        let load: Load = self.client.h2load(&[self.scenario.arguments(), &["-n", &count, &url]].concat());
-        let after: f64 = self.sidecars.iter().map(cpu_seconds).sum();
-        load.assert_clean(requests);
-        Round {
-            rate: load.rate,
-            cpu_us: (after - before) * 1e6 / requests as f64,
-            rss_mib: [rss_mib(&self.sidecars[0]), rss_mib(&self.sidecars[1])],
+    pub fn round(&mut self, seconds: f64) -> Round {
+        let mut round = Round::new();
+        // The old ones first: their ports are the new ones'.
+        self.pair = None;
+        if self.kind != Kind::Direct {
+            let pair = Pair::start(self.kind, &self.place);
+            round.insert("start_ms".to_owned(), pair.ready_ms());
+            round.insert("rss_idle_mib".to_owned(), pair.rss_mib());
+            self.pair = Some(pair);
+        }
+        self.load(seconds, &mut round);
+        round
+    }
+
+    /// Carries the load of a round once more, through the sidecars that the last one left up.
+    ///
+    /// # Panics
+    /// As [`Chain::round`].
+    #[must_use]
+    pub fn again(&self, seconds: f64) -> Round {
+        let mut round = Round::new();
+        self.load(seconds, &mut round);
+        round
+    }
+
+    /// Starts both sidecars, lets every endpoint be asked, and measures HTTP under full load alone.
+    ///
+    /// # Panics
+    /// As [`Chain::round`].
+    #[must_use]
+    pub fn steady(&mut self, seconds: f64) -> Round {
+        let mut round = Round::new();
+        self.pair = Some(Pair::start(self.kind, &self.place));
+        let warm = 1_000.max(self.place.shape.endpoints * 10).to_string();
+        let _ = self.h2load(&["-n", &warm]);
+        self.full(seconds, &mut round);
+        round
+    }
+
+    fn load(&self, seconds: f64, round: &mut Round) {
+        match self.place.scenario {
+            Scenario::TcpPlain | Scenario::TcpMtls => self.bulk(seconds, round),
+            Scenario::GrpcStream => self.stream(seconds, round),
+            _ => self.requests(seconds, round),
+        }
+        if let Some(pair) = &self.pair {
+            let handshakes = pair.counted().handshakes;
+            assert_eq!(handshakes > 0, self.place.scenario.is_mtls(), "{:?}: {handshakes} TLS handshakes", self.kind);
         }
     }
 
-    /// Makes one round of handshakes with the server's sidecar, and measures it.
+    fn requests(&self, seconds: f64, round: &mut Round) {
+        let (mut cold, _) = self.counting(0, |chain| {
+            let (load, waited) = chain.h2load(&["-n", "32"]);
+            (load.total, waited)
+        });
+        insert(round, [("cold_p99_ms", quantile(&mut cold, 0.99))]);
+        let _ = self.h2load(&["-D", "1"]);
+        self.full(seconds, round);
+        if Scenario::REQUESTS.contains(&self.place.scenario) {
+            let each = (FIXED_RATE / BURST).to_string();
+            let time = format!("{:.0}", (seconds / 2.0).max(1.0));
+            let (_, mut waited) = self.h2load(&["-m", "1", "--rps", &each, "-D", &time]);
+            let quantiles = [("p50_1k_ms", quantile(&mut waited, 0.5)), ("p99_1k_ms", quantile(&mut waited, 0.99))];
+            insert(round, quantiles);
+        }
+    }
+
+    /// As many requests as go through.
+    fn full(&self, seconds: f64, round: &mut Round) {
+        let at_once = self.place.scenario.at_once().max(self.place.shape.connections.into());
+        // The warm-up, too, was cut off with as many under way: their ends may be counted late.
+        let ((rate, mut waited), spent) = self.counting(2 * at_once, |chain| {
+            let (load, waited) = chain.h2load(&["-D", &format!("{seconds:.0}")]);
+            (load.total, (load.rate, waited))
+        });
+        let count = waited.len() as f64;
+        insert(round, [("rps", rate), ("p50_ms", quantile(&mut waited, 0.5)), ("p99_ms", quantile(&mut waited, 0.99))]);
+        spent.tell(round, "cpu_us_per_req", 1e6 / count);
+    }
+
+    fn stream(&self, seconds: f64, round: &mut Round) {
+        let time = Duration::from_secs_f64((seconds / 2.0).max(1.0));
+        let server = self.place.server.at(self.place.scenario.port());
+        let (mut waited, spent) = self.counting(0, |chain| {
+            let waited = chain.place.client.block_on(|| grpc::run(server, time)).unwrap();
+            (grpc::TOTAL, waited)
+        });
+        let count = waited.len() as f64;
+        let rate = count / time.as_secs_f64();
+        insert(
+            round,
+            [("messages_s", rate), ("p50_ms", quantile(&mut waited, 0.5)), ("p99_ms", quantile(&mut waited, 0.99))],
+        );
+        spent.tell(round, "cpu_us_per_message", 1e6 / count);
+    }
+
+    fn bulk(&self, seconds: f64, round: &mut Round) {
+        let Place { client, server, scenario, .. } = &self.place;
+        let (bulk, spent) = self.counting(0, |_| {
+            let bulk = bulk::run(client, server, scenario.port(), (seconds / 2.0).round() as u64);
+            (bulk::CONNECTIONS, bulk)
+        });
+        insert(round, [("gbit_s", bulk.gbit_s)]);
+        spent.tell(round, "cpu_s_per_gb", 1e9 / bulk.bytes);
+    }
+
+    /// Runs h2load in the client's pod; its totals, and the milliseconds of each request.
+    fn h2load(&self, more: &[&str]) -> (Load, Vec<f64>) {
+        let Place { client, server, scenario, .. } = &self.place;
+        let log = client.folder().join("requests.log");
+        // Made here, where the load's user may not, and emptied.
+        std::fs::write(&log, "").unwrap();
+        std::fs::set_permissions(&log, PermissionsExt::from_mode(0o666)).unwrap();
+        let url = format!("http://{}{}", server.at(scenario.port()), scenario.path());
+        let place = log.display().to_string();
+        let connections = self.place.shape.connections.to_string();
+        let load =
+            client.h2load(&[scenario.load(), &["-c", &connections], more, &["--log-file", &place, &url]].concat());
+        // Heads of answers that the end of the time cuts off are counted, too, but only as good ones.
+        let clean = load.total > 0 && (load.succeeded, load.failed) == (load.total, 0) && load.status[1..] == [0; 3];
+        assert!(clean, "{:?} {}: {load:?}", self.kind, scenario.name());
+        let waited = milliseconds(&std::fs::read_to_string(&log).unwrap());
+        assert_eq!(waited.len() as u64, load.total, "{}", log.display());
+        (load, waited)
+    }
+
+    /// Carries a load that tells how much it was, while both sidecars are watched; each must have counted as much as came
+    /// through, and no more than was `under_way` at the end on top.
+    fn counting<T>(&self, under_way: u64, load: impl FnOnce(&Self) -> (u64, T)) -> (T, Spent) {
+        let Some(pair) = &self.pair else { return (load(self).1, Spent::default()) };
+        let before = pair.counted();
+        let cpu = pair.cpu_seconds();
+        let ((carried, answer), rss_mib) = watched(pair, || load(self));
+        let cpu = pair.cpu_seconds() - cpu;
+        eventually(&format!("{:?} has counted {carried}", self.kind), || {
+            let Counted { carried: after, .. } = pair.counted();
+            let counted = [after[0] - before.carried[0], after[1] - before.carried[1]];
+            assert!(counted.iter().all(|one| *one <= carried + under_way), "{counted:?} of {carried} + {under_way}");
+            counted.iter().all(|one| *one >= carried).then_some(())
+        });
+        (answer, Spent(Some((cpu, rss_mib))))
+    }
+
+    /// Makes handshakes with the server's sidecar for some seconds, and measures them.
     ///
     /// # Panics
-    /// When one fails.
+    /// When one fails, or no round was carried before.
     #[must_use]
-    pub fn handshakes(&self, resumed: Resumed, count: u64) -> Handshakes {
-        let server = self._server.at(8080);
-        let before = cpu_seconds(&self.sidecars[1]);
+    pub fn handshakes(&self, resumed: Resumed, seconds: f64) -> Round {
+        let pair = self.pair.as_ref().expect("sidecars that are up");
+        let server = self.place.server.at(self.place.scenario.port());
         let tls = self.stranger.tls();
-        let (took, taken) = self.stranger.enter(|| handshakes::run(server, &tls, resumed, count)).unwrap();
-        let after = cpu_seconds(&self.sidecars[1]);
-        let share = taken as f64 / count as f64;
-        Handshakes {
-            rate: count as f64 / took.as_secs_f64(),
-            cpu_us: (after - before) * 1e6 / count as f64,
-            resumed: share,
+        let before = pair.server_cpu_seconds();
+        let time = Duration::from_secs_f64(seconds);
+        let made = self.stranger.enter(|| handshakes::run(server, &tls, resumed, time)).unwrap();
+        let cpu = pair.server_cpu_seconds() - before;
+        let count = made.count as f64;
+        let mut round = Round::new();
+        insert(
+            &mut round,
+            [
+                ("handshakes_s", count / made.took.as_secs_f64()),
+                ("cpu_us_per_handshake", cpu * 1e6 / count),
+                ("handshakes_per_cpu_s", count / cpu),
+                ("resumed", made.resumed as f64 / count),
+            ],
+        );
+        round
+    }
+
+    /// Process ids of both sidecars, while a round has left them up.
+    #[must_use]
+    pub fn pids(&self) -> Option<[u32; 2]> {
+        self.pair.as_ref().map(Pair::pids)
+    }
+}
+
+/// CPU seconds of both sidecars, and the most memory that one held meanwhile; nothing where there are none.
+#[derive(Debug, Default)]
+struct Spent(Option<(f64, f64)>);
+
+impl Spent {
+    fn tell(self, round: &mut Round, name: &str, factor: f64) {
+        if let Some((cpu, rss_mib)) = self.0 {
+            round.insert(name.to_owned(), cpu * factor);
+            round.insert("rss_load_mib".to_owned(), rss_mib);
         }
     }
 }
 
-fn start_remora(pod: &Pod, rest: &str) -> Process {
-    let sidecar = pod.proxy(&pod.config(rest));
-    sidecar.ready();
-    sidecar.into_process()
+fn insert<const N: usize>(round: &mut Round, values: [(&str, f64); N]) {
+    round.extend(values.map(|(name, value)| (name.to_owned(), value)));
 }
 
-fn start_envoy(pod: &Pod, envoy: &Path, config: &str) -> Process {
-    let file = pod.folder().join("envoy.yaml");
-    pod.write(&file, config);
-    let mut command = pod.command_as(PROXY, PROXY, binaries::readable(envoy));
-    command.arg("-c").arg(&file).args(["--concurrency", "2", "--log-level", "warn", "--disable-hot-restart"]);
-    let process = pod.process("envoy", &mut command);
-    eventually("Envoy is ready", || {
-        let answer = crate::sidecar::ask(pod, ([127, 0, 0, 1], 15_000).into(), "GET", "/ready")?;
-        (answer.code == 200).then_some(())
-    });
-    process
+/// Does something while the memory of both sidecars is looked at ten times a second; the most it was.
+fn watched<T>(pair: &Pair, action: impl FnOnce() -> T) -> (T, f64) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut most = 0.0_f64;
+            while !over.load(Ordering::Relaxed) {
+                most = most.max(pair.rss_mib());
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+            most.max(pair.rss_mib())
+        });
+        let stop = Stop(&over, watch.thread());
+        let answer = action();
+        drop(stop);
+        (answer, watch.join().unwrap_or_default())
+    })
 }
 
-/// User and system time of a process, all threads, in seconds.
-pub(super) fn cpu_seconds(process: &Process) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap_or_default();
-    // The command's name, in parentheses, may hold anything; what follows is numbers.
-    let rest = stat.rsplit(')').next().unwrap_or_default();
-    let ticks: f64 = rest.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<f64>().ok()).sum();
-    ticks / 100.0
-}
+/// Ends the watch, also while a failed load unwinds: the scope waits for it.
+struct Stop<'a>(&'a AtomicBool, &'a std::thread::Thread);
 
-fn rss_mib(process: &Process) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|word| word.parse::<f64>().ok()).unwrap_or_default() / 1024.0
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        self.1.unpark();
+    }
 }

@@ -39,13 +39,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What an HTTP/2 client says first, with empty SETTINGS (RFC 9113, section 3.4): a server that answers has judged us.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// Makes `count` handshakes with `server` as the owner of the identity in `tls`; how long they took, and how many of them
-/// were resumed.
+/// What a run made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Made {
+    pub(super) took: Duration,
+    pub(super) count: u64,
+    pub(super) resumed: u64,
+}
+
+/// Makes handshakes with `server` for `time`, as the owner of the identity in `tls`.
 ///
 /// # Errors
 /// The first that failed, or that was resumed without a ticket.
-pub(super) fn run(server: SocketAddr, tls: &Path, resumed: Resumed, count: u64) -> anyhow::Result<(Duration, u64)> {
-    let (left, taken) = (AtomicU64::new(count), AtomicU64::new(0));
+pub(super) fn run(server: SocketAddr, tls: &Path, resumed: Resumed, time: Duration) -> anyhow::Result<Made> {
+    let (made, taken) = (AtomicU64::new(0), AtomicU64::new(0));
     // Each client keeps its own tickets, and has one before the clock starts.
     let configs = (0..CLIENTS).map(|_| {
         let config = Arc::new(client(tls, resumed)?);
@@ -56,12 +63,12 @@ pub(super) fn run(server: SocketAddr, tls: &Path, resumed: Resumed, count: u64) 
     });
     let configs = configs.collect::<anyhow::Result<Vec<_>>>()?;
     let began = Instant::now();
-    let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
     std::thread::scope(|scope| {
         let clients = configs.iter().map(|config| {
             scope.spawn(|| {
-                while take() {
+                while began.elapsed() < time {
                     let kind = handshake(server, config)?;
+                    made.fetch_add(1, Ordering::Relaxed);
                     if kind == HandshakeKind::Resumed {
                         anyhow::ensure!(resumed == Resumed::Yes, "resumed without a ticket");
                         taken.fetch_add(1, Ordering::Relaxed);
@@ -73,7 +80,7 @@ pub(super) fn run(server: SocketAddr, tls: &Path, resumed: Resumed, count: u64) 
         let clients: Vec<_> = clients.collect();
         clients.into_iter().try_for_each(|client| client.join().map_err(|_| anyhow::anyhow!("a client panicked"))?)
     })?;
-    Ok((began.elapsed(), taken.into_inner()))
+    Ok(Made { took: began.elapsed(), count: made.into_inner(), resumed: taken.into_inner() })
 }
 
 /// One, complete on both sides: the server has answered, and has given its tickets.

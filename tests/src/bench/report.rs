@@ -1,26 +1,42 @@
-//! Medians, ratios, the table and the file.
+//! All rounds of a run; medians, spreads, and the files for programs.
 
 use std::collections::BTreeMap;
 
-use super::{Kind, Scenario};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
-/// One measured round.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Round {
-    /// Requests per second, as the client saw them.
-    pub rate: f64,
-    /// CPU microseconds per request, both sidecars together.
-    pub cpu_us: f64,
-    /// Resident memory after the round: the client's sidecar, the server's.
-    pub rss_mib: [f64; 2],
-}
+use super::Kind;
 
-/// All rounds by scenario and kind.
-#[derive(Clone, Debug, Default)]
+/// One measured round: values by their names, which say the unit.
+pub type Round = BTreeMap<String, f64>;
+
+/// Rounds by scenario and kind, and what a person must know to repeat them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
-    rounds: BTreeMap<(&'static str, &'static str), Vec<Round>>,
+    /// Seconds of load a round.
+    pub seconds: f64,
+    /// Rounds of each.
+    pub rounds: u32,
+    /// Where it ran.
+    pub machine: Machine,
+    /// Scenario, kind, rounds in their order.
+    pub scenarios: BTreeMap<String, BTreeMap<String, Vec<Round>>>,
 }
 
+/// What a machine is like, as far as numbers depend on it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Machine {
+    /// The model of its processor.
+    pub cpu: String,
+    /// Processors to be had.
+    pub cores: usize,
+    /// The release of its kernel.
+    pub kernel: String,
+    /// What was measured, by version.
+    pub versions: BTreeMap<String, String>,
+}
+
+/// The middle of the values, or of the two middle ones; NaN of none.
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -31,99 +47,93 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// The medians of some rounds: rate, CPU, memory of the larger sidecar.
-fn medians(rounds: &[Round]) -> [f64; 3] {
-    [
-        median(rounds.iter().map(|round| round.rate).collect()),
-        median(rounds.iter().map(|round| round.cpu_us).collect()),
-        median(rounds.iter().map(|round| round.rss_mib[0].max(round.rss_mib[1])).collect()),
-    ]
+/// To four digits that count.
+pub(super) fn rounded(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let factor = 10_f64.powi(3 - value.abs().log10().floor() as i32);
+    (value * factor).round() / factor
 }
 
 impl Report {
     /// Adds a round.
-    pub fn add(&mut self, scenario: Scenario, kind: Kind, round: Round) {
-        self.rounds.entry((scenario.name(), kind.name())).or_default().push(round);
+    pub fn add(&mut self, scenario: &str, kind: &str, round: Round) {
+        self.scenarios.entry(scenario.to_owned()).or_default().entry(kind.to_owned()).or_default().push(round);
     }
 
-    fn scenario(&self, scenario: Scenario) -> [[f64; 3]; 2] {
-        [Kind::Remora, Kind::Envoy]
-            .map(|kind| medians(self.rounds.get(&(scenario.name(), kind.name())).map_or(&[], Vec::as_slice)))
+    fn values(&self, scenario: &str, kind: &str, name: &str) -> Vec<f64> {
+        let rounds = self.scenarios.get(scenario).and_then(|kinds| kinds.get(kind));
+        rounds.into_iter().flatten().filter_map(|round| round.get(name).copied()).collect()
     }
 
-    /// The table for a person.
+    /// A value's median over the rounds, where it was measured.
     #[must_use]
-    pub fn table(&self) -> String {
-        let mut text = format!(
-            "{:<10}{:<24}{:>12}{:>12}{:>18}\n",
-            "chain", "median of interleaved", "Remora", "Envoy", "Remora / Envoy"
-        );
-        for scenario in [Scenario::H1Mtls, Scenario::H2Mtls] {
-            let [ours, theirs] = self.scenario(scenario);
-            let rows = [("requests/s", 0, 0), ("CPU us/request (both)", 1, 1), ("RSS MiB (larger)", 2, 1)];
-            for (at, (label, value, digits)) in rows.into_iter().enumerate() {
-                let chain = if at == 0 { scenario.name() } else { "" };
-                let (left, right) = (ours[value], theirs[value]);
-                text += &format!(
-                    "{chain:<10}{label:<24}{left:>12.digits$}{right:>12.digits$}{:>18.2}\n",
-                    left / right,
-                    digits = digits
-                );
-            }
-        }
-        text
+    pub fn median(&self, scenario: &str, kind: Kind, name: &str) -> Option<f64> {
+        let values = self.values(scenario, kind.name(), name);
+        (!values.is_empty()).then(|| median(values))
     }
 
-    /// The file for a program.
+    /// The smallest and the largest of a value.
     #[must_use]
-    pub fn json(&self, requests: u64) -> serde_json::Value {
-        let round = |value: f64, digits: i32| (value * 10_f64.powi(digits)).round() / 10_f64.powi(digits);
-        let chains: serde_json::Map<_, _> = [Scenario::H1Mtls, Scenario::H2Mtls]
-            .into_iter()
-            .map(|scenario| {
-                let both = self.scenario(scenario);
-                let sides: serde_json::Map<_, _> = [Kind::Remora, Kind::Envoy]
-                    .into_iter()
-                    .zip(both)
-                    .map(|(kind, [rate, cpu, rss])| {
-                        let rounds: Vec<_> =
-                            self.rounds.get(&(scenario.name(), kind.name())).into_iter().flatten().collect();
-                        let value = serde_json::json!({
-                            "requests_per_second": round(rate, 0),
-                            "cpu_us_per_request": round(cpu, 1),
-                            "rss_mib": round(rss, 1),
-                            "rounds": rounds.iter().map(|one| serde_json::json!({
-                                "requests_per_second": round(one.rate, 0),
-                                "cpu_us_per_request": round(one.cpu_us, 1),
-                                "rss_mib": one.rss_mib.map(|rss| round(rss, 1)),
-                            })).collect::<Vec<_>>(),
-                        });
-                        (kind.name().to_owned(), value)
-                    })
-                    .collect();
-                let [[rate, cpu, rss], [their_rate, their_cpu, their_rss]] = both;
-                let mut value = serde_json::Value::Object(sides);
-                value["ratio"] = serde_json::json!({
-                    "requests_per_second": round(rate / their_rate, 2),
-                    "cpu_us_per_request": round(cpu / their_cpu, 2),
-                    "rss_mib": round(rss / their_rss, 2),
-                });
-                (scenario.name().to_owned(), value)
-            })
-            .collect();
-        serde_json::json!({
-            "what": "h2load through two sidecars in two network namespaces, mTLS between, metrics on, traces at 1 %; medians of interleaved rounds",
-            "requests_per_round": requests,
-            "cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
-            "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
-            "chains": chains,
+    pub fn spread(&self, scenario: &str, kind: Kind, name: &str) -> Option<[f64; 2]> {
+        let values = self.values(scenario, kind.name(), name);
+        let (least, most) = (values.iter().copied().reduce(f64::min)?, values.iter().copied().reduce(f64::max)?);
+        Some([least, most])
+    }
+
+    /// Medians, with the spread beside them, by scenario and kind.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let scenarios: Map<_, _> = self.scenarios.iter().map(|(name, kinds)| (name.clone(), medians(kinds))).collect();
+        json!({
+            "what": "medians of interleaved rounds through two sidecars in two network namespaces; the spread is the smallest and the largest round",
+            "seconds": self.seconds,
+            "rounds": self.rounds,
+            "machine": self.machine,
+            "scenarios": scenarios,
         })
+    }
+}
+
+fn medians(kinds: &BTreeMap<String, Vec<Round>>) -> Value {
+    let of = |rounds: &Vec<Round>| {
+        let mut values: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for (name, value) in rounds.iter().flatten() {
+            values.entry(name).or_default().push(*value);
+        }
+        let mut spread = Map::new();
+        let mut all = Map::new();
+        for (name, mut values) in values {
+            values.sort_by(f64::total_cmp);
+            spread.insert(name.to_owned(), json!([rounded(values[0]), rounded(values[values.len() - 1])]));
+            all.insert(name.to_owned(), json!(rounded(median(values))));
+        }
+        all.insert("spread".to_owned(), Value::Object(spread));
+        Value::Object(all)
+    };
+    Value::Object(kinds.iter().map(|(kind, rounds)| (kind.clone(), of(rounds))).collect())
+}
+
+impl Machine {
+    /// This one; versions are the caller's to add.
+    #[must_use]
+    pub fn here() -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let cpu = read("/proc/cpuinfo");
+        let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        Self {
+            cpu: cpu.map_or("unknown", |(_, name)| name).to_owned(),
+            cores: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            versions: BTreeMap::new(),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Kind, Report, Round, Scenario, median};
+    use super::{Kind, Report, Round, median, rounded};
 
     #[test]
     fn medians_are_of_the_middle() {
@@ -132,12 +142,23 @@ mod tests {
     }
 
     #[test]
-    fn ratios_compare_like_with_like() {
+    fn numbers_have_four_digits() {
+        assert_eq!([12_345.6, 1.23456, 0.001_234_56, 0.0].map(rounded), [12_350.0, 1.235, 0.001_235, 0.0]);
+    }
+
+    #[test]
+    fn the_file_holds_medians_by_scenario_and_kind() {
         let mut report = Report::default();
-        for (kind, cpu_us) in [(Kind::Remora, 40.0), (Kind::Envoy, 100.0)] {
-            report.add(Scenario::H1Mtls, kind, Round { rate: 1_000.0, cpu_us, rss_mib: [10.0, 20.0] });
+        for cpu in [40.0, 50.0, 90.0] {
+            let round = Round::from([("cpu_us_per_req".to_owned(), cpu), ("rps".to_owned(), 1e6 / cpu)]);
+            report.add("h1-mtls", "remora", round);
         }
-        assert_eq!(report.json(5)["chains"]["h1-mtls"]["ratio"]["cpu_us_per_request"], 0.4);
-        assert!(report.table().contains("0.40"), "{}", report.table());
+        let json = report.json();
+        let remora = &json["scenarios"]["h1-mtls"]["remora"];
+        assert_eq!(remora["cpu_us_per_req"], 50.0);
+        assert_eq!(remora["rps"], 20_000.0);
+        assert_eq!(remora["spread"]["cpu_us_per_req"], serde_json::json!([40.0, 90.0]));
+        assert_eq!(report.spread("h1-mtls", Kind::Remora, "cpu_us_per_req"), Some([40.0, 90.0]));
+        assert_eq!(report.median("h1-mtls", Kind::Envoy, "rps"), None);
     }
 }

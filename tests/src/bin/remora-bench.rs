@@ -1,108 +1,212 @@
-//! `remora-bench --envoy FILE --output FILE [--rounds N] [--requests N]`: Remora beside Envoy; `make bench` runs it.
+//! Measures; `make bench`, `make bench-scale` and `make bench-profile` run it.
+//!
+//! * `remora-bench run --envoy FILE`: Remora beside its peers.
+//! * `remora-bench scale`: Remora alone, as work grows.
+//! * `remora-bench profile`: a flame graph of each scenario.
+//!
+//! All take `--output FOLDER [--picture FILE] [--seconds N] [--rounds N] [--only NAME,...]`.
 #![allow(clippy::print_stdout)] // Its answers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Context;
-use remora_test::bench::{Ca, Chain, IdentityReport, Kind, Report, Resumed, Scenario};
+use remora_test::bench::{
+    Ca, Chain, Curves, Growth, Kind, Machine, Report, Resumed, Round, Scenario, flame, page, picture, profile,
+    scale_json, scale_picture, tables,
+};
+
+/// Beside scenarios, what can be chosen: handshakes come with h2-mtls.
+const MORE: [&str; 2] = ["handshakes", "ca"];
+/// Certificates in a round.
+const CERTIFICATES: u64 = 1_000;
 
 struct Arguments {
-    envoy: PathBuf,
+    mode: String,
+    /// Where peers are measured.
+    envoy: Option<PathBuf>,
     output: PathBuf,
+    picture: Option<PathBuf>,
+    seconds: f64,
     rounds: u32,
-    requests: u64,
+    only: Vec<String>,
 }
 
 fn arguments() -> anyhow::Result<Arguments> {
-    let (mut envoy, mut output, mut rounds, mut requests) = (None, None, 5, 30_000);
+    let (mut envoy, mut output, mut picture, mut seconds, mut rounds, mut only) =
+        (None, None, None, 6.0, 3, Vec::new());
     let mut words = std::env::args().skip(1);
+    let mode = words.next().filter(|word| !word.starts_with("--")).context("run, scale or profile?")?;
     while let Some(flag) = words.next() {
         let value = words.next().with_context(|| format!("{flag} lacks its value"))?;
         match flag.as_str() {
             "--envoy" => envoy = Some(value.into()),
             "--output" => output = Some(value.into()),
-            "--rounds" => rounds = value.parse()?,
-            "--requests" => requests = value.parse()?,
+            "--picture" => picture = Some(value.into()),
+            "--seconds" => seconds = value.parse().with_context(|| format!("--seconds {value}"))?,
+            "--rounds" => rounds = value.parse().with_context(|| format!("--rounds {value}"))?,
+            "--only" => only = value.split(',').map(str::to_owned).collect(),
             _ => anyhow::bail!("unknown flag {flag}"),
         }
     }
-    Ok(Arguments {
-        envoy: envoy.context("--envoy FILE is missing")?,
-        output: output.context("--output FILE is missing")?,
-        rounds,
-        requests,
-    })
+    for name in &only {
+        let known = if mode == "scale" {
+            Growth::ALL.map(Growth::name).to_vec()
+        } else {
+            [&Scenario::ALL.map(Scenario::name)[..], &MORE].concat()
+        };
+        anyhow::ensure!(known.contains(&name.as_str()), "nothing is named {name:?}; there are {}", known.join(", "));
+    }
+    anyhow::ensure!(seconds >= 1.0 && rounds >= 1, "--seconds and --rounds begin at 1");
+    Ok(Arguments { mode, envoy, output: output.context("--output FOLDER is missing")?, picture, seconds, rounds, only })
 }
 
-/// Full and resumed, interleaved as everything else.
-fn measure_handshakes(chains: &[(Kind, Chain)], rounds: u32, count: u64, report: &mut IdentityReport) {
-    for resumed in [Resumed::No, Resumed::Yes] {
-        for round in 0..=rounds {
-            for (kind, chain) in chains {
-                let measured = chain.handshakes(resumed, count);
-                println!(
-                    "{} {round}/{rounds} {:<8}{:>8.0} handshakes/s{:>8.1} us/handshake",
-                    resumed.name(),
-                    format!("{kind:?}"),
-                    measured.rate,
-                    measured.cpu_us
-                );
-                // The first warms up.
-                if round > 0 {
-                    report.add(resumed, *kind, measured);
-                }
-            }
-        }
+impl Arguments {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|wanted| wanted == name)
+    }
+
+    fn envoy(&self) -> anyhow::Result<&Path> {
+        self.envoy.as_deref().context("--envoy FILE is missing")
+    }
+
+    /// Where the picture goes.
+    fn picture(&self, name: &str) -> PathBuf {
+        self.picture.clone().unwrap_or_else(|| self.output.join(name))
+    }
+
+    fn versions(&self) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let said = |program: &Path, argument: &str| {
+            let output = Command::new(program).arg(argument).output().with_context(|| program.display().to_string())?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            anyhow::Ok(
+                text.split_whitespace()
+                    .find(|word| word.contains(|letter: char| letter.is_ascii_digit()) && word.contains('.'))
+                    .unwrap_or("?")
+                    .to_owned(),
+            )
+        };
+        let envoy = said(self.envoy()?, "--version")?;
+        Ok(vec![
+            ("remora", env!("CARGO_PKG_VERSION").to_owned()),
+            ("envoy", envoy.split('/').nth(1).unwrap_or(&envoy).to_owned()),
+            ("haproxy", said(Path::new("haproxy"), "-v")?),
+            ("h2load", said(Path::new("h2load"), "--version")?.trim_start_matches("nghttp2/").to_owned()),
+            ("iperf3", said(Path::new("iperf3"), "--version")?),
+        ])
+    }
+
+    /// Stores what there is so far: a run that breaks off loses little.
+    fn write(&self, report: &Report) -> anyhow::Result<()> {
+        write(&self.output.join("rounds.json"), &(serde_json::to_string(report)? + "\n"))?;
+        write(&self.output.join("results.json"), &(serde_json::to_string_pretty(&report.json())? + "\n"))?;
+        write(&self.output.join("RESULTS.md"), &page(report))?;
+        write(&self.picture("bench.svg"), &picture(report))
     }
 }
 
-fn measure_certificates(rounds: u32, count: u64, report: &mut IdentityReport) -> anyhow::Result<()> {
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| file.display().to_string())
+}
+
+fn say(scenario: &str, round: u32, kind: Kind, values: &Round) {
+    let values: Vec<_> = values.iter().map(|(name, value)| format!("{name} {value:.2}")).collect();
+    println!("{scenario} {round} {}: {}", kind.name(), values.join(", "));
+}
+
+/// Every kind in turn, round for round; handshakes with what the last round left up.
+fn measure(scenario: Scenario, arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
+    let (name, envoy) = (scenario.name(), arguments.envoy()?);
+    let mut chains = Kind::ALL.map(|kind| (kind, Chain::start(kind, scenario, envoy)));
+    let handshakes_only = !arguments.wants(name);
+    let (rounds, seconds) = if handshakes_only { (1, 1.0) } else { (arguments.rounds, arguments.seconds) };
+    for round in 1..=rounds {
+        for (kind, chain) in &mut chains {
+            let measured = chain.round(seconds);
+            say(name, round, *kind, &measured);
+            if !handshakes_only {
+                report.add(name, kind.name(), measured);
+            }
+        }
+    }
+    if scenario != Scenario::H2Mtls || !arguments.wants("handshakes") {
+        return Ok(());
+    }
+    for resumed in [Resumed::No, Resumed::Yes] {
+        for round in 1..=arguments.rounds {
+            for (kind, chain) in chains.iter().filter(|(kind, _)| *kind != Kind::Direct) {
+                let measured = chain.handshakes(resumed, (arguments.seconds / 3.0).max(1.0));
+                say(resumed.name(), round, *kind, &measured);
+                report.add(resumed.name(), kind.name(), measured);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn measure_certificates(rounds: u32, report: &mut Report) -> anyhow::Result<()> {
     let ca = Ca::start()?;
     for round in 0..=rounds {
-        let measured = ca.certificates(count)?;
-        println!("ca {round}/{rounds} {:>8.0} certificates/s{:>8.1} us/certificate", measured.rate, measured.cpu_us);
+        let measured = ca.certificates(CERTIFICATES)?;
+        say("ca", round, Kind::Remora, &measured);
         // The first warms up.
         if round > 0 {
-            report.add_certificates(measured);
+            report.add("ca", Kind::Remora.name(), measured);
         }
+    }
+    Ok(())
+}
+
+fn beside_peers(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut machine = Machine::here();
+    machine.versions = arguments.versions()?.into_iter().map(|(name, version)| (name.to_owned(), version)).collect();
+    let mut report = Report { seconds: arguments.seconds, rounds: arguments.rounds, machine, ..Report::default() };
+    for scenario in Scenario::ALL {
+        if arguments.wants(scenario.name()) || scenario == Scenario::H2Mtls && arguments.wants("handshakes") {
+            measure(scenario, arguments, &mut report)?;
+            arguments.write(&report)?;
+        }
+    }
+    if arguments.wants("ca") {
+        measure_certificates(arguments.rounds, &mut report)?;
+        arguments.write(&report)?;
+    }
+    println!("\n{}\nwritten to {}", tables(&report), arguments.output.display());
+    Ok(())
+}
+
+fn scale(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut all = Curves::new();
+    for growth in Growth::ALL.into_iter().filter(|growth| arguments.wants(growth.name())) {
+        let mut points = Vec::new();
+        for count in growth.points() {
+            let measured = growth.measure(*count, arguments.seconds);
+            say(growth.name(), *count, Kind::Remora, &measured);
+            points.push((*count, measured));
+        }
+        all.push((growth, points));
+    }
+    let json = serde_json::to_string_pretty(&scale_json(&all, arguments.seconds))? + "\n";
+    write(&arguments.output.join("scale.json"), &json)?;
+    write(&arguments.picture("bench-scale.svg"), &scale_picture(&all))
+}
+
+fn profiles(arguments: &Arguments) -> anyhow::Result<()> {
+    for scenario in Scenario::ALL.into_iter().filter(|scenario| arguments.wants(scenario.name())) {
+        let file = arguments.output.join(format!("{}.svg", scenario.name()));
+        write(&file, &flame(scenario.name(), &profile(scenario, arguments.seconds)))?;
+        println!("{}", file.display());
     }
     Ok(())
 }
 
 fn main() -> anyhow::Result<()> {
-    let Arguments { envoy, output, rounds, requests } = arguments()?;
-    let mut report = Report::default();
-    let mut identity = IdentityReport::default();
-    let handshakes = (requests / 10).max(100);
-    for scenario in [Scenario::H1Mtls, Scenario::H2Mtls] {
-        let chains = [Kind::Remora, Kind::Envoy].map(|kind| (kind, Chain::start(kind, scenario, &envoy)));
-        for (kind, chain) in &chains {
-            let warm = chain.round(requests / 4);
-            println!("{} {kind:?}: warm, {:.0} requests/s", scenario.name(), warm.rate);
-        }
-        for round in 1..=rounds {
-            for (kind, chain) in &chains {
-                let measured = chain.round(requests);
-                println!(
-                    "{} {round}/{rounds} {:<8}{:>8.0} requests/s{:>8.1} us/request{:>7.1} MiB",
-                    scenario.name(),
-                    format!("{kind:?}"),
-                    measured.rate,
-                    measured.cpu_us,
-                    measured.rss_mib[0].max(measured.rss_mib[1])
-                );
-                report.add(scenario, *kind, measured);
-            }
-        }
-        if scenario == Scenario::H2Mtls {
-            measure_handshakes(&chains, rounds, handshakes, &mut identity);
-        }
+    let arguments = arguments()?;
+    std::fs::create_dir_all(&arguments.output)?;
+    match arguments.mode.as_str() {
+        "run" => beside_peers(&arguments),
+        "scale" => scale(&arguments),
+        "profile" => profiles(&arguments),
+        other => anyhow::bail!("{other}: neither run, scale nor profile"),
     }
-    measure_certificates(rounds, handshakes, &mut identity)?;
-    println!("\n{}{}", report.table(), identity.table());
-    let mut results = report.json(requests);
-    results["identity"] = identity.json(handshakes);
-    std::fs::write(&output, serde_json::to_string_pretty(&results)? + "\n")?;
-    println!("written to {}", output.display());
-    Ok(())
 }
