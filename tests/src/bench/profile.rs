@@ -26,7 +26,7 @@ pub fn profile(scenario: Scenario, seconds: f64) -> Stacks {
     let _ = chain.round(1.0);
     let pids = chain.pids().expect("sidecars that are up").map(|pid| pid.to_string()).join(",");
     let mut command = Command::new(tool("perf"));
-    command.args(["record", "-q", "-e", "cpu-clock", "-F", "199", "--call-graph", "dwarf,8192", "-p", &pids, "-o"]);
+    command.args(["record", "-q", "-e", "cpu-clock", "-F", "499", "--call-graph", "dwarf,8192", "-p", &pids, "-o"]);
     let mut perf = Process::start("perf", &folder.path().join("perf"), command.arg(&data));
     eventually("perf records", || {
         assert!(perf.ended().is_none(), "perf ended: {}", perf.stderr());
