@@ -116,7 +116,8 @@ impl Chain {
     pub fn steady(&mut self, seconds: f64) -> Round {
         let mut round = Round::new();
         self.pair = Some(Pair::start(self.kind, &self.place));
-        let warm = 1_000.max(self.place.shape.endpoints * 10).to_string();
+        let Shape { connections, endpoints, .. } = self.place.shape;
+        let warm = 1_000.max(endpoints * 10).max(connections).to_string();
         let _ = self.h2load(&["-n", &warm]);
         self.full(seconds, &mut round);
         round

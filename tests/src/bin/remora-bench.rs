@@ -79,19 +79,20 @@ impl Arguments {
         let said = |program: &Path, argument: &str| {
             let output = Command::new(program).arg(argument).output().with_context(|| program.display().to_string())?;
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            // The first word, or part of a path's last, that looks like one.
+            let is_version = |word: &&str| word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.');
             anyhow::Ok(
-                text.split_whitespace()
-                    .find(|word| word.contains(|letter: char| letter.is_ascii_digit()) && word.contains('.'))
+                text.split(|letter: char| letter.is_whitespace() || letter == '/')
+                    .find(is_version)
                     .unwrap_or("?")
                     .to_owned(),
             )
         };
-        let envoy = said(self.envoy()?, "--version")?;
         Ok(vec![
             ("remora", env!("CARGO_PKG_VERSION").to_owned()),
-            ("envoy", envoy.split('/').nth(1).unwrap_or(&envoy).to_owned()),
+            ("envoy", said(self.envoy()?, "--version")?),
             ("haproxy", said(Path::new("haproxy"), "-v")?),
-            ("h2load", said(Path::new("h2load"), "--version")?.trim_start_matches("nghttp2/").to_owned()),
+            ("h2load", said(Path::new("h2load"), "--version")?),
             ("iperf3", said(Path::new("iperf3"), "--version")?),
         ])
     }
