@@ -7,8 +7,9 @@ use std::process::Command;
 use remora_test::mesh::Mesh;
 use remora_test::netns::tool;
 use remora_test::pod::Pod;
+use remora_test::process::Process;
 
-use crate::pair::{Pair, Plan, VIRTUAL, entry, service};
+use crate::pair::{Pair, Plan, VIRTUAL, VIRTUAL6, entry, service};
 
 /// Sends bytes, ends, and returns what comes back before the peer ends.
 fn exchange(pod: &Pod, to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
@@ -88,23 +89,38 @@ fn own_certificate(pod: &Pod) -> [String; 2] {
     [key, cert].map(|path| path.to_str().unwrap().to_owned())
 }
 
-#[test]
-fn an_applications_own_tls_stays_end_to_end() {
+/// An application's own TLS past the sidecar that `inbound` starts, in both families.
+fn own_tls_stays_end_to_end(inbound: impl Fn(&Pod, &str) -> Process) {
     let mesh = Mesh::new();
     let (client, server, stranger) = (mesh.pod("client"), mesh.pod("server"), mesh.pod("stranger"));
     let [key, cert] = own_certificate(&server);
     let mut command = server.command(tool("openssl"));
     command.args(["s_server", "-accept", "8443", "-www", "-key", &key, "-cert", &cert]);
     let _app = server.app(8443, &mut command);
-    let _inbound = server.sidecar("inbound: {mtls: permissive}");
-    let _outbound = client.sidecar(&entry(8443, &[server.at(8443)], ""));
-    // Inside the mTLS hop, through the client's sidecar without an entry, and from outside: the certificate is the server's own.
-    let own = server.v4().to_string();
-    for (pod, address) in [(&client, VIRTUAL.to_owned()), (&client, own.clone()), (&stranger, own)] {
-        let to = format!("server:8443:{address}");
-        let answer = pod.curl(&["--resolve", &to, "--cacert", &cert, "https://server:8443/"]);
-        assert_eq!(answer.code, 200, "{answer:?}");
+    let _inbound = inbound(&server, "inbound: {mtls: permissive}");
+    for (endpoint, service, own) in [
+        (server.at(8443), VIRTUAL.to_owned(), server.v4().to_string()),
+        (server.at6(8443), format!("[{VIRTUAL6}]"), format!("[{}]", server.v6())),
+    ] {
+        let outbound = client.sidecar(&entry(8443, &[endpoint], ""));
+        // Inside the mTLS hop, through the client's sidecar without an entry, and from outside: the certificate is the server's own.
+        for (pod, address) in [(&client, &service), (&client, &own), (&stranger, &own)] {
+            let to = format!("server:8443:{address}");
+            let answer = pod.curl(&["--resolve", &to, "--cacert", &cert, "https://server:8443/"]);
+            assert_eq!(answer.code, 200, "{address} from {}: {answer:?}", pod.name());
+        }
+        assert_eq!(outbound.metric("remora_tls_handshakes_total", &[("side", "client")]), 1.0, "the mesh's own only");
     }
+}
+
+#[test]
+fn an_applications_own_tls_passes_a_redirecting_sidecar() {
+    own_tls_stays_end_to_end(|pod, rest| pod.sidecar(rest).into_process());
+}
+
+#[test]
+fn an_applications_own_tls_passes_a_sidecar_with_tproxy() {
+    own_tls_stays_end_to_end(crate::tproxy::start);
 }
 
 #[test]
