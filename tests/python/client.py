@@ -119,6 +119,14 @@ def cancel():
     assert call("unary_unary", "Unary")(b"ab", timeout=20) == b"ba"
 
 
+def cancel_then_note():
+    replies = call("unary_stream", "Endless")(b"", timeout=60)
+    assert next(replies) == b"first"
+    replies.cancel()
+    for n in range(4):
+        call("unary_unary", "Note")(b"%d" % n, timeout=60)
+
+
 def unavailable():
     try:
         call("unary_unary", "Unary")(b"", timeout=20)
@@ -130,6 +138,7 @@ def unavailable():
 
 
 {function.__name__: function for function in (
-    unary, failing, server_streaming, client_streaming, bidirectional, metadata, large, services, deadline, cancel, unavailable,
+    unary, failing, server_streaming, client_streaming, bidirectional, metadata, large, services, deadline, cancel,
+    cancel_then_note, unavailable,
 )}[case]()
 print("ok")

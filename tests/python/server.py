@@ -60,6 +60,11 @@ def endless(request, context):
     print("stream cancelled", flush=True)
 
 
+def note(request, context):
+    print(f"noted {request.decode()}", flush=True)
+    return b""
+
+
 METHODS = {
     "Unary": grpc.unary_unary_rpc_method_handler(unary),
     "Mirror": grpc.unary_unary_rpc_method_handler(mirror),
@@ -67,6 +72,7 @@ METHODS = {
     "ClientStreaming": grpc.stream_unary_rpc_method_handler(client_streaming),
     "Bidirectional": grpc.stream_stream_rpc_method_handler(bidirectional),
     "Never": grpc.unary_unary_rpc_method_handler(never),
+    "Note": grpc.unary_unary_rpc_method_handler(note),
     "Endless": grpc.unary_stream_rpc_method_handler(endless),
 }
 

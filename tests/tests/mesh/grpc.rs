@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use remora_test::mesh::Mesh;
 use remora_test::pod::Pod;
 use remora_test::process::Process;
 use remora_test::sidecar::Sidecar;
 
+use crate::delay;
 use crate::pair::entry;
 
 /// The interpreter of the environment that `tests/python/venv.sh` makes.
@@ -86,6 +88,23 @@ fn cancellation_and_deadlines_reach_the_server() {
     for sidecar in [&grpc.outbound, &grpc.inbound] {
         sidecar.metric_until("remora_requests_active", &[], |n| n == 0.0);
     }
+}
+
+/// Every call takes as long as two delays; so the server knows of the cancellation before the fourth call behind it, and did not
+/// learn of it by the caller's end.
+#[test]
+fn a_cancellation_overtakes_what_is_called_after_it_on_a_long_way() {
+    let mesh = Mesh::new();
+    let (client, server, way) = (mesh.pod("client"), mesh.pod("server"), mesh.pod("way"));
+    let app = server.app(50_051, &mut script(&server, "server.py", &["[::]:50051"]));
+    let _inbound = server.sidecar("inbound: {mtls: strict}");
+    delay::relay(&way, 50_051, server.at(50_051), Duration::from_millis(100));
+    let _outbound = client.sidecar(&entry(50_051, &[way.at(50_051)], ""));
+    case(&client, "cancel_then_note");
+    let _ = app.printed("noted 3");
+    let said = app.stdout();
+    let at = |line: &str| said.lines().position(|one| one == line);
+    assert!(at("stream cancelled").is_some_and(|cancelled| Some(cancelled) < at("noted 3")), "{said}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! One binary with one room per theme, so that the rooms run beside each other: `cargo test -p remora-test --test mesh tcp::`.
 #![allow(clippy::unwrap_used)]
 
+mod delay;
 mod pair;
 mod wire;
 
