@@ -3,7 +3,7 @@
 #   go       h2spec, and gRPC's own interoperability client and server in Go   (go.mod pins them)
 #   python   kosoku, websockets, h11, httpx, grpcio                           (requirements.txt)
 #   corpus   gunicorn's HTTP/1.1 requests                                     (corpus.txt)
-#   node     undici                                                           (package-lock.json)
+#   node     undici, ws                                                       (package-lock.json)
 #   java     gRPC's interoperability client and server in Java                (pom.xml)
 #   httpwg   the command-line tool httpwg                                     (crates.txt)
 # What cannot be had here (no compiler, no registry) is said and left out: its suites are SKIPPED. With --cached, what takes

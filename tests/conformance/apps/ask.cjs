@@ -10,7 +10,7 @@ function* pieces(body) {
 }
 
 async function ask(client, { name, method, path, headers, body: length, streamed }) {
-  const bytes = length === undefined ? null : Buffer.from({ length }, (_, i) => i % 251);
+  const bytes = length === undefined ? null : Buffer.from(Uint8Array.from({ length }, (_, i) => i % 251));
   try {
     const body = streamed ? Readable.from(pieces(bytes)) : bytes;
     const response = await client.request({ method, path, headers, body });

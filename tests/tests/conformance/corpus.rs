@@ -12,7 +12,7 @@ fn corpus() {
     let Some([python, corpus]) = peers("gunicorn's corpus", ["python", "corpus"]) else { return };
     Way::both(|way| {
         // To a port that finds out what it carries, much of the corpus is another protocol's.
-        let course = Course::declared(way, 8080, "http", |server| {
+        let course = Course::declared(way, 8080, "http", "", |server| {
             let mut command = server.command(python.join("bin/python"));
             command.args([format!("{OURS}/apps/h1_origin.py"), "8080".into()]).arg(server.folder().join("seen"));
             command

@@ -45,7 +45,8 @@ impl Way {
 /// Everything between and at both ends, running.
 pub(crate) struct Course {
     // In the order of their ends: what runs in a pod before the pod, so that a failed test can still show its logs.
-    _sidecars: Vec<Sidecar>,
+    /// The nearest to the client is the last.
+    sidecars: Vec<Sidecar>,
     _app: Process,
     /// Where suites run.
     pub(crate) client: Pod,
@@ -58,11 +59,11 @@ pub(crate) struct Course {
 impl Course {
     /// Starts the application that `app` makes for the server's pod, on `port`, and what stands before it.
     pub(crate) fn start(way: Way, port: u16, app: impl Fn(&Pod) -> Command) -> Self {
-        Self::declared(way, port, "auto", app)
+        Self::declared(way, port, "auto", "", app)
     }
 
-    /// As [`Course::start`], with a protocol that the sidecars are told.
-    pub(crate) fn declared(way: Way, port: u16, protocol: &str, app: impl Fn(&Pod) -> Command) -> Self {
+    /// As [`Course::start`], with a protocol that the sidecars are told, and `more` of the configuration of the one that clients speak to.
+    pub(crate) fn declared(way: Way, port: u16, protocol: &str, more: &str, app: impl Fn(&Pod) -> Command) -> Self {
         let mesh = Mesh::new();
         let (client, server) = (mesh.pod("client"), mesh.pod("server"));
         let app = server.app(port, &mut app(&server));
@@ -70,11 +71,11 @@ impl Course {
         let inbound = |mtls| format!("inbound: {{mtls: {mtls}, ports: [{{port: {port}, protocol: {protocol}}}]}}");
         let (sidecars, to) = match way {
             Way::Direct => (vec![], endpoint),
-            Way::One => (vec![server.sidecar(&inbound("permissive"))], endpoint),
+            Way::One => (vec![server.sidecar(&format!("{}\n{more}", inbound("permissive")))], endpoint),
             Way::Chain => {
                 let entry = format!(
                     "outbound:\n  - {{host: \"server:{port}\", addresses: [\"{VIRTUAL}\"], endpoints: [\"{endpoint}\"], \
-                     protocol: {protocol}}}"
+                     protocol: {protocol}}}\n{more}"
                 );
                 let sidecars = vec![server.sidecar(&inbound("strict")), client.sidecar(&entry)];
                 (sidecars, SocketAddr::new(VIRTUAL.parse().unwrap(), port))
@@ -82,16 +83,26 @@ impl Course {
         };
         // One name whatever the way, so that what is sent is the same.
         client.hosts(&[(to.ip().to_string(), "server")]).unwrap();
-        Self { _sidecars: sidecars, _app: app, client, _server: server, to, mesh }
+        Self { sidecars, _app: app, client, _server: server, to, mesh }
     }
 
     /// As [`Course::start`], with `remora-peer http`: HTTP/1.1 and HTTP/2 on one port, and it never speaks first.
     pub(crate) fn peer(way: Way) -> Self {
-        Self::start(way, 8080, |server| {
+        Self::peer_with(way, "")
+    }
+
+    /// As [`Course::peer`], with `more` of the configuration of the sidecar that clients speak to.
+    pub(crate) fn peer_with(way: Way, more: &str) -> Self {
+        Self::declared(way, 8080, "auto", more, |server| {
             let mut command = server.user(remora_test::binaries::binary("remora-peer"));
             command.args(["http", "--listen", "[::]:8080", "--name", "server"]);
             command
         })
+    }
+
+    /// The sidecar that clients speak to.
+    pub(crate) fn nearest(&self) -> &Sidecar {
+        self.sidecars.last().expect("asked where there is one")
     }
 
     /// A file of the suite's own.

@@ -14,4 +14,5 @@ mod corpus;
 mod grpc;
 mod http2;
 mod matrix;
+mod slow;
 mod websocket;

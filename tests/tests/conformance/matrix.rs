@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::course::{Course, Way};
 use crate::peers::{OURS, peers, version};
-use crate::report::Report;
+use crate::report::same;
 
 const CLIENTS: [&str; 9] = ["curl1", "http.client", "httpx1", "undici", "java", "go1", "curl2", "httpx2", "go2"];
 /// What belongs to a hop or to the moment.
@@ -86,18 +86,6 @@ fn languages() {
         told.extend(peers.tell("python", way));
         told
     };
-    let direct = tell(Way::Direct);
-    assert_eq!(direct.len(), scenarios.len() * (CLIENTS.len() + 6), "{direct:#?}");
-    let failed: Vec<_> = direct.values().filter(|one| one.get("error").is_some()).collect();
-    assert!(failed.is_empty(), "without sidecars: {failed:#?}");
-    Way::both(|way| {
-        let mut through = tell(way);
-        let versions = format!("httpx {}, undici {}", version("httpx[http2]"), version("undici"));
-        let mut report = Report::new("clients and servers", versions, way);
-        for (case, wanted) in &direct {
-            let came = through.remove(case).unwrap_or_default();
-            report.case(case, if came == *wanted { Ok(()) } else { Err(format!("{came} instead of {wanted}")) });
-        }
-        report.conclude();
-    });
+    let versions = format!("httpx {}, undici {}", version("httpx[http2]"), version("undici"));
+    same("clients and servers", &versions, scenarios.len() * (CLIENTS.len() + 6), tell);
 }

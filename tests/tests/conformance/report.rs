@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::course::Way;
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/conformance.md");
@@ -80,6 +82,26 @@ impl Report {
         let passed = all - waived.len();
         publish(&format!("| {suite} | {} | {way} | {passed} of {all} | {} |\n", self.version, waived.len()));
     }
+}
+
+/// Judges each of the cases that `tell` finds on a way by what it finds without sidecars, where none may have an `error`.
+///
+/// # Panics
+/// As [`Report::conclude`], and where there are not `cases` of them.
+pub(crate) fn same(suite: &'static str, version: &str, cases: usize, tell: impl Fn(Way) -> BTreeMap<String, Value>) {
+    let direct = tell(Way::Direct);
+    assert_eq!(direct.len(), cases, "{direct:#?}");
+    let failed: Vec<_> = direct.values().filter(|one| one.get("error").is_some()).collect();
+    assert!(failed.is_empty(), "without sidecars: {failed:#?}");
+    Way::both(|way| {
+        let mut through = tell(way);
+        let mut report = Report::new(suite, version, way);
+        for (case, wanted) in &direct {
+            let came = through.remove(case).unwrap_or_default();
+            report.case(case, if came == *wanted { Ok(()) } else { Err(format!("{came} instead of {wanted}")) });
+        }
+        report.conclude();
+    });
 }
 
 /// Puts a row into the table of results in place of the one of the same suite and way, or demands that it stands there.
