@@ -1,6 +1,7 @@
 //! The attempt loop: choose an endpoint, get a connection, send, and move on where the request provably had no effect.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -86,6 +87,12 @@ struct Failure {
     request: Option<Box<(Box<RequestHead>, RequestBody)>>,
 }
 
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, request: None }
+    }
+}
+
 /// The time an exchange may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bound {
@@ -95,15 +102,15 @@ pub(crate) struct Bound {
     pub(crate) timeout: Duration,
 }
 
-/// Waits no longer than `bound`.
+/// Waits no longer than `bound`. The work is borrowed: a future that holds another by value has room for it twice.
 async fn within<T>(
     bound: Option<Bound>,
     cluster: &ClusterState,
-    work: impl Future<Output = Result<T, Failure>>,
+    work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
 ) -> Result<T, Failure> {
     let Some(Bound { deadline, timeout }) = bound else { return work.await };
     let late = || Error::RequestTimeout { cluster: cluster.name().clone(), timeout };
-    tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| Err(Failure { error: late(), request: None }))
+    tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| Err(late().into()))
 }
 
 /// Sends a request to an endpoint of `cluster`, and to another where that provably had no effect.
@@ -133,10 +140,9 @@ pub(crate) async fn send(
         let Some(picked) = cluster.pick(orig_dst.socket(), &tried, || worker.random()) else { break };
         let address = picked.address();
         let mut attempt = telemetry.attempt(&cluster.metrics, address, &mut head.headers);
-        let checkout = checkout(worker, cluster, address, hop, caller);
-        let checkout = async { checkout.await.map_err(|error| Failure { error, request: None }) };
-        let checkout = match within(bound, cluster, checkout).await {
-            Ok(checkout) => checkout,
+        let checked = within(bound, cluster, pin!(checkout(worker, cluster, address, hop, caller))).await;
+        let checked = match checked {
+            Ok(checked) => checked,
             Err(Failure { error: error @ Error::RequestTimeout { .. }, .. }) => {
                 attempt.failed(&error);
                 return Err(error);
@@ -149,7 +155,7 @@ pub(crate) async fn send(
                 continue;
             }
         };
-        match exchange(cluster, picked, checkout, attempt, bound, informational, (head, body)).await {
+        match exchange(cluster, picked, checked, attempt, bound, informational, (head, body)).await {
             Ok(response) => return Ok(response),
             Err(Failure { error, request: Some(request) }) => {
                 (head, body) = *request;
@@ -199,7 +205,7 @@ async fn checkout(
     address: SocketAddr,
     hop: Hop,
     caller: Caller,
-) -> Result<Checked, Error> {
+) -> Result<Checked, Failure> {
     loop {
         // Plaintext has nothing to do with the SVID in use.
         let plaintext = matches!(hop, Hop::Http1 | Hop::Http2);
@@ -221,7 +227,7 @@ async fn checkout(
                     if let Some(ticket) = ticket {
                         ticket.failed(&error);
                     }
-                    return Err(error);
+                    return Err(error.into());
                 }
             },
         };

@@ -1,7 +1,7 @@
 //! A client's connection: its streams, and how it ends.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -19,8 +19,9 @@ use super::written::Watched;
 use super::{MAX_STREAMS, max_header_list};
 use crate::Error;
 use crate::drain::Drain;
+use crate::http::body::Body;
 use crate::http::h1::parse::Limits;
-use crate::http::head::ResponseHead;
+use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::informational::Informational;
 use crate::io::{Downstream, Replay};
 use crate::request::{HttpConnection, ResponseBody};
@@ -91,7 +92,8 @@ pub(crate) async fn serve(
                 }
                 Some(Ok((request, respond))) => {
                     // Boxed: the runtime moves a task's future several times.
-                    spawn_local(Box::pin(serve_stream(connection.clone(), request, respond)));
+                    let (head, body) = request_parts(request, &head_limits(&connection));
+                    spawn_local(Box::pin(serve_stream(connection.clone(), head, body, respond)));
                 }
                 Some(Err(error)) => return Err(told(error)),
                 None => return Ok(()),
@@ -150,26 +152,29 @@ fn read_header_list(limits: &HttpLimits, hop: bool) -> u32 {
     max_header_list(limits, hop) * if hop { 1 } else { 2 }
 }
 
-async fn serve_stream(
-    connection: Rc<HttpConnection>,
-    request: http::Request<h2::RecvStream>,
-    mut respond: h2::server::SendResponse<Bytes>,
-) {
+/// The bounds of a head on the connection. What a hop adds is not the client's.
+fn head_limits(connection: &HttpConnection) -> Limits {
     let limits = connection.limits();
     let (bytes, fields) = (limits.header_bytes as usize, limits.headers as usize);
-    // What a hop adds is not the client's.
-    let limits = match connection.is_hop() {
+    match connection.is_hop() {
         true => Limits { head_bytes: usize::MAX, headers: fields + HOP_FIELDS },
         false => Limits { head_bytes: bytes, headers: fields },
-    };
-    let (head, body) = request_parts(request, &limits);
+    }
+}
+
+async fn serve_stream(
+    connection: Rc<HttpConnection>,
+    head: Box<RequestHead>,
+    body: Result<Body, Error>,
+    mut respond: h2::server::SendResponse<Bytes>,
+) {
     let body = match body {
         Ok(body) => body,
         // It may be well-formed, but is too large to look.
         Err(error @ Error::InvalidHead(_)) => {
             connection.cut_short();
             let (head, body) = connection.refuse(head, error);
-            return answer(respond, head, body).await;
+            return answer(respond, head, pin!(body)).await;
         }
         // Malformed: a stream error, whatever else is said (RFC 9113 section 8.1.1).
         Err(error) => {
@@ -179,27 +184,29 @@ async fn serve_stream(
         }
     };
     let informational = Informational::default();
-    let mut handled = pin!(connection.handle(head, body, &informational));
-    let answer = poll_fn(|cx| {
-        let answer = handled.as_mut().poll(cx);
-        while let Some(head) = informational.pop() {
-            // Fails only for a stream that is gone, which is told next.
-            let _ = respond.send_informational(response(head));
-        }
-        if let Poll::Ready(answer) = answer {
-            return Poll::Ready(Some(answer));
-        }
-        // A client that gave up cancels the upstream too: dropping the future resets its stream.
-        respond.poll_reset(cx).map(|_| None)
-    });
-    match answer.await {
-        Some((head, body)) => self::answer(respond, head, body).await,
+    let answered = {
+        let mut handled = pin!(connection.handle(head, body, &informational));
+        poll_fn(|cx| {
+            let answer = handled.as_mut().poll(cx);
+            while let Some(head) = informational.pop() {
+                // Fails only for a stream that is gone, which is told next.
+                let _ = respond.send_informational(response(head));
+            }
+            if let Poll::Ready(answer) = answer {
+                return Poll::Ready(Some(answer));
+            }
+            // A client that gave up cancels the upstream too: dropping the future resets its stream.
+            respond.poll_reset(cx).map(|_| None)
+        })
+        .await
+    };
+    match answered {
+        Some((head, body)) => answer(respond, head, pin!(body)).await,
         None => connection.cut_short(),
     }
 }
 
-async fn answer(mut respond: h2::server::SendResponse<Bytes>, head: ResponseHead, body: ResponseBody) {
-    let mut body = pin!(body);
+async fn answer(mut respond: h2::server::SendResponse<Bytes>, head: ResponseHead, mut body: Pin<&mut ResponseBody>) {
     let end = body.is_end_stream();
     let Ok(mut send) = respond.send_response(response(head), end) else { return };
     if !end {
