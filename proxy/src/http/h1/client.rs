@@ -360,9 +360,14 @@ impl ResponseReader {
         if let Err(error) = inner.poll_over(cx) {
             return Poll::Ready(Some(Err(error)));
         }
-        if inner.poll_send(cx).is_err() {
+        if let Err(error) = inner.poll_send(cx) {
             // Its answer is there, so it need not be whole; but what follows it could not be told from the rest of it.
             (inner.upload, inner.kept) = (None, false);
+            // A server that waits for the rest is told by the connection's end alone.
+            if matches!(error, BodyError::Stalled(_)) {
+                self.done = true;
+                return Poll::Ready(Some(Err(error)));
+            }
         }
         let frame = ready!(inner.reader.poll_frame(&mut inner.wire, cx));
         self.done = inner.reader.is_done();

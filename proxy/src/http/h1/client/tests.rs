@@ -177,6 +177,26 @@ async fn an_upload_beyond_its_answer_is_given_up_where_it_stands_still() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upload_that_stands_still_takes_the_unfinished_answer_with_it() {
+    let (sender, mut server) = connection().await;
+    let (other, mut silent) = connection().await;
+    let (never, ()) = tokio::join!(send(&other, Method::GET, RequestBody::empty()), async {
+        until(&mut silent, "\r\n\r\n").await;
+        say(&mut silent, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n").await;
+    });
+    let idle = Duration::from_secs(60);
+    let upload = RequestBody::new(never.unwrap().1, ByteCounter::default(), idle);
+    let (got, ()) = tokio::join!(send(&sender, Method::POST, upload), async {
+        until(&mut server, "\r\n\r\n").await;
+        say(&mut server, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    });
+    // Its server waits for the rest, and would for ever.
+    let broken = got.unwrap().1.collect().await.unwrap_err();
+    assert!(matches!(broken, BodyError::Stalled(bound) if bound == idle), "{broken:?}");
+    assert!(!sender.is_reusable());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_upload_beyond_its_answer_goes_on_while_it_gets_on() {
     let (sender, mut server) = answered_early().await;
     let rest = async {
