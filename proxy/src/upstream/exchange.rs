@@ -241,7 +241,11 @@ async fn exchange_h2(
     }
     let response = poll_fn(|cx| {
         while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
-            if !informational.push(h2::informational(head)) {
+            let mut head = h2::informational(head);
+            if shared.ours {
+                fields::learn_spelling(&mut head);
+            }
+            if !informational.push(head) {
                 return Poll::Ready(Err(::h2::Reason::ENHANCE_YOUR_CALM.into()));
             }
         }

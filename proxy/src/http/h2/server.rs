@@ -20,6 +20,7 @@ use super::{MAX_STREAMS, max_header_list};
 use crate::Error;
 use crate::drain::Drain;
 use crate::http::body::Body;
+use crate::http::fields;
 use crate::http::h1::parse::Limits;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::informational::Informational;
@@ -188,7 +189,10 @@ async fn serve_stream(
         let mut handled = pin!(connection.handle(head, body, &informational));
         poll_fn(|cx| {
             let answer = handled.as_mut().poll(cx);
-            while let Some(head) = informational.pop() {
+            while let Some(mut head) = informational.pop() {
+                if connection.is_hop() {
+                    fields::mark_spelling(&mut head);
+                }
                 // Fails only for a stream that is gone, which is told next.
                 let _ = respond.send_informational(response(head));
             }
