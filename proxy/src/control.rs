@@ -13,6 +13,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::admin::{self, AdminState, Loggers};
 use crate::drain::Farewell;
+use crate::memory::{self, Memory, Pressure};
 use crate::probe::Prober;
 use crate::readiness::Readiness;
 use crate::resolve::{self, Resolver};
@@ -166,7 +167,9 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     let resolved = resolver.watch().borrow().clone();
     let input = Input { snapshot: snapshot.clone(), resolved, identity: identity.current(), gateways };
     let (inputs, input) = watch::channel(input);
-    let workers = Workers::spawn(&mut bound, &input, &farewell, (&registry, &sinks), &readiness)?;
+    let (told, pressure) = watch::channel(Pressure::None);
+    let memory = spawn_local(memory::watch(Memory::bounded(), registry.clone(), told));
+    let workers = Workers::spawn(&mut bound, &input, (&farewell, &pressure), (&registry, &sinks), &readiness)?;
     let workers = late.get_or_init(|| Arc::new(workers)).clone();
     drop((sinks, input, starting));
 
@@ -184,6 +187,7 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     let reload = spawn_local(reload.follow());
     drain::drained(&mut stop, &farewell, &readiness, &workers, &newest).await;
     reload.abort();
+    memory.abort();
     let _ = exported.send(true);
     // Bounded: a dead collector or a stopped reader of the log must not keep the process.
     let _ = tokio::time::timeout(LAST_EXPORT, spans).await;

@@ -35,11 +35,13 @@ pub enum ResponseFlag {
     SI,
     /// A loop was refused.
     LR,
+    /// Memory is short.
+    OM,
 }
 
 impl ResponseFlag {
     /// Every flag, in the order of the discriminants.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::UH,
         Self::UF,
         Self::UT,
@@ -51,6 +53,7 @@ impl ResponseFlag {
         Self::DPE,
         Self::SI,
         Self::LR,
+        Self::OM,
     ];
 
     /// The flag as Envoy writes it.
@@ -67,6 +70,7 @@ impl ResponseFlag {
             Self::DPE => "DPE",
             Self::SI => "SI",
             Self::LR => "LR",
+            Self::OM => "OM",
         }
     }
 }
@@ -196,6 +200,9 @@ pub enum Error {
     /// The connection was aimed at one of the proxy's own ports.
     #[error("aimed at the proxy's own port {0}: a loop")]
     Loop(SocketAddr),
+    /// The process has hardly any memory left of what it may have.
+    #[error("memory is short")]
+    Overloaded,
     /// The client broke its protocol.
     #[error("bad request: {0}")]
     DownstreamProtocol(String),
@@ -235,7 +242,7 @@ impl Error {
     /// Whose fault it is.
     pub fn side(&self) -> Side {
         match self {
-            Self::NoRoute { .. } | Self::NoEndpoint { .. } | Self::Retired => Side::Internal,
+            Self::NoRoute { .. } | Self::NoEndpoint { .. } | Self::Retired | Self::Overloaded => Side::Internal,
             Self::Connect { .. }
             | Self::ConnectTimeout { .. }
             | Self::UpstreamTls { .. }
@@ -305,6 +312,7 @@ impl Error {
             Self::RequestTimeout { .. } => ResponseFlag::UT,
             Self::IdleTimeout(_) => ResponseFlag::SI,
             Self::Loop(_) => ResponseFlag::LR,
+            Self::Overloaded => ResponseFlag::OM,
             Self::DownstreamProtocol(_) | Self::InvalidHead(_) | Self::HeadTimeout(_) | Self::InvalidBody(_) => {
                 ResponseFlag::DPE
             }
@@ -322,6 +330,7 @@ impl Error {
             | Self::UpstreamTls { .. }
             | Self::UpstreamClosed { .. }
             | Self::Retired
+            | Self::Overloaded
             | Self::UpstreamReset { .. }
             | Self::Undelivered { .. } => (StatusCode::SERVICE_UNAVAILABLE, GRPC_UNAVAILABLE),
             Self::UpstreamProtocol { .. } | Self::ResponseReset(_) | Self::ResponseTruncated(_) => {

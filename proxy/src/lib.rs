@@ -19,6 +19,7 @@ pub mod io;
 pub mod leave;
 mod listener;
 mod live;
+mod memory;
 pub mod original_dst;
 mod pool;
 pub mod probe;

@@ -24,10 +24,18 @@ pub(crate) async fn accept(worker: Rc<Worker>, id: ListenerId, listener: TcpList
     let drain = worker.drain(direction);
     let mut drain = pin!(drain.signaled());
     let counts = worker.telemetry.downstream(direction).clone();
+    let mut asking = Context::from_waker(Waker::noop());
     loop {
         tokio::select! {
             // What could not be served waits with the kernel: others, and the admin interface, keep their files.
-            () = tokio::time::sleep(REST), if worker.is_full() => counts.accept_paused(),
+            () = tokio::time::sleep(REST), if worker.is_full() => {
+                counts.accept_paused();
+                if worker.has_spare_room()
+                    && let Poll::Ready(Ok((stream, client))) = listener.poll_accept(&mut asking)
+                {
+                    serve(&worker, id, stream, client);
+                }
+            }
             accepted = listener.accept(), if !worker.is_full() => match accepted {
                 Ok((stream, client)) => serve(&worker, id, stream, client),
                 Err(error) if is_of_one_connection(&error) => {}
@@ -42,8 +50,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, id: ListenerId, listener: TcpList
             () = &mut drain => break,
         }
     }
-    let mut context = Context::from_waker(Waker::noop());
-    while let Poll::Ready(Ok((stream, client))) = listener.poll_accept(&mut context) {
+    while let Poll::Ready(Ok((stream, client))) = listener.poll_accept(&mut asking) {
         serve(&worker, id, stream, client);
     }
     drop(unemptied);

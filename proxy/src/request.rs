@@ -203,6 +203,9 @@ impl HttpConnection {
         body: Body,
         informational: &Informational,
     ) -> Result<(Response, Option<Timeout>), Error> {
+        if !self.worker.admits_request() {
+            return Err(Error::Overloaded);
+        }
         if head.method == Method::CONNECT && head.protocol.is_none() {
             return Err(Error::DownstreamProtocol("CONNECT on a connection that carries other requests".into()));
         }

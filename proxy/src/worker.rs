@@ -20,6 +20,7 @@ use crate::admin::{ClusterStatus, EndpointStatus};
 use crate::cluster::ClusterState;
 use crate::drain::{Connections, Drain, Phase};
 use crate::live::{Drained, Live, LiveConnection};
+use crate::memory::Pressure;
 use crate::original_dst::OwnAddresses;
 use crate::readiness::ReadyGuard;
 use crate::signal::Signal;
@@ -33,6 +34,9 @@ pub(crate) use view::{ChainView, Input, ListenerId, View};
 const FLUSH: Duration = Duration::from_millis(100);
 /// How many flushes lie between two sweeps of the pools.
 const FLUSHES_A_SWEEP: u32 = 10;
+
+/// The idle timeout of pooled connections while memory is short.
+const NOT_IDLE: Duration = Duration::from_nanos(1);
 
 /// Log lines that peers may cause between two flushes.
 const LINES_A_TICK: u32 = 5;
@@ -55,6 +59,7 @@ pub(crate) struct Start {
     pub(crate) most: usize,
     pub(crate) input: watch::Receiver<Input>,
     pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) pressure: watch::Receiver<Pressure>,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) sinks: Sinks,
@@ -69,6 +74,9 @@ pub(crate) struct Worker {
     live: Rc<Live>,
     pub(crate) own: OwnAddresses,
     most: usize,
+    pressure: Cell<Pressure>,
+    /// Whether one connection, and one request, may still be let in before the next tick though memory is short.
+    spare: [Cell<bool>; 2],
     view: RefCell<Rc<View>>,
     /// As connections hear of it.
     phase: Rc<Signal<Phase>>,
@@ -89,6 +97,8 @@ impl Worker {
             live: Rc::default(),
             own: start.own.clone(),
             most: start.most,
+            pressure: Cell::default(),
+            spare: Default::default(),
             view: RefCell::new(Rc::new(view)),
             phase: Rc::default(),
             random: Cell::new(seed(start.index)),
@@ -110,9 +120,20 @@ impl Worker {
         }
     }
 
-    /// Whether there are as many connections as the limit of open files allows.
+    /// Whether there are as many connections as the limits of open files and of memory allow.
     pub(crate) fn is_full(&self) -> bool {
-        self.connections.count() >= self.most
+        self.connections.count() >= self.most || self.pressure.get() >= Pressure::Connections
+    }
+
+    /// Whether one connection is taken in though memory is short. None at all would be too few: what is free again is only found
+    /// by use, and whoever waits must not wait for ever.
+    pub(crate) fn has_spare_room(&self) -> bool {
+        self.connections.count() < self.most && self.spare[0].replace(false)
+    }
+
+    /// Whether a request may be served; while memory is very short few are.
+    pub(crate) fn admits_request(&self) -> bool {
+        self.pressure.get() < Pressure::Requests || self.spare[1].replace(false)
     }
 
     pub(crate) fn view(&self) -> Rc<View> {
@@ -213,7 +234,8 @@ impl Worker {
         let generation = view.generation();
         self.told(self.live.sweep(view.grace()));
         for cluster in &view.clusters {
-            cluster.pool.sweep(cluster.config.idle_timeout, generation);
+            let short = self.pressure.get() > Pressure::None;
+            cluster.pool.sweep(if short { NOT_IDLE } else { cluster.config.idle_timeout }, generation);
         }
     }
 
@@ -255,7 +277,7 @@ pub(crate) fn spawn(start: Start) -> std::io::Result<std::thread::JoinHandle<()>
 
 async fn run(start: Start) {
     let worker = Worker::new(&start);
-    let Start { index, listeners, mut input, mut phase, mut commands, ready, .. } = start;
+    let Start { index, listeners, mut input, mut phase, mut pressure, mut commands, ready, .. } = start;
     for (id, socket) in listeners {
         match tokio::net::TcpListener::from_std(socket) {
             Ok(socket) => drop(spawn_local(listener::accept(worker.clone(), id, socket))),
@@ -286,6 +308,7 @@ async fn run(start: Start) {
                 }
                 Err(_) => break,
             },
+            Ok(()) = pressure.changed() => worker.pressure.set(*pressure.borrow_and_update()),
             Ok(()) = phase.changed() => worker.phase.advance(*phase.borrow_and_update()),
             Some(command) = commands.recv() => match command {
                 Command::Ping(reply) => drop(reply.send(())),
@@ -294,6 +317,7 @@ async fn run(start: Start) {
             _ = tick.tick() => {
                 worker.telemetry.flush();
                 worker.lines.set(0);
+                worker.spare.iter().for_each(|spare| spare.set(true));
                 ticks += 1;
                 if ticks % FLUSHES_A_SWEEP == 0 {
                     worker.sweep();

@@ -10,12 +10,23 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::binaries::binary;
 use crate::eventually;
 use crate::mesh::{Folder, TRUST_DOMAIN, issue};
-use crate::netns::{Netns, run};
+use crate::netns::{Netns, run, tool};
 use crate::process::Process;
 use crate::sidecar::Sidecar;
 
 /// The proxy's user and group.
 pub const PROXY: u32 = 1337;
+
+/// Enters a control group and goes on as the rest of the arguments say. Where `ip netns exec` puts processes there is a bare
+/// `/sys`, so the groups are mounted first.
+const IN_GROUP: &str = "set -e\n\
+    case \"$0\" in\n\
+    */memory/*) mount -t tmpfs none /sys/fs/cgroup && mkdir /sys/fs/cgroup/memory\n\
+        mount -t cgroup -o memory none /sys/fs/cgroup/memory ;;\n\
+    *) mount -t cgroup2 none /sys/fs/cgroup ;;\n\
+    esac\n\
+    echo $$ >\"$0\"\n\
+    exec \"$@\"";
 
 /// One pod; a [`Netns`] and more. Clones are the same pod; it ends with its last one.
 #[derive(Clone, Debug)]
@@ -178,6 +189,23 @@ impl Pod {
         Sidecar::new(self.clone(), file, self.process("proxy", &mut command))
     }
 
+    /// As [`Pod::proxy`], in a control group from its beginning: the group's folder.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn proxy_in_group(&self, config: &str, group: &Path) -> Sidecar {
+        let file = self.0.folder.join("remora.yaml");
+        self.write(&file, config);
+        let mut command = self.command("/bin/sh");
+        command.arg("-c").arg(IN_GROUP).arg(group.join("cgroup.procs"));
+        let id = PROXY.to_string();
+        command.arg(tool("setpriv")).args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
+        command.args(["--bounding-set=-all", "--no-new-privs", "--"]);
+        command.arg(binary("remora-proxy")).arg("--config").arg(&file);
+        Sidecar::new(self.clone(), file, self.process("proxy", &mut command))
+    }
+
     /// Replaces a file at once: written beside, then renamed.
     ///
     /// # Panics
@@ -250,7 +278,7 @@ impl Pod {
     /// When it cannot be started.
     #[must_use]
     pub fn run(&self, program: &str, arguments: &[&str]) -> Output {
-        let mut command = self.user(crate::netns::tool(program));
+        let mut command = self.user(tool(program));
         command.args(arguments).stdin(std::process::Stdio::null()).output().unwrap()
     }
 

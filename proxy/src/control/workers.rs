@@ -12,6 +12,7 @@ use super::Failure;
 use super::bind::Bound;
 use crate::admin::{ClusterStatus, EndpointStatus};
 use crate::drain::Farewell;
+use crate::memory::Pressure;
 use crate::original_dst::OwnAddresses;
 use crate::readiness::Readiness;
 use crate::telemetry::{Registry, Sinks};
@@ -51,7 +52,7 @@ impl Workers {
     pub(super) fn spawn(
         bound: &mut Bound,
         input: &watch::Receiver<Input>,
-        farewell: &Farewell,
+        (farewell, pressure): (&Farewell, &watch::Receiver<Pressure>),
         (registry, sinks): (&Arc<Registry>, &Sinks),
         readiness: &Readiness,
     ) -> Result<Self, Failure> {
@@ -68,6 +69,7 @@ impl Workers {
                 most,
                 input: input.clone(),
                 phase: farewell.subscribe(),
+                pressure: pressure.clone(),
                 commands: receiver,
                 registry: registry.clone(),
                 sinks: sinks.clone(),

@@ -60,7 +60,13 @@ impl ConnectionTelemetry {
     pub fn protocol(&mut self, protocol: DownstreamProtocol) {
         if self.protocol.replace(protocol).is_none() {
             self.metrics.identified(protocol);
+            self.metrics.detected(self.started.elapsed());
         }
+    }
+
+    /// Its first bytes could be the beginning of anything, and no more came in time.
+    pub fn undecided(&self) {
+        self.metrics.undecided();
     }
 
     /// It is refused.

@@ -136,6 +136,8 @@ pub struct DownstreamMetrics {
     pub(crate) resets: [Counter; RESET_CODES.len()],
     pub(crate) accept_pauses: Counter,
     pub(crate) active: Gauge,
+    pub(crate) detection: DurationHistogram,
+    pub(crate) detection_timeouts: Counter,
 }
 
 impl Default for DownstreamMetrics {
@@ -147,6 +149,8 @@ impl Default for DownstreamMetrics {
             resets: Default::default(),
             accept_pauses: Counter::default(),
             active: Gauge::default(),
+            detection: DurationHistogram::default(),
+            detection_timeouts: Counter::default(),
         }
     }
 }
@@ -165,6 +169,16 @@ impl DownstreamMetrics {
     /// What a connection speaks is known, or will never be.
     pub fn identified(&self, protocol: DownstreamProtocol) {
         self.connections[protocol as usize].add(1);
+    }
+
+    /// It took so long until it was known what a connection speaks.
+    pub fn detected(&self, after: Duration) {
+        self.detection.record(after);
+    }
+
+    /// A connection's first bytes could be the beginning of anything, and no more came in time.
+    pub fn undecided(&self) {
+        self.detection_timeouts.add(1);
     }
 
     /// A client broke its protocol in one of the ways of [`VIOLATIONS`]; any other text counts as `other`.

@@ -29,6 +29,10 @@ pub(crate) struct ControlMetrics {
     pub(crate) spans_exported: AtomicU64,
     pub(crate) spans_dropped: AtomicU64,
     pub(crate) access_log_dropped: AtomicU64,
+    /// Zero where there is none.
+    pub(crate) memory_limit: AtomicU64,
+    pub(crate) memory_used: AtomicU64,
+    pub(crate) memory_shortages: AtomicU64,
 }
 
 impl Registry {
@@ -72,6 +76,13 @@ impl Registry {
     /// Counts access log lines that were lost on the control side.
     pub fn access_log_dropped(&self, count: u64) {
         self.control.access_log_dropped.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// How much memory there may be and is; `short`: it has just become shorter than before.
+    pub(crate) fn memory(&self, limit: u64, used: u64, short: bool) {
+        self.control.memory_limit.store(limit, Ordering::Relaxed);
+        self.control.memory_used.store(used, Ordering::Relaxed);
+        self.control.memory_shortages.fetch_add(short.into(), Ordering::Relaxed);
     }
 
     pub(crate) fn shards(&self) -> Vec<Arc<ShardData>> {

@@ -47,6 +47,7 @@ impl Gateway {
             own: OwnAddresses::new(&[], Vec::new()),
             input: input.subscribe(),
             phase: phase.subscribe(),
+            pressure: watch::channel(Pressure::None).1,
             commands: receiver,
             sinks: channels(&registry).0,
             registry,

@@ -56,6 +56,15 @@ impl Bed {
 
     /// As [`Bed::gateway`], with more routes, more of the configuration, and started by `env` with these arguments.
     pub(crate) fn gateway_with(routes: fn(&Pod) -> String, more: &str, arguments: &[String]) -> Self {
+        Self::gateway_by(routes, more, |pod, config| pod.proxy_under(config, arguments))
+    }
+
+    /// As [`Bed::gateway_with`], started by `start`.
+    pub(crate) fn gateway_by(
+        routes: fn(&Pod) -> String,
+        more: &str,
+        start: impl FnOnce(&Pod, &str) -> Sidecar,
+    ) -> Self {
         let mesh = Mesh::new();
         let [gateway, server, attacker, good] = ["gateway", "server", "attacker", "good"].map(|name| mesh.pod(name));
         let origin = Origin::start(&server, server.at(8080));
@@ -65,7 +74,7 @@ impl Bed {
             server.at(8080),
             routes(&server)
         );
-        let proxy = gateway.proxy_under(&config, arguments);
+        let proxy = start(&gateway, &config);
         proxy.ready();
         let to = gateway.at(8080);
         Self { proxy, origin, gateway, server, attacker, good, mesh, to }

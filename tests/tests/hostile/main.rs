@@ -6,6 +6,7 @@ mod bed;
 mod frames;
 mod h1_framing;
 mod h2_abuse;
+mod memory;
 mod origin;
 mod tcp_resources;
 mod upstream;
@@ -13,7 +14,7 @@ mod upstream;
 use bed::Row;
 
 /// Every row there is, in the order of docs/hostile.md.
-const ROWS: [&str; 57] = [
+const ROWS: [&str; 58] = [
     "rapid-reset",
     "server-sent-resets",
     "continuation-flood",
@@ -68,6 +69,7 @@ const ROWS: [&str; 57] = [
     "loops",
     "no-original-destination",
     "no-open-files",
+    "little-memory",
     "log-sinks",
     "packet-loss",
     "address-families",

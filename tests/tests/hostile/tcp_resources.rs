@@ -11,6 +11,7 @@ use remora_test::{PATIENCE, eventually};
 
 use crate::bed::{Bed, Counter, Row, connect};
 use crate::frames::{H2, Outcome, get};
+use crate::memory;
 use crate::origin::Origin;
 
 const TCP: Counter = ("remora_tcp_connections_total", &[("direction", "inbound")]);
@@ -23,6 +24,7 @@ pub(crate) fn rows() -> Vec<Row> {
         Row { name: "loops", counter: LOOP, run: loops },
         Row { name: "no-original-destination", counter: LOOP, run: no_original_destination },
         Row { name: "no-open-files", counter: ("remora_accept_pauses_total", &[]), run: no_open_files },
+        memory::row(),
         Row { name: "log-sinks", counter: ("remora_access_log_dropped_total", &[]), run: log_sinks },
         Row { name: "packet-loss", counter: ("remora_requests_total", &[("code", "200")]), run: packet_loss },
         Row { name: "address-families", counter: ("remora_downstream_connections_total", &[]), run: address_families },

@@ -30,6 +30,7 @@ pub(crate) fn gather(registry: &Registry) -> Vec<Family> {
         shards.iter().flat_map(|shard| lock(&shard.traffic).values().cloned().collect::<Vec<_>>()).collect();
     gather_requests(&traffic.iter().map(|traffic| &**traffic).collect::<Vec<_>>(), &mut families);
     gather_downstream(&shards, &mut families);
+    gather_detection(&shards, &mut families);
     gather_tcp(&traffic.iter().map(|traffic| &**traffic).collect::<Vec<_>>(), &mut families);
     let upstream: Vec<_> =
         shards.iter().flat_map(|shard| lock(&shard.upstream).values().cloned().collect::<Vec<_>>()).collect();
@@ -37,6 +38,7 @@ pub(crate) fn gather(registry: &Registry) -> Vec<Family> {
     gather_tls(&shards, &mut families);
     identity::gather(registry, &shards, &mut families);
     gather_control(registry, &shards, &mut families);
+    gather_memory(registry, &mut families);
     process::gather(&mut families);
     families
 }
@@ -67,9 +69,7 @@ fn gather_requests(all: &[&Traffic], families: &mut Vec<Family>) {
                 *grpc.entry(labels(&all)).or_default() += count;
             }
         }
-        let total = durations.entry(base_text.clone()).or_insert(([0; DURATION_BOUNDS_US.len() + 1], 0));
-        total.0.iter_mut().zip(buckets).for_each(|(total, count)| *total += count);
-        total.1 += sum;
+        add_durations(durations.entry(base_text.clone()).or_default(), (buckets, sum));
         *active.entry(base_text.clone()).or_default() += traffic.active.value();
         *sent.entry(base_text.clone()).or_default() += traffic.request_bytes.value();
         *received.entry(base_text).or_default() += traffic.response_bytes.value();
@@ -92,6 +92,11 @@ fn gather_requests(all: &[&Traffic], families: &mut Vec<Family>) {
         family("remora_response_bytes_total", "Bytes of response bodies.", Kind::Counter, counts(received)),
         family("remora_requests_active", "Requests under way.", Kind::Gauge, counts(active)),
     ]);
+}
+
+fn add_durations(total: &mut Durations, (buckets, sum): Durations) {
+    total.0.iter_mut().zip(buckets).for_each(|(total, count)| *total += count);
+    total.1 += sum;
 }
 
 fn histogram(base: &str, (buckets, sum_ns): &Durations) -> Vec<(&'static str, String, Value)> {
@@ -179,6 +184,34 @@ fn gather_downstream(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Fa
             "Accepted connections that were refused.",
             Kind::Counter,
             counts(refused),
+        ),
+    ]);
+}
+
+fn gather_detection(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Family>) {
+    let (mut timeouts, mut durations) = (Sums::new(), BTreeMap::<String, Durations>::new());
+    for shard in shards {
+        for (direction, metrics) in DIRECTIONS.iter().zip(&shard.downstream) {
+            let direction = ("direction", direction.as_str());
+            add_used(&mut timeouts, &[direction], &metrics.detection_timeouts);
+            let read = metrics.detection.read();
+            if read.0.iter().any(|count| *count > 0) {
+                add_durations(durations.entry(labels(&[direction])).or_default(), read);
+            }
+        }
+    }
+    families.extend([
+        family(
+            "remora_protocol_detection_duration_seconds",
+            "From accepting a connection until it was known what it speaks.",
+            Kind::Histogram,
+            durations.into_iter().flat_map(|(labels, durations)| histogram(&labels, &durations)).collect(),
+        ),
+        family(
+            "remora_protocol_detection_timeouts_total",
+            "Connections whose first bytes could begin anything, and were not followed in time.",
+            Kind::Counter,
+            counts(timeouts),
         ),
     ]);
 }
@@ -296,6 +329,30 @@ fn gather_control(registry: &Registry, shards: &[std::sync::Arc<ShardData>], fam
             "What is running; always 1.",
             Kind::Gauge,
             vec![("", labels(&[("version", env!("CARGO_PKG_VERSION"))]), Value::Count(1))],
+        ),
+    ]);
+}
+
+/// Nothing where memory has no limit.
+fn gather_memory(registry: &Registry, families: &mut Vec<Family>) {
+    let value = |count: &std::sync::atomic::AtomicU64| Value::Count(count.load(Ordering::Relaxed));
+    let control = &registry.control;
+    if control.memory_limit.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    families.extend([
+        Family::single("remora_memory_limit_bytes", "Memory there may be.", Kind::Gauge, value(&control.memory_limit)),
+        Family::single(
+            "remora_memory_used_bytes",
+            "Memory that counts against the limit.",
+            Kind::Gauge,
+            value(&control.memory_used),
+        ),
+        Family::single(
+            "remora_memory_shortages_total",
+            "Times memory became so short that connections, or requests, are held back.",
+            Kind::Counter,
+            value(&control.memory_shortages),
         ),
     ]);
 }

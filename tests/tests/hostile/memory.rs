@@ -1,0 +1,118 @@
+//! Memory that comes to its end.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use remora_test::eventually;
+
+use crate::bed::{Bed, Row};
+use crate::frames::{DATA, END_HEADERS, H2, HEADERS, SETTINGS, frame, request};
+
+/// Of a settings frame.
+const ACK: u8 = 1;
+/// What the proxy may have.
+const LIMIT: u64 = 96 << 20;
+
+pub(crate) fn row() -> Row {
+    Row { name: "little-memory", counter: ("remora_memory_shortages_total", &[]), run: little_memory }
+}
+
+#[test]
+fn a_gateway_with_little_memory() {
+    let group = Group::new();
+    let unread = |server: &remora_test::pod::Pod| {
+        format!("    - {{path: /unread, endpoints: [\"{}\"], protocol: http}}\n", server.at(9001))
+    };
+    let mut bed = Bed::gateway_by(unread, "", |pod, config| pod.proxy_in_group(config, &group.0));
+    // Takes connections, and never a byte of them.
+    let listener = bed.server.enter(|| TcpListener::bind(bed.server.at(9001))).unwrap();
+    std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
+    // What the allocator keeps of the first time, it uses the second time.
+    little_memory(&bed);
+    bed.run(&[row()]);
+    assert_eq!(group.kills(), 0, "the kernel had to end nothing");
+}
+
+#[test]
+fn a_gateway_with_no_memory_left_serves_a_few() {
+    // Less than it has from the beginning.
+    let bed = Bed::gateway_with(|_| String::new(), "workers: 1", &["REMORA_MEMORY_LIMIT=1000000".to_owned()]);
+    let count = |labels| bed.proxy.metric("remora_requests_total", labels);
+    eventually("some are served and some refused", || {
+        let mut streams: Vec<_> = (0..4).map(|_| bed.connect()).collect();
+        for stream in &mut streams {
+            stream.write_all(&b"GET /short HTTP/1.1\r\nhost: a\r\n\r\n".repeat(20)).unwrap();
+            stream.write_all(b"GET /short HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+        }
+        streams.into_iter().for_each(|stream| drop(std::io::read_to_string(stream)));
+        (count(&[("code", "200")]) > 0.0 && count(&[("code", "503"), ("flag", "OM")]) > 0.0).then_some(())
+    });
+}
+
+/// A control group with [`LIMIT`] bytes, beyond which the kernel kills.
+struct Group(PathBuf);
+
+impl Group {
+    fn new() -> Self {
+        let v1 = Path::new("/sys/fs/cgroup/memory");
+        let (root, limit) =
+            if v1.is_dir() { (v1, "memory.limit_in_bytes") } else { (v1.parent().unwrap(), "memory.max") };
+        let group = Self(root.join(format!("remora-hostile-{}", std::process::id())));
+        std::fs::create_dir(&group.0).unwrap();
+        std::fs::write(group.0.join(limit), LIMIT.to_string()).unwrap();
+        group
+    }
+
+    /// Processes the kernel killed in it.
+    fn kills(&self) -> u64 {
+        let files = ["memory.oom_control", "memory.events"].map(|file| std::fs::read_to_string(self.0.join(file)));
+        let text = files.into_iter().find_map(Result::ok).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // A group that still has a process cannot be removed.
+        let parent = self.0.parent().unwrap().join("cgroup.procs");
+        for pid in std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _ = std::fs::write(&parent, pid);
+        }
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+fn little_memory(bed: &Bed) {
+    let (shortages, part) = ("remora_memory_shortages_total", [b'm'; 16_000]);
+    let before = bed.proxy.metric(shortages, &[]);
+    let mut held = Vec::new();
+    while bed.proxy.metric(shortages, &[]) == before {
+        assert!(held.len() < 40, "{} MB are held", bed.memory() / 1e6);
+        let mut h2 = H2::open(&bed.attacker, bed.to);
+        // Its settings are there, and taken: 256 KiB a stream.
+        assert!(h2.settled() && h2.send(&frame(SETTINGS, ACK, 0, b"")));
+        for _ in 0..50 {
+            let id = h2.stream_id();
+            h2.send(&frame(HEADERS, END_HEADERS, id, &request("POST", "/unread")));
+            for _ in 0..16 {
+                h2.send(&frame(DATA, 0, id, &part));
+            }
+        }
+        assert!(h2.settled());
+        held.push(h2);
+    }
+    // Whoever comes now is served, if later; and so do all, however many.
+    let pauses = bed.proxy.metric("remora_accept_pauses_total", &[]);
+    for _ in 0..10 {
+        let answer = bed.answer_to(b"GET /later HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    assert!(bed.proxy.metric("remora_accept_pauses_total", &[]) > pauses, "accepting is held back");
+    assert_eq!(bed.proxy.admin("/stats").code, 200);
+    drop(held);
+    eventually("it is no longer short", || {
+        let share = bed.proxy.metric("remora_memory_used_bytes", &[]) / LIMIT as f64;
+        (share < 0.8).then_some(())
+    });
+}
