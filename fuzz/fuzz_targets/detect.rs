@@ -65,9 +65,12 @@ impl AsyncRead for Pieces<'_> {
     }
 }
 
+/// Longer than any input takes.
+const HOUR: Duration = Duration::from_secs(3600);
+
 fn inspected(bytes: &[u8], step: usize) -> Inspected {
     let mut io = Replay::new(Pieces(bytes, step));
-    let limits = Limits { first_byte: None, complete: Duration::from_secs(3600) };
+    let limits = Limits { first_byte: None, complete: HOUR, unclear: HOUR };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _entered = runtime.enter();
     let inspected = match pin!(inspect(&mut io, limits)).poll(&mut Context::from_waker(Waker::noop())) {

@@ -29,6 +29,9 @@ use crate::{Error, original_dst, socket, upstream};
 
 /// The client silence after which the upstream is given the chance to speak first.
 const FIRST_SPEAKER: Duration = Duration::from_millis(20);
+/// How long the rest is waited for where a client's first bytes may begin anything, before the upstream gets to see them.
+/// Longer than what Nagle's algorithm and delayed acknowledgements put between two writes of one request.
+const HALF_A_WORD: Duration = Duration::from_millis(200);
 /// Bound of a handshake with a client.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -232,7 +235,11 @@ impl Accepted {
     }
 
     fn limits(&self, first_byte: Option<Duration>) -> inspect::Limits {
-        inspect::Limits { first_byte, complete: self.chain.chain().detect_timeout }
+        let complete = self.chain.chain().detect_timeout;
+        // Where the server may speak first, it may also know what to make of a client's half a word.
+        let asks_server = first_byte == Some(FIRST_SPEAKER) && self.may_be_tcp();
+        let unclear = if asks_server { complete.min(HALF_A_WORD) } else { complete };
+        inspect::Limits { first_byte, complete, unclear }
     }
 
     async fn inspected(self, io: Replay<Downstream>, inspected: Inspected, trust: Trust) -> Option<Carried> {
@@ -247,6 +254,10 @@ impl Accepted {
             Inspected::Http2 => Some(Carried::Http2(self, io, trust)),
             Inspected::Tls(_) | Inspected::Tcp => self.tcp(io).await,
             Inspected::Silent => self.first_speaker(io, trust).await,
+            Inspected::Undecided => {
+                self.telemetry.undecided();
+                if self.may_be_tcp() { self.first_speaker(io, trust).await } else { self.tcp(io).await }
+            }
             // It may have come to listen only.
             Inspected::Eof if self.may_be_tcp() => self.tcp(io).await,
             Inspected::Eof => None,

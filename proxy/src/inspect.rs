@@ -56,10 +56,12 @@ pub enum Inspected {
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
-    /// Anything else, or not enough bytes in time.
+    /// Anything else, or not enough bytes before the client's end.
     Tcp,
     /// The client has sent nothing yet.
     Silent,
+    /// Not enough bytes in time: they may begin anything.
+    Undecided,
     /// The client closed before it sent anything.
     Eof,
 }
@@ -69,8 +71,10 @@ pub enum Inspected {
 pub struct Limits {
     /// For the first byte, before the answer is [`Inspected::Silent`]; `None`: without bound.
     pub first_byte: Option<Duration>,
-    /// From the first byte (or from now, if there is one already) to a verdict, before the answer is [`Inspected::Tcp`].
+    /// From the first byte (or from now, if there is one already) to a verdict, before the answer is [`Inspected::Undecided`].
     pub complete: Duration,
+    /// The same where the first byte is none of a TLS handshake, whose half nobody could make sense of.
+    pub unclear: Duration,
 }
 
 /// Tells what `prefix`, the first bytes of a connection, begins. Once it is not [`Verdict::NeedMore`], more bytes never
@@ -114,10 +118,11 @@ pub async fn inspect<S: AsyncRead + Unpin>(io: &mut Replay<S>, limits: Limits) -
             Verdict::NeedMore => {}
         }
         // Whole in the first read, as a rule: then the clock is never asked.
-        let deadline = *deadline.get_or_insert_with(|| Instant::now() + limits.complete);
-        let read = timeout_at(deadline, read_more(io)).await.unwrap_or(Ok(0))?;
-        if read == 0 {
-            // Out of time, or a client that ends in the middle: its bytes still go where it wanted them.
+        let bound = if io.prefix[0] == client_hello::HANDSHAKE_RECORD { limits.complete } else { limits.unclear };
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + bound);
+        let Ok(read) = timeout_at(deadline, read_more(io)).await else { return Ok(Inspected::Undecided) };
+        if read? == 0 {
+            // A client that ends in the middle: its bytes still go where it wanted them.
             return Ok(Inspected::Tcp);
         }
     }

@@ -1,26 +1,40 @@
-//! Who speaks first, where the client is silent.
+//! Who speaks first, where the client is silent or says half a word.
 
 use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use bytes::Buf;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Accepted, Carried, Dialled};
+use super::{Accepted, Carried, Dialled, HALF_A_WORD};
 use crate::Error;
 use crate::http::fields::Trust;
-use crate::inspect::{self, Inspected};
-use crate::io::{Downstream, Replay};
+use crate::inspect::{self, Inspected, Limits};
+use crate::io::{Downstream, Replay, Upstream};
 
 /// How long a silent client whose upstream cannot be reached may still turn out to speak HTTP.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// Beyond any connection's life.
+const EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What was heard of a client until its upstream was reached.
+enum Heard {
+    /// It spoke; and the dial, where that is needed for it.
+    Client(io::Result<Inspected>, Option<Dialled>),
+    /// Nothing that tells.
+    Nothing(Dialled),
+}
+
 impl Accepted {
-    /// The client is silent: dial, and let whoever speaks first decide.
+    /// The client is silent, or has said half a word: dial, and let whoever speaks next decide.
     pub(super) async fn first_speaker(mut self, mut io: Replay<Downstream>, trust: Trust) -> Option<Carried> {
         let mut dialled = None;
+        // Bytes of the prefix that the upstream has seen.
+        let mut sent = 0;
         let spoken = tokio::select! {
-            spoken = self.who_speaks(&mut io, &mut dialled) => spoken,
+            spoken = self.who_speaks(&mut io, &mut dialled, &mut sent) => spoken,
             () = self.unwanted() => return None,
         };
         let inspected = match spoken {
@@ -35,24 +49,42 @@ impl Accepted {
                 Box::pin(self.accept_mesh(Replay { prefix: io.prefix, stream })).await
             }
             (inspected, stream) => {
-                let io = Replay { prefix: io.prefix, stream };
-                // A client that speaks HTTP takes its own way, and the dial is dropped unused.
+                let mut io = Replay { prefix: io.prefix, stream };
+                // A client that speaks HTTP takes its own way, and the dial is dropped: what it has seen is no request yet.
                 let http = matches!(inspected, Inspected::Http1 | Inspected::Http2);
                 match dialled.filter(|_| !http) {
-                    Some(dialled) => self.relay(io, dialled),
+                    Some(dialled) => {
+                        io.prefix.advance(sent);
+                        self.relay(io, dialled)
+                    }
                     None => Box::pin(self.inspected(io, inspected, trust)).await,
                 }
             }
         }
     }
 
-    /// Dials, and says what the client speaks; a server that speaks before it makes it TCP.
+    /// Dials, and says what the client speaks; a server that speaks before that is known makes it TCP.
     async fn who_speaks(
         &self,
         io: &mut Replay<Downstream>,
         dialled: &mut Option<Dialled>,
+        sent: &mut usize,
     ) -> Result<io::Result<Inspected>, Error> {
-        let mut inspected = pin!(inspect::inspect(io, self.limits(None)));
+        match self.dial_listening(io).await? {
+            Heard::Client(inspected, upstream) => {
+                *dialled = upstream;
+                Ok(inspected)
+            }
+            Heard::Nothing(upstream) => {
+                let (upstream, ..) = dialled.insert(upstream);
+                Ok(self.speaks_first(io, upstream, sent).await)
+            }
+        }
+    }
+
+    /// Dials, and hears what the client says meanwhile.
+    async fn dial_listening(&self, io: &mut Replay<Downstream>) -> Result<Heard, Error> {
+        let mut inspected = pin!(inspect::inspect(io, Limits { first_byte: None, complete: EVER, unclear: EVER }));
         let mut dial = pin!(self.dial_tcp());
         let upstream = tokio::select! {
             biased;
@@ -63,30 +95,53 @@ impl Accepted {
                     Ok(Inspected::Tls(hello)) => !(hello.is_mesh() && self.terminates()),
                     _ => false,
                 };
-                if bytes {
-                    // The dial under way is the one it needs.
-                    *dialled = Some(dial.await?);
-                }
-                return Ok(inspected);
+                // The dial under way is the one it needs.
+                let upstream = if bytes { Some(dial.await?) } else { None };
+                return Ok(Heard::Client(inspected, upstream));
             }
             upstream = &mut dial => upstream,
         };
-        let upstream = match upstream {
-            Ok(upstream) => &mut dialled.insert(upstream).0,
+        match upstream {
+            Ok(upstream) => Ok(Heard::Nothing(upstream)),
             // Who speaks HTTP after all is told why; for all others the connection ends.
             Err(error) => {
                 let last = tokio::time::timeout(LAST_WORD, inspected).await;
-                return match last.map(|inspected| inspected.map(|inspected| self.as_declared(inspected))) {
-                    Ok(Ok(http @ (Inspected::Http1 | Inspected::Http2))) => Ok(Ok(http)),
+                match last.map(|inspected| inspected.map(|inspected| self.as_declared(inspected))) {
+                    Ok(Ok(http @ (Inspected::Http1 | Inspected::Http2))) => Ok(Heard::Client(Ok(http), None)),
                     _ => Err(error),
-                };
+                }
             }
-        };
-        tokio::select! {
-            biased;
-            inspected = inspected => Ok(inspected.map(|inspected| self.as_declared(inspected))),
-            // Its first bytes stay in the prefix for the relay.
-            _ = upstream.stream.read_buf(&mut upstream.prefix) => Ok(Ok(Inspected::Tcp)),
+        }
+    }
+
+    /// Waits for either side. What the client has said is half a word at most: the server gets to see it, since it may know
+    /// what that is; if it waits for more, so do we, and the client may still turn out to speak HTTP.
+    async fn speaks_first(
+        &self,
+        io: &mut Replay<Downstream>,
+        upstream: &mut Replay<Upstream>,
+        sent: &mut usize,
+    ) -> io::Result<Inspected> {
+        let complete = self.chain.chain().detect_timeout;
+        let mut patience = HALF_A_WORD;
+        loop {
+            if *sent < io.prefix.len() {
+                let unsent = &io.prefix[*sent..];
+                if upstream.stream.write_all(unsent).await.is_err() || upstream.stream.flush().await.is_err() {
+                    // The relay finds out the same, and tells.
+                    return Ok(Inspected::Tcp);
+                }
+                *sent = io.prefix.len();
+            }
+            tokio::select! {
+                biased;
+                inspected = inspect::inspect(io, Limits { first_byte: None, complete, unclear: patience }) => match inspected {
+                    Ok(Inspected::Undecided) => patience = (patience * 2).min(complete),
+                    inspected => return inspected.map(|inspected| self.as_declared(inspected)),
+                },
+                // Its first bytes stay in the prefix for the relay.
+                _ = upstream.stream.read_buf(&mut upstream.prefix) => return Ok(Inspected::Tcp),
+            }
         }
     }
 }

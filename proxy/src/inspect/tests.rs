@@ -222,7 +222,11 @@ fn truncations_and_bit_flips_never_panic_and_stay_stable() {
     }
 }
 
-const LIMITS: Limits = Limits { first_byte: Some(Duration::from_millis(20)), complete: Duration::from_secs(10) };
+const LIMITS: Limits = Limits {
+    first_byte: Some(Duration::from_millis(20)),
+    complete: Duration::from_secs(20),
+    unclear: Duration::from_secs(10),
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_client_is_told_and_can_be_asked_again() {
@@ -241,7 +245,7 @@ async fn a_silent_client_is_told_and_can_be_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_incomplete_beginning_is_tcp_after_its_time_however_it_drips() {
+async fn an_incomplete_beginning_is_undecided_after_its_time_however_it_drips() {
     let (mut client, server) = duplex(64);
     let mut io = Replay::new(server);
     let start = Instant::now();
@@ -256,7 +260,7 @@ async fn an_incomplete_beginning_is_tcp_after_its_time_however_it_drips() {
         (inspected, start.elapsed())
     };
     let ((inspected, elapsed), ()) = tokio::join!(inspected, drip);
-    assert_eq!(inspected, Inspected::Tcp);
+    assert_eq!(inspected, Inspected::Undecided);
     assert_eq!(elapsed.as_secs(), 10);
     assert_eq!(&io.prefix[..], b"OPTI");
 }
@@ -296,4 +300,13 @@ async fn a_cancelled_inspection_loses_nothing() {
     client.write_all(b"IONS * HTTP/1.1\r\n").await.unwrap();
     assert_eq!(inspect(&mut io, LIMITS).await.unwrap(), Inspected::Http1);
     assert_eq!(&io.prefix[..], b"OPTIONS * HTTP/1.1\r\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_client_hello_has_a_bound_of_its_own() {
+    let (mut client, server) = duplex(64);
+    client.write_all(&[0x16, 3, 1]).await.unwrap();
+    let start = Instant::now();
+    assert_eq!(inspect(&mut Replay::new(server), LIMITS).await.unwrap(), Inspected::Undecided);
+    assert_eq!(start.elapsed().as_secs(), 20);
 }

@@ -166,3 +166,39 @@ fn a_port_may_have_a_mode_of_its_own() {
         assert_eq!(stranger.curl(&[&format!("http://{}/", server.at(port))]).code, code, "{port}");
     }
 }
+
+#[test]
+fn a_server_answers_half_a_word_that_could_begin_a_request() {
+    let pair = Pair::start(Plan { app: "echo", port: 7000, ..Plan::default() });
+    let mut stream = pair.client.enter(|| TcpStream::connect(service(7000))).unwrap();
+    // A tenth of what detection may take in each of the two sidecars, and more than ten times what the exchange does.
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(8))).unwrap();
+    for said in [&b"PI"[..], b"N", b"G\r\n\x01\x02\x03"] {
+        stream.write_all(said).unwrap();
+        let mut heard = vec![0; said.len()];
+        stream.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, said);
+    }
+    for (sidecar, direction) in [(&pair.outbound, "outbound"), (&pair.inbound, "inbound")] {
+        let direction = [("direction", direction)];
+        assert_eq!(sidecar.metric("remora_protocol_detection_timeouts_total", &direction), 1.0);
+        assert_eq!(sidecar.metric("remora_protocol_detection_duration_seconds_count", &direction), 1.0);
+    }
+}
+
+#[test]
+fn half_a_word_and_its_rest_are_a_request_all_the_same() {
+    let pair = Pair::start(Plan { inbound: "{mtls: permissive}", ..Plan::default() });
+    let stranger = pair.mesh.pod("stranger");
+    let mut stream = stranger.enter(|| TcpStream::connect(pair.server.at(8080))).unwrap();
+    stream.set_read_timeout(Some(remora_test::PATIENCE)).unwrap();
+    stream.write_all(b"GE").unwrap();
+    pair.inbound.metric_until("remora_protocol_detection_timeouts_total", &[], |count| count == 1.0);
+    // By now the application has seen the half, too; the request comes to it whole, on a connection of its own.
+    let rest = b"T / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: forged\r\nconnection: close\r\n\r\n";
+    stream.write_all(rest).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("forged"), "{answer}");
+    assert_eq!(pair.inbound.metric("remora_requests_total", &[("direction", "inbound"), ("code", "200")]), 1.0);
+}
