@@ -48,7 +48,9 @@ fn counts_equal_the_loads_totals() {
     let made = client.sum("remora_tls_handshakes_total", &[("side", "client")]);
     assert_eq!(made, server.sum("remora_tls_handshakes_total", &[("side", "server")]));
     assert_eq!(made, client.sum("remora_upstream_connections_total", &[("cluster", "server:8080")]));
-    assert_eq!(client.sum("remora_upstream_attempts_total", &[("cluster", "server:8080")]), 1_230.0);
+    // A client that a busy machine keeps silent for 20 ms has its connection dialled ahead, and that is an attempt, too.
+    let attempts = client.sum("remora_upstream_attempts_total", &[("cluster", "server:8080")]);
+    assert!((1_230.0..=1_245.0).contains(&attempts), "{attempts} attempts for 1,230 requests on 15 connections");
     assert_eq!(client.sum("remora_upstream_connect_failures_total", &[]), 0.0);
 }
 
