@@ -68,10 +68,11 @@ impl Memory {
             Used::Group(folder, file) => {
                 let all = number(&folder.join(file))?;
                 let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
-                let cached = ["total_inactive_file ", "inactive_file "]
-                    .into_iter()
-                    .find_map(|name| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok()));
-                Some(all.saturating_sub(cached.unwrap_or(0)))
+                let of = |name: &str| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+                // Version 1 counts those below in fields of their own.
+                let files = |kind: &str| of(&format!("total_{kind}_file ")).or_else(|| of(&format!("{kind}_file ")));
+                let cached = files("inactive").unwrap_or(0) + files("active").unwrap_or(0);
+                Some(all.saturating_sub(cached))
             }
             Used::Process(page) => {
                 let statm = fs::read_to_string("/proc/self/statm").ok()?;
@@ -89,7 +90,7 @@ impl Memory {
     }
 }
 
-/// The nearest limit of the process's control group and those around it, of either version.
+/// The limit of the process's control group, of either version. Those around it hold others' memory, which no care here gives back.
 fn group(groups: &str, root: &Path) -> Option<Memory> {
     groups.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
@@ -101,14 +102,9 @@ fn group(groups: &str, root: &Path) -> Option<Memory> {
         };
         // In a container the group is the root of what can be seen, and its path that of the machine.
         let own = root.join(path.trim_start_matches('/'));
-        let limited = |folder: &Path| {
-            let limit = number(&folder.join(limit)).filter(|limit| (1..NO_LIMIT).contains(limit))?;
-            Some(Memory { limit, used: Used::Group(folder.to_owned(), used) })
-        };
-        own.ancestors()
-            .take_while(|folder| folder.starts_with(&root))
-            .filter_map(limited)
-            .min_by_key(|memory| memory.limit)
+        let folder = if own.is_dir() { own } else { root };
+        let limit = number(&folder.join(limit)).filter(|limit| (1..NO_LIMIT).contains(limit))?;
+        Some(Memory { limit, used: Used::Group(folder, used) })
     })
 }
 
@@ -164,19 +160,20 @@ mod tests {
     }
 
     #[test]
-    fn version_2_has_the_least_limit_of_all_around() {
+    fn version_2_has_a_limit_of_its_own() {
         let root = files(
             "v2",
             &[
                 ("pod/memory.max", "1000\n"),
                 ("pod/memory.current", "900\n"),
-                ("pod/memory.stat", "anon 5\ninactive_file 150\n"),
-                ("pod/own/memory.max", "max\n"),
-                ("pod/own/memory.current", "1\n"),
+                ("pod/memory.stat", "anon 5\ninactive_file 150\nactive_file 50\n"),
+                ("pod/free/memory.max", "max\n"),
+                ("pod/free/memory.current", "1\n"),
             ],
         );
-        let memory = group("0::/pod/own\n", &root).unwrap();
-        assert_eq!((memory.limit, memory.used()), (1000, Some(750)), "what is merely cached is not in the way");
+        let memory = group("0::/pod\n", &root).unwrap();
+        assert_eq!((memory.limit, memory.used()), (1000, Some(700)), "what is merely cached is not in the way");
+        assert!(group("0::/pod/free\n", &root).is_none(), "another's limit");
         assert!(group("0::/other\n", &root).is_none());
         fs::remove_dir_all(root).unwrap();
     }
