@@ -61,7 +61,11 @@ fn a_gateway_whose_logs_nobody_takes() {
 #[test]
 fn a_gateway_behind_bad_wires() {
     let routes = |server: &Pod| {
-        format!("    - {{path: /lossy, rewrite: /, endpoints: [\"{}\"], protocol: http}}\n", server.at(8083))
+        // A SYN may be lost several times.
+        let to = server.at(8083);
+        format!(
+            "    - {{path: /lossy, rewrite: /, endpoints: [\"{to}\"], protocol: http, timeouts: {{connect: 60s}}}}\n"
+        )
     };
     Bed::gateway_with(routes, "", &[]).run(&crate::named(rows(), &["packet-loss"]));
 }
