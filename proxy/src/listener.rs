@@ -33,6 +33,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, id: ListenerId, listener: TcpList
                 if worker.has_spare_room()
                     && let Poll::Ready(Ok((stream, client))) = listener.poll_accept(&mut asking)
                 {
+                    worker.take_spare_room();
                     serve(&worker, id, stream, client);
                 }
             }

@@ -17,6 +17,9 @@ use crate::telemetry::Registry;
 const VARIABLE: &str = "REMORA_MEMORY_LIMIT";
 /// How often the kernel is asked.
 const EVERY: Duration = Duration::from_millis(100);
+/// The share of what is used that must be the proxy's own, its sockets aside, for it to do anything: an application in the same
+/// control group that fills it is nothing that shedding helps against.
+const OWN_SHARE: u64 = 4;
 /// Version 1 calls no limit a number that no machine has.
 const NO_LIMIT: u64 = 1 << 60;
 
@@ -44,8 +47,8 @@ pub(crate) struct Memory {
 enum Used {
     /// The control group's folder and the file in it: what the kernel judges by, sockets included.
     Group(PathBuf, &'static str),
-    /// The process alone, with pages of this size.
-    Process(u64),
+    /// The process alone.
+    Process,
 }
 
 impl Memory {
@@ -56,8 +59,7 @@ impl Memory {
                 tracing::warn!("{VARIABLE}: \"{text}\" is not a number of bytes; memory is not watched");
                 return None;
             };
-            let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten()?;
-            return Some(Self { limit, used: Used::Process(u64::try_from(page).ok()?) });
+            return Some(Self { limit, used: Used::Process });
         }
         group(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new("/sys/fs/cgroup"))
     }
@@ -74,20 +76,26 @@ impl Memory {
                 let cached = files("inactive").unwrap_or(0) + files("active").unwrap_or(0);
                 Some(all.saturating_sub(cached))
             }
-            Used::Process(page) => {
-                let statm = fs::read_to_string("/proc/self/statm").ok()?;
-                Some(statm.split(' ').nth(1)?.parse::<u64>().ok()? * page)
-            }
+            Used::Process => resident(),
         }
     }
 
-    fn judge(&self, used: u64) -> Pressure {
+    /// What to do about so much, of which so much is the process's own.
+    fn judge(&self, used: u64, own: u64) -> Pressure {
         match used.saturating_mul(100) / self.limit {
+            _ if own < used / OWN_SHARE => Pressure::None,
             ..80 => Pressure::None,
             80..95 => Pressure::Connections,
             95.. => Pressure::Requests,
         }
     }
+}
+
+/// Bytes of the process that are in memory.
+fn resident() -> Option<u64> {
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten()?;
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    Some(statm.split(' ').nth(1)?.parse::<u64>().ok()? * u64::try_from(page).ok()?)
 }
 
 /// The limit of the process's control group, of either version. Those around it hold others' memory, which no care here gives back.
@@ -121,8 +129,8 @@ pub(crate) async fn watch(memory: Option<Memory>, registry: Arc<Registry>, told:
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let Some(used) = memory.used() else { continue };
-        let (before, now) = (*told.borrow(), memory.judge(used));
+        let (Some(used), Some(own)) = (memory.used(), resident()) else { continue };
+        let (before, now) = (*told.borrow(), memory.judge(used, own));
         registry.memory(memory.limit, used, now > before);
         if now != before {
             tracing::warn!(limit = memory.limit, used, pressure = ?now, "memory is short, or no longer");
@@ -137,15 +145,17 @@ mod tests {
 
     #[test]
     fn connections_are_shed_before_requests_and_both_before_the_limit() {
-        let memory = Memory { limit: 1000, used: Used::Process(4096) };
-        assert_eq!(memory.judge(799), Pressure::None);
-        assert_eq!((memory.judge(800), memory.judge(949)), (Pressure::Connections, Pressure::Connections));
-        assert_eq!((memory.judge(950), memory.judge(2000)), (Pressure::Requests, Pressure::Requests));
+        let memory = Memory { limit: 1000, used: Used::Process };
+        let judge = |used| memory.judge(used, used / 2);
+        assert_eq!(judge(799), Pressure::None);
+        assert_eq!((judge(800), judge(949)), (Pressure::Connections, Pressure::Connections));
+        assert_eq!((judge(950), judge(2000)), (Pressure::Requests, Pressure::Requests));
+        assert_eq!(memory.judge(990, 240), Pressure::None, "others hold it");
     }
 
     #[test]
     fn the_process_uses_memory() {
-        assert!(Memory { limit: 1, used: Used::Process(4096) }.used().unwrap() > 1 << 20);
+        assert!(Memory { limit: 1, used: Used::Process }.used().unwrap() > 1 << 20);
     }
 
     /// Files of a control group.

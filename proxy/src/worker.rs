@@ -128,7 +128,12 @@ impl Worker {
     /// Whether one connection is taken in though memory is short. None at all would be too few: what is free again is only found
     /// by use, and whoever waits must not wait for ever.
     pub(crate) fn has_spare_room(&self) -> bool {
-        self.connections.count() < self.most && self.spare[0].replace(false)
+        self.connections.count() < self.most && self.spare[0].get()
+    }
+
+    /// That one was taken in.
+    pub(crate) fn take_spare_room(&self) {
+        self.spare[0].set(false);
     }
 
     /// Whether a request may be served; while memory is very short few are.
