@@ -4,34 +4,30 @@ use super::{LIMIT, Verdict};
 
 /// No method is longer.
 const MAX_METHOD: usize = 32;
-/// Empty lines that a server should ignore before a request (RFC 9112 section 2.2).
-const MAX_EMPTY_LINES: usize = 2;
 /// Followed by a space and a slash these are a request at once, so that one which stops there meets the bounds of HTTP.
 const METHODS: [&[u8]; 9] = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"];
 const VERSION: &[u8] = b"HTTP/1.";
 
-/// Judges bytes that begin neither TLS nor HTTP/2. RTSP, SIP and the like, which differ in the version only, are TCP.
+/// Judges bytes that begin neither TLS nor HTTP/2. RTSP, SIP and the like, which differ in the version only, are TCP. What some
+/// server takes for a request is one here, too, though it will be refused: as bytes it would pass unfiltered.
 pub(super) fn classify(prefix: &[u8]) -> Verdict {
     let prefix = &prefix[..prefix.len().min(LIMIT)];
-    let Some(line) = after_empty_lines(prefix) else { return Verdict::Tcp };
+    // Two empty lines are to be ignored (RFC 9112 section 2.2); there are servers that ignore any number, and half ones.
+    let empty = prefix.iter().take_while(|byte| b"\r\n".contains(byte)).count();
+    let line = &prefix[empty..];
     match request_line(line) {
         Some(true) => Verdict::Http1,
         Some(false) => Verdict::Tcp,
+        None if prefix.len() == LIMIT && has_long_target(line) => Verdict::Http1,
         None if prefix.len() == LIMIT => Verdict::Tcp,
         None => Verdict::NeedMore,
     }
 }
 
-/// `None` when too many lines are empty.
-fn after_empty_lines(mut bytes: &[u8]) -> Option<&[u8]> {
-    for _ in 0..=MAX_EMPTY_LINES {
-        bytes = match bytes {
-            [b'\r', b'\n', rest @ ..] | [b'\n', rest @ ..] => rest,
-            [b'\r'] => &[],
-            _ => return Some(bytes),
-        };
-    }
-    None
+/// Whether what follows the method of an unfinished line looks like a target.
+fn has_long_target(line: &[u8]) -> bool {
+    let target = line.iter().position(|&byte| byte == b' ').map_or(&[][..], |space| line[space..].trim_ascii_start());
+    target.starts_with(b"/") || target.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http"))
 }
 
 /// Whether it is an HTTP/1 request line; `None` while that is open.
@@ -45,6 +41,8 @@ fn request_line(line: &[u8]) -> Option<bool> {
     if method.is_empty() || space != b' ' {
         return Some(false);
     }
+    // One space stands here (RFC 9112 section 3), yet there are servers that take several.
+    let target = &target[target.iter().take_while(|&&byte| byte == b' ').count()..];
     if *target.first()? == b'/' && METHODS.contains(&method) {
         return Some(true);
     }

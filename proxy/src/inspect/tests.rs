@@ -101,6 +101,12 @@ fn http_is_told_by_its_request_line() {
         "\r\nGET / HTTP/1.1\r\n",
         "\r\n\r\nPROPFIND /dav HTTP/1.1\r\n",
         "BREW /ä HTTP/1.1",
+        // Refused by us, and not by everyone.
+        "\r\n\r\n\r\nGET /",
+        "\rGET / HTTP/1.1\r\n",
+        "GET  / HTTP/1.1\r\n",
+        &format!("PROPFIND /{}", "x".repeat(LIMIT)),
+        &format!("GET http://a/{}", "x".repeat(LIMIT)),
     ] {
         assert_eq!(classify(http1.as_bytes()), Verdict::Http1, "{http1:?}");
     }
@@ -133,8 +139,6 @@ fn http_is_told_by_its_request_line() {
         "CONNECT {\"verbose\":false}\r\n",
         "BREW / HTTP/2.0\r\n",
         "BREW / HTTP/1.x\r\n",
-        "\r\n\r\n\r\nGET /",
-        "GET  / HTTP/1.1\r\n",
         " GET /",
         "\0\0\0\x08\x04\x52\x16\x2f",
         "PRI * FTP",
