@@ -1,6 +1,7 @@
 //! Who speaks first, where the client is silent or says half a word.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::io::{Downstream, Replay, Upstream};
 /// How long a silent client whose upstream cannot be reached may still turn out to speak HTTP.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// Bytes of a frame before its payload.
+const SETTINGS_HEAD: usize = 9;
 /// Beyond any connection's life.
 const EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -140,8 +143,50 @@ impl Accepted {
                     inspected => return inspected.map(|inspected| self.as_declared(inspected)),
                 },
                 // Its first bytes stay in the prefix for the relay.
-                _ = upstream.stream.read_buf(&mut upstream.prefix) => return Ok(Inspected::Tcp),
+                read = read_more(upstream), if !is_settings(&upstream.prefix) => {
+                    if !matches!(read, Ok(1..)) || !begins_settings(&upstream.prefix) {
+                        return Ok(Inspected::Tcp);
+                    }
+                }
             }
         }
+    }
+}
+
+/// Reads what the upstream says; nothing more within a while of its first byte is zero bytes.
+async fn read_more(Replay { prefix, stream }: &mut Replay<Upstream>) -> io::Result<usize> {
+    if prefix.is_empty() {
+        return stream.read_buf(prefix).await;
+    }
+    tokio::time::timeout(HALF_A_WORD, stream.read_buf(prefix)).await.unwrap_or(Ok(0))
+}
+
+/// Whether it is, or may become, the SETTINGS that many HTTP/2 servers send before they have heard their client (RFC 9113, sections
+/// 3.4 and 6.5). That makes the client none that may pass unread: its requests would carry whatever header it likes.
+fn begins_settings(bytes: &[u8]) -> bool {
+    // The length, below 64 KiB; the type; no flag; stream 0.
+    let head: [RangeInclusive<u8>; SETTINGS_HEAD] = [0..=0, 0..=255, 0..=255, 4..=4, 0..=0, 0..=0, 0..=0, 0..=0, 0..=0];
+    let whole = bytes.len() < SETTINGS_HEAD || u16::from_be_bytes([bytes[1], bytes[2]]).is_multiple_of(6);
+    whole && bytes.iter().zip(&head).all(|(byte, allowed)| allowed.contains(byte))
+}
+
+fn is_settings(bytes: &[u8]) -> bool {
+    bytes.len() >= SETTINGS_HEAD && begins_settings(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_told_from_greetings() {
+        let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
+        for end in 0..=settings.len() {
+            assert!(begins_settings(&settings[..end]), "{end}");
+            assert_eq!(is_settings(&settings[..end]), end >= SETTINGS_HEAD, "{end}");
+        }
+        let mysql = b"\x4a\0\0\0\x0a8.0.36";
+        let others = [&mysql[..], b"220 mail ESMTP\r\n", b"\0\0\x07\x04\0\0\0\0\0", b"\0\0\x06\x04\x01\0\0\0\0"];
+        assert!(others.iter().all(|greeting| !begins_settings(greeting)));
     }
 }

@@ -1,7 +1,7 @@
 //! One port, any protocol: what the first bytes are decides, and none is lost.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
 use remora_test::mesh::Mesh;
@@ -10,6 +10,9 @@ use remora_test::pod::Pod;
 use remora_test::process::Process;
 
 use crate::pair::{Pair, Plan, VIRTUAL, VIRTUAL6, entry, service};
+
+/// An empty SETTINGS frame of HTTP/2.
+const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
 
 /// Sends bytes, ends, and returns what comes back before the peer ends.
 fn exchange(pod: &Pod, to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
@@ -201,4 +204,35 @@ fn half_a_word_and_its_rest_are_a_request_all_the_same() {
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("forged"), "{answer}");
     assert_eq!(pair.inbound.metric("remora_requests_total", &[("direction", "inbound"), ("code", "200")]), 1.0);
+}
+
+/// Many HTTP/2 servers send SETTINGS before they have heard anything, which makes no bytes of what their clients say.
+#[test]
+fn a_server_that_speaks_first_and_http_2_has_its_requests_read() {
+    let mesh = Mesh::new();
+    let (server, stranger) = (mesh.pod("server"), mesh.pod("stranger"));
+    let _inbound = server.sidecar("inbound: {mtls: permissive}");
+    let listener = server.enter(|| TcpListener::bind(server.at(7000))).unwrap();
+    let accept = || {
+        let mut stream = listener.accept().unwrap().0;
+        stream.set_read_timeout(Some(remora_test::PATIENCE)).unwrap();
+        stream.write_all(SETTINGS).unwrap();
+        stream
+    };
+    let mut client = stranger.enter(|| TcpStream::connect(server.at(7000))).unwrap();
+    let mut ahead = accept();
+    client.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+    let mut heard = [0; 9];
+    client.read(&mut heard).expect_err("the client is told what it has not asked for");
+    let name = b"x-forwarded-client-cert";
+    let fields = [b"\x82\x86\x84\x01\x01a\0", &[name.len() as u8][..], name, b"\x06forged"].concat();
+    let headers = [b"\0\0", &[fields.len() as u8][..], b"\x01\x05\0\0\0\x01", &fields].concat();
+    client.write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", SETTINGS, &headers].concat()).unwrap();
+    // The request comes on a connection of its own.
+    let mut preface = [0; 24];
+    accept().read_exact(&mut preface).unwrap();
+    assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    let mut unread = Vec::new();
+    ahead.read_to_end(&mut unread).unwrap();
+    assert!(unread.is_empty(), "{}", unread.escape_ascii());
 }
