@@ -141,6 +141,8 @@ impl HttpConnection {
         let (grpc, bare) = (head.is_grpc(), head.method == Method::HEAD);
         // Only HTTP/2 can carry a status after a body that broke off; HTTP/1 must show the break.
         let trailers = grpc && head.version == http::Version::HTTP_2;
+        let bound =
+            if grpc { fields::grpc_timeout(&head.headers).map(|timeout| (Instant::now(), timeout)) } else { None };
         let mut telemetry = RequestTelemetry::start(&self.worker.telemetry, &self.info, &mut head);
         match self.forward(&mut telemetry, head, body, informational).await {
             Ok((mut response, timeout)) => {
@@ -158,6 +160,7 @@ impl HttpConnection {
                 (response.head, body)
             }
             Err(error) => {
+                let error = overdue(error, bound);
                 telemetry.failed(&error);
                 let (mut head, body) = fields::error_response(&error, grpc);
                 let body = if bare { Body::Empty } else { body };
@@ -249,6 +252,19 @@ impl HttpConnection {
             *chain = self.worker.chain_again(&chain, self.orig_dst);
         }
         chain.clone()
+    }
+}
+
+/// A server cancels a call whose deadline is over, by its clock a little before the client does by its own: the client is to hear
+/// what it would have said itself.
+fn overdue(error: Error, bound: Option<(Instant, Duration)>) -> Error {
+    match (error, bound) {
+        (Error::UpstreamReset { cluster, code: h2::Reason::CANCEL, .. }, Some((begun, timeout)))
+            if begun.elapsed() >= timeout =>
+        {
+            Error::RequestTimeout { cluster, timeout }
+        }
+        (error, _) => error,
     }
 }
 

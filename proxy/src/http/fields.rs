@@ -1,5 +1,7 @@
 //! Header fields that belong to a hop or to the proxy: what is removed, rewritten and added on the way through.
 
+use std::time::Duration;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, Version};
 
@@ -24,6 +26,7 @@ const MAX_SENTENCE: usize = 500;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -86,6 +89,22 @@ fn is_private(name: &HeaderName) -> bool {
 fn is_of_a_hop(name: &HeaderName) -> bool {
     matches!(*name, header::CONNECTION | header::TE | header::TRANSFER_ENCODING | header::UPGRADE)
         || [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS].contains(name)
+}
+
+/// How long a gRPC call may take by its `grpc-timeout` (gRPC over HTTP/2, "Requests").
+pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    let amount: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
 }
 
 /// Removes what belongs to one connection (RFC 9110 section 7.6.1), keeping `te: trailers`, which gRPC needs.
@@ -274,6 +293,18 @@ mod tests {
         let caller = HeaderValue::from_static("URI=spiffe://good/x");
         receive(&mut verified, &Trust { forwarded_client_cert: Some(caller.clone()), ..Trust::default() });
         assert_eq!(verified.headers.get_all(FORWARDED_CLIENT_CERT).iter().collect::<Vec<_>>(), [&caller]);
+    }
+
+    #[test]
+    fn a_grpc_timeout_is_read_in_its_unit() {
+        let timeout = |value: &'static str| {
+            grpc_timeout(&HeaderMap::from_iter([(GRPC_TIMEOUT, HeaderValue::from_static(value))]))
+        };
+        assert_eq!(timeout("1m"), Some(Duration::from_millis(1)));
+        assert_eq!(timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for invalid in ["", "m", "1", "1x", "-1m", "123456789n", "1 m"] {
+            assert_eq!(timeout(invalid), None, "{invalid:?}");
+        }
     }
 
     #[test]
