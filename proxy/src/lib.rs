@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod admin;
+mod allocator;
 mod ask;
 pub mod balance;
 mod cluster;

@@ -17,11 +17,20 @@ use crate::telemetry::Registry;
 const VARIABLE: &str = "REMORA_MEMORY_LIMIT";
 /// How often the kernel is asked.
 const EVERY: Duration = Duration::from_millis(100);
+/// How many times it is asked between two looks at how much of it is merely cached, while the limit is far: that is the dearer question.
+const LOOKS_AT_CACHED: u32 = 10;
+/// By how many percent of the limit less must be in use than made it short, for it to be so no longer.
+const SLACK: u64 = 5;
 /// The share of what is used that must be the proxy's own, its sockets aside, for it to do anything: an application in the same
 /// control group that fills it is nothing that shedding helps against.
 const OWN_SHARE: u64 = 4;
 /// Version 1 calls no limit a number that no machine has.
 const NO_LIMIT: u64 = 1 << 60;
+
+/// Percent of the limit from which few connections are taken in.
+const CONNECTIONS_FROM: u64 = 80;
+/// Percent of the limit from which few requests are served.
+const REQUESTS_FROM: u64 = 95;
 
 /// How near the limit is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,9 +38,9 @@ pub(crate) enum Pressure {
     /// Far.
     #[default]
     None,
-    /// From 80 %: few new connections, and none that wait for work.
+    /// From [`CONNECTIONS_FROM`] percent: few new connections, and none that wait for work.
     Connections,
-    /// From 95 %: few new requests either.
+    /// From [`REQUESTS_FROM`] percent: few new requests either.
     Requests,
 }
 
@@ -40,6 +49,8 @@ pub(crate) enum Pressure {
 pub(crate) struct Memory {
     limit: u64,
     used: Used,
+    /// Bytes of the control group that the kernel can take back, as last seen.
+    cached: u64,
 }
 
 /// Where to learn how much is used.
@@ -59,36 +70,47 @@ impl Memory {
                 tracing::warn!("{VARIABLE}: \"{text}\" is not a number of bytes; memory is not watched");
                 return None;
             };
-            return Some(Self { limit, used: Used::Process });
+            return Some(Self { limit, used: Used::Process, cached: 0 });
         }
         group(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new("/sys/fs/cgroup"))
     }
 
-    /// Bytes in use that the kernel cannot take back; `None` where it does not say.
-    fn used(&self) -> Option<u64> {
-        match &self.used {
-            Used::Group(folder, file) => {
-                let all = number(&folder.join(file))?;
-                let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
-                let of = |name: &str| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
-                // Version 1 counts those below in fields of their own.
-                let files = |kind: &str| of(&format!("total_{kind}_file ")).or_else(|| of(&format!("{kind}_file ")));
-                let cached = files("inactive").unwrap_or(0) + files("active").unwrap_or(0);
-                Some(all.saturating_sub(cached))
-            }
-            Used::Process => resident(),
+    /// Bytes in use that the kernel cannot take back, of which `own` are the process's; `None` where it does not say.
+    fn used(&mut self, own: u64, look_at_cached: bool) -> Option<u64> {
+        let Used::Group(folder, file) = &self.used else { return Some(own) };
+        let all = number(&folder.join(file))?;
+        if look_at_cached || self.is_beyond(all, CONNECTIONS_FROM - SLACK) {
+            self.cached = cached(folder);
         }
+        Some(all.saturating_sub(self.cached))
     }
 
-    /// What to do about so much, of which so much is the process's own.
-    fn judge(&self, used: u64, own: u64) -> Pressure {
-        match used.saturating_mul(100) / self.limit {
-            _ if own < used / OWN_SHARE => Pressure::None,
-            ..80 => Pressure::None,
-            80..95 => Pressure::Connections,
-            95.. => Pressure::Requests,
+    fn is_beyond(&self, used: u64, percent: u64) -> bool {
+        used.saturating_mul(100) / self.limit >= percent
+    }
+
+    /// What to do about so much, of which so much is the process's own, after what was done `before`.
+    fn judge(&self, used: u64, own: u64, before: Pressure) -> Pressure {
+        let reaches =
+            |pressure, percent| self.is_beyond(used, if before >= pressure { percent - SLACK } else { percent });
+        if own < used / OWN_SHARE {
+            Pressure::None
+        } else if reaches(Pressure::Requests, REQUESTS_FROM) {
+            Pressure::Requests
+        } else if reaches(Pressure::Connections, CONNECTIONS_FROM) {
+            Pressure::Connections
+        } else {
+            Pressure::None
         }
     }
+}
+
+/// Bytes of files that a control group holds. Version 1 counts those of the groups below in fields of their own.
+fn cached(folder: &Path) -> u64 {
+    let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+    let of = |name: &str| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    let files = |kind: &str| of(&format!("total_{kind}_file ")).or_else(|| of(&format!("{kind}_file ")));
+    files("inactive").unwrap_or(0) + files("active").unwrap_or(0)
 }
 
 /// Bytes of the process that are in memory.
@@ -112,7 +134,7 @@ fn group(groups: &str, root: &Path) -> Option<Memory> {
         let own = root.join(path.trim_start_matches('/'));
         let folder = if own.is_dir() { own } else { root };
         let limit = number(&folder.join(limit)).filter(|limit| (1..NO_LIMIT).contains(limit))?;
-        Some(Memory { limit, used: Used::Group(folder, used) })
+        Some(Memory { limit, used: Used::Group(folder, used), cached: 0 })
     })
 }
 
@@ -123,14 +145,16 @@ fn number(file: &Path) -> Option<u64> {
 
 /// Tells the workers of each change, for ever.
 pub(crate) async fn watch(memory: Option<Memory>, registry: Arc<Registry>, told: watch::Sender<Pressure>) {
-    let Some(memory) = memory else { return std::future::pending().await };
+    let Some(mut memory) = memory else { return std::future::pending().await };
     tracing::info!(limit = memory.limit, "memory is limited");
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    for turn in (0..LOOKS_AT_CACHED).cycle() {
         tick.tick().await;
-        let (Some(used), Some(own)) = (memory.used(), resident()) else { continue };
-        let (before, now) = (*told.borrow(), memory.judge(used, own));
+        let Some(own) = resident() else { continue };
+        let Some(used) = memory.used(own, turn == 0) else { continue };
+        let before = *told.borrow();
+        let now = memory.judge(used, own, before);
         registry.memory(memory.limit, used, now > before);
         if now != before {
             tracing::warn!(limit = memory.limit, used, pressure = ?now, "memory is short, or no longer");
@@ -143,19 +167,36 @@ pub(crate) async fn watch(memory: Option<Memory>, registry: Arc<Registry>, told:
 mod tests {
     use super::*;
 
+    fn process(limit: u64) -> Memory {
+        Memory { limit, used: Used::Process, cached: 0 }
+    }
+
     #[test]
     fn connections_are_shed_before_requests_and_both_before_the_limit() {
-        let memory = Memory { limit: 1000, used: Used::Process };
-        let judge = |used| memory.judge(used, used / 2);
+        let judge = |used| process(1000).judge(used, used / 2, Pressure::None);
         assert_eq!(judge(799), Pressure::None);
         assert_eq!((judge(800), judge(949)), (Pressure::Connections, Pressure::Connections));
         assert_eq!((judge(950), judge(2000)), (Pressure::Requests, Pressure::Requests));
-        assert_eq!(memory.judge(990, 240), Pressure::None, "others hold it");
+        assert_eq!(process(1000).judge(990, 240, Pressure::Requests), Pressure::None, "others hold it");
+    }
+
+    #[test]
+    fn what_is_shed_stays_so_until_there_is_some_room() {
+        let judge = |used, before| process(1000).judge(used, used, before);
+        assert_eq!(
+            (judge(750, Pressure::Connections), judge(749, Pressure::Connections)),
+            (Pressure::Connections, Pressure::None)
+        );
+        assert_eq!(
+            (judge(900, Pressure::Requests), judge(899, Pressure::Requests)),
+            (Pressure::Requests, Pressure::Connections)
+        );
+        assert_eq!(judge(900, Pressure::Connections), Pressure::Connections);
     }
 
     #[test]
     fn the_process_uses_memory() {
-        assert!(Memory { limit: 1, used: Used::Process }.used().unwrap() > 1 << 20);
+        assert!(resident().unwrap() > 1 << 20);
     }
 
     /// Files of a control group.
@@ -181,8 +222,8 @@ mod tests {
                 ("pod/free/memory.current", "1\n"),
             ],
         );
-        let memory = group("0::/pod\n", &root).unwrap();
-        assert_eq!((memory.limit, memory.used()), (1000, Some(700)), "what is merely cached is not in the way");
+        let mut memory = group("0::/pod\n", &root).unwrap();
+        assert_eq!((memory.limit, memory.used(0, false)), (1000, Some(700)), "what is merely cached is not in the way");
         assert!(group("0::/pod/free\n", &root).is_none(), "another's limit");
         assert!(group("0::/other\n", &root).is_none());
         fs::remove_dir_all(root).unwrap();
@@ -195,8 +236,12 @@ mod tests {
         let groups = "5:cpu,cpuacct:/\n4:memory:/of/the/machine\n0::/\n";
         assert!(group(groups, &root).is_none());
         fs::write(root.join(limit), "70\n").unwrap();
-        let memory = group(groups, &root).unwrap();
-        assert_eq!((memory.limit, memory.used()), (70, Some(7)), "in a container it is the root of what is seen");
+        let mut memory = group(groups, &root).unwrap();
+        assert_eq!(
+            (memory.limit, memory.used(0, true)),
+            (70, Some(7)),
+            "in a container it is the root of what is seen"
+        );
         fs::remove_dir_all(root).unwrap();
     }
 }

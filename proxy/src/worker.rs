@@ -26,7 +26,7 @@ use crate::readiness::ReadyGuard;
 use crate::signal::Signal;
 use crate::telemetry::{DrainReason, Registry, Sinks, TlsSide, WorkerTelemetry};
 use crate::tls::{Connector, Offer, TlsInfo};
-use crate::{filter_chain, listener};
+use crate::{allocator, filter_chain, listener};
 
 pub(crate) use view::{ChainView, Input, ListenerId, View};
 
@@ -36,7 +36,7 @@ const FLUSH: Duration = Duration::from_millis(100);
 const FLUSHES_A_SWEEP: u32 = 10;
 
 /// The idle timeout of pooled connections while memory is short.
-const NOT_IDLE: Duration = Duration::from_nanos(1);
+const IDLE_WHILE_SHORT: Duration = Duration::from_secs(1);
 
 /// Log lines that peers may cause between two flushes.
 const LINES_A_TICK: u32 = 5;
@@ -238,10 +238,11 @@ impl Worker {
         let view = self.view();
         let generation = view.generation();
         self.told(self.live.sweep(view.grace()));
+        let short = self.pressure.get() > Pressure::None;
         for cluster in &view.clusters {
-            let short = self.pressure.get() > Pressure::None;
-            cluster.pool.sweep(if short { NOT_IDLE } else { cluster.config.idle_timeout }, generation);
+            cluster.pool.sweep(if short { IDLE_WHILE_SHORT } else { cluster.config.idle_timeout }, generation);
         }
+        allocator::give_back(short);
     }
 
     fn cluster_status(&self) -> Vec<ClusterStatus> {

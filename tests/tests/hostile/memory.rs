@@ -88,7 +88,7 @@ fn little_memory(bed: &Bed) {
     let before = bed.proxy.metric(shortages, &[]);
     let mut held = Vec::new();
     while bed.proxy.metric(shortages, &[]) == before {
-        assert!(held.len() < 40, "{} MB are held", bed.memory() / 1e6);
+        assert!(held.len() < 150, "{} MB are held", bed.memory() / 1e6);
         let mut h2 = H2::open(&bed.attacker, bed.to);
         // Its settings are there, and taken: 256 KiB a stream.
         assert!(h2.settled() && h2.send(&frame(SETTINGS, ACK, 0, b"")));
@@ -112,8 +112,6 @@ fn little_memory(bed: &Bed) {
     assert_eq!(bed.proxy.admin("/stats").code, 200);
     drop(held);
     eventually("it is no longer short", || {
-        // By either worker: the allocator gives back what is free when it is asked for something.
-        let _ = bed.answer_to(b"GET /later HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
         let share = bed.proxy.metric("remora_memory_used_bytes", &[]) / LIMIT as f64;
         (share < 0.8).then_some(())
     });
