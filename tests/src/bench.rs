@@ -6,7 +6,7 @@
 //!
 //! * [`scenario`](Scenario) says what is measured; [`Chain`] sets it up and carries a round, through sidecars that `sidecars` starts;
 //!   `grpc`, `bulk` and `handshakes` are loads beside h2load.
-//! * [`Growth`] measures Remora alone as work grows; [`profile`] and [`flame`] show where time goes; [`Path`] counts instructions.
+//! * [`Growth`] measures Remora alone as work grows; [`profile`] and [`flame`] show where time goes; [`Scenario::instructions`] counts.
 //! * [`Report`] keeps the rounds; [`goals`], [`tables`], [`page`] and [`picture`] tell of them.
 
 mod authority;
@@ -33,7 +33,7 @@ pub use chain::Chain;
 pub use flame::{Stacks, flame};
 pub use goals::{Bound, Goal, goals};
 pub use handshakes::Resumed;
-pub use instructions::{Counts, Path};
+pub use instructions::Counts;
 pub use page::{page, picture, tables};
 pub use profile::profile;
 pub use report::{Machine, Report, Round};

@@ -195,7 +195,10 @@ impl Chain {
     /// Runs h2load in the client's pod; its totals, and the milliseconds of each request.
     fn h2load(&self, more: &[&str]) -> (Load, Vec<f64>) {
         let Place { client, server, scenario, .. } = &self.place;
-        let log = client.folder().join("requests.log");
+        // In a folder of its own: sidecars watch that of their configuration, and would be woken by each line.
+        let folder = client.folder().join("load");
+        std::fs::create_dir_all(&folder).unwrap();
+        let log = folder.join("requests.log");
         // Made here, where the load's user may not, and emptied.
         std::fs::write(&log, "").unwrap();
         std::fs::set_permissions(&log, PermissionsExt::from_mode(0o666)).unwrap();

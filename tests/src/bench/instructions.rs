@@ -9,28 +9,12 @@ use std::os::unix::fs::chown;
 
 use nix::sys::signal::Signal;
 
+use super::scenario::{Protocol, Scenario};
 use crate::mesh::Mesh;
 use crate::pod::{PROXY, Pod};
 use crate::sidecar::Sidecar;
 
-/// What passes through the chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Path {
-    /// HTTP/1.1, no mTLS.
-    H1Plain,
-    /// HTTP/1.1 at both ends, mTLS between.
-    H1Mtls,
-    /// HTTP/2, no mTLS.
-    H2Plain,
-    /// HTTP/2, mTLS between.
-    H2Mtls,
-    /// Bytes, no mTLS.
-    TcpPlain,
-    /// Bytes, mTLS between.
-    TcpMtls,
-}
-
-/// Instructions of both sidecars together by path: for a request that is answered with 128 bytes, or for a MiB of bytes.
+/// Instructions of both sidecars together by scenario: for a request that is answered with 128 bytes, or for a MiB of bytes.
 pub type Counts = BTreeMap<String, u64>;
 
 /// The server's port.
@@ -40,22 +24,15 @@ const REQUESTS: [u64; 2] = [1_000, 3_000];
 /// MiB of the two runs.
 const MEBIBYTES: [u64; 2] = [8, 40];
 
-impl Path {
-    /// Every one.
-    pub const ALL: [Self; 6] =
+impl Scenario {
+    /// Those whose instructions are counted.
+    pub const COUNTED: [Self; 6] =
         [Self::H1Plain, Self::H1Mtls, Self::H2Plain, Self::H2Mtls, Self::TcpPlain, Self::TcpMtls];
 
-    /// Its name in results.
+    /// Whether its count says more than how often the kernel woke a splice, which is chance.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::H1Plain => "h1-plain",
-            Self::H1Mtls => "h1-mtls",
-            Self::H2Plain => "h2-plain",
-            Self::H2Mtls => "h2-mtls",
-            Self::TcpPlain => "tcp-plain",
-            Self::TcpMtls => "tcp-mtls",
-        }
+    pub fn is_compared(self) -> bool {
+        self != Self::TcpPlain
     }
 
     /// Instructions of both sidecars per request, or per MiB.
@@ -63,17 +40,13 @@ impl Path {
     /// # Panics
     /// When the chain does not come up, a request fails, or callgrind reports nothing.
     #[must_use]
-    pub fn count(self) -> u64 {
+    pub fn instructions(self) -> u64 {
         let [few, many] = if self.is_tcp() { MEBIBYTES } else { REQUESTS };
         (self.total(many) - self.total(few)) / (many - few)
     }
 
     fn is_tcp(self) -> bool {
-        matches!(self, Self::TcpPlain | Self::TcpMtls)
-    }
-
-    fn is_mtls(self) -> bool {
-        matches!(self, Self::H1Mtls | Self::H2Mtls | Self::TcpMtls)
+        self.protocol() == Protocol::Tcp
     }
 
     /// Instructions of both sidecars from their start to their end, with `amount` requests or MiB between.
@@ -94,7 +67,7 @@ impl Path {
             let answer = client.run("curl", &["-sSf", "-o", "/dev/null", &format!("{base}/{}", amount << 20)]);
             assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
         } else {
-            let version: &[&str] = if matches!(self, Self::H1Plain | Self::H1Mtls) { &["--h1"] } else { &[] };
+            let version: &[&str] = if self.protocol() == Protocol::Http1 { &["--h1"] } else { &[] };
             let rest = ["-c", "1", "-m", "1", "-n", &amount.to_string(), &format!("{base}/128")];
             client.h2load(&[version, &rest].concat()).assert_clean(amount);
         }
