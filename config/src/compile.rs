@@ -36,9 +36,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const LAME_DUCK: Duration = Duration::from_secs(5);
 /// Bound of a connect to a meshed or named destination, all of them near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The same where there is no other endpoint to go to, the application beside the proxy or a destination that nothing is known
-/// of: a lost SYN alone costs a second, and one is lost whenever a server's queue of connections is full.
-const ORIGINAL_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for the application beside the proxy, which loses SYNs while its queue of connections is full: the kernel sends them
+/// again after one second and after three, and the last has another for its answer. An application that has no place by then
+/// hangs, and callers that have another endpoint should know.
+const INBOUND_CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// The same for a destination that nothing is known of: it may be far, and there is no other to go to.
+const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing happens ends after this.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// How long a client may take over the few bytes that tell its protocol.

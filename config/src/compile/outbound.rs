@@ -12,7 +12,7 @@ use remora_model::{
 };
 
 use super::clusters::Clusters;
-use super::{DETECT_TIMEOUT, IDLE_TIMEOUT, ORIGINAL_CONNECT_TIMEOUT, inbound, listen, routes};
+use super::{DETECT_TIMEOUT, IDLE_TIMEOUT, PASSTHROUGH_CONNECT_TIMEOUT, inbound, listen, routes};
 use crate::decode::{Field, Place, Spanned};
 use crate::errors::{Problems, quoted};
 use crate::raw::{Document, Outbound};
@@ -50,7 +50,7 @@ pub(super) fn listener(
         }
     }
     let chains = most_specific_first(chains, &taken.mixed_ports());
-    let passthrough = clusters.passthrough(ORIGINAL_CONNECT_TIMEOUT);
+    let passthrough = clusters.passthrough(PASSTHROUGH_CONNECT_TIMEOUT);
     Listener {
         name: "outbound".into(),
         direction: Direction::Outbound,
