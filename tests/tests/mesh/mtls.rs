@@ -95,11 +95,12 @@ fn captured(pair: &Pair, during: impl FnOnce()) -> Vec<u8> {
     let mut capture = remora_test::process::Process::start("tcpdump", &log, &mut command);
     let _ = capture.said("listening on");
     during();
-    // Packets come in order: when this one is in the file, so is everything before it.
+    // Packets come in order: when this one is in the file, so is everything before it. A busy capture may miss one.
     let marker = "this is the end of the capture";
     let to = pair.server.at(9);
-    pair.client.enter(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap().send_to(marker.as_bytes(), to).unwrap());
+    let socket = pair.client.enter(|| std::net::UdpSocket::bind("0.0.0.0:0")).unwrap();
     let bytes = remora_test::eventually("the marker in the capture", || {
+        socket.send_to(marker.as_bytes(), to).unwrap();
         std::fs::read(&file).ok().filter(|bytes| occurs(bytes, marker))
     });
     capture.signal(Signal::SIGINT);
