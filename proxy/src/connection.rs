@@ -8,8 +8,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Buf;
 use model::{DownstreamTls, MtlsMode, Protocol};
 use remora_model as model;
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 
 use self::relay::Relay;
@@ -17,7 +19,7 @@ use crate::address::{ClientAddr, OrigDst};
 use crate::cluster::Picked;
 use crate::drain::Drain;
 use crate::http::{fields::Trust, h1, h2};
-use crate::inspect::{self, Inspected};
+use crate::inspect::{self, Inspected, Limits};
 use crate::io::{Downstream, Replay, Upstream};
 use crate::live::LiveConnection;
 use crate::request::{self, HttpConnection};
@@ -97,6 +99,17 @@ async fn begin(worker: Rc<Worker>, listener: ListenerId, stream: TcpStream, clie
     }
 }
 
+/// The client's connection broke before it was known what it carries.
+fn broken(error: &io::Error) -> Error {
+    tracing::debug!(%error, "connection broke before its first request");
+    Error::DownstreamClosed
+}
+
+/// Whether `error` ends a connection on which nothing was said, and nothing is lost.
+fn is_quiet(taken: &[u8], error: &Error) -> bool {
+    taken.is_empty() && matches!(error, Error::Retired | Error::IdleTimeout(_))
+}
+
 impl Accepted {
     fn refuse(&mut self, reason: Refusal, message: &str) -> Option<Carried> {
         self.telemetry.refused(reason);
@@ -117,24 +130,13 @@ impl Accepted {
         self.refuse(Refusal::Tls, &format!("{}: {}", error.reason, error.message))
     }
 
-    /// The client's connection broke before it was known what it carries.
-    fn broken(&mut self, error: &io::Error) -> Option<Carried> {
-        tracing::debug!(client = %self.info.client, %error, "connection broke before its first request");
-        self.telemetry.failed(&Error::DownstreamClosed);
-        None
-    }
-
     /// Tells mesh TLS from what the mode lets pass besides.
     async fn mesh(mut self, mut io: Replay<TcpStream>, mode: MtlsMode) -> Option<Carried> {
         let first_byte = Some(if mode == MtlsMode::Permissive { FIRST_SPEAKER } else { HANDSHAKE });
         let limits = self.limits(first_byte);
-        let inspected = tokio::select! {
-            inspected = inspect::inspect(&mut io, limits) => inspected,
-            () = self.unwanted() => return None,
-        };
-        let inspected = match inspected {
+        let inspected = match self.wanted(&mut io, self.idle(), async |io| self.inspect(io, limits).await).await {
             Ok(inspected) => inspected,
-            Err(error) => return self.broken(&error),
+            Err(error) => return self.fail(&io.prefix, &io.stream, &error),
         };
         match (inspected, mode) {
             (Inspected::Tls(hello), _) if mode == MtlsMode::Strict || hello.is_mesh() => self.accept_mesh(io).await,
@@ -209,41 +211,58 @@ impl Accepted {
             Protocol::Auto => Some(FIRST_SPEAKER),
         };
         let limits = self.limits(first_byte);
-        let inspected = tokio::select! {
-            inspected = inspect::inspect(&mut io, limits) => inspected,
-            () = self.unwanted() => return None,
-        };
-        match inspected {
+        match self.wanted(&mut io, self.idle(), async |io| self.inspect(io, limits).await).await {
             Ok(inspected) => self.inspected(io, inspected, trust).await,
-            Err(error) => self.broken(&error),
+            Err(error) => self.fail(&io.prefix, io.stream.tcp(), &error),
         }
     }
 
-    /// Completes when a connection that has said nothing yet need not be waited for: its idle timeout passed, or the
-    /// proxy drains.
-    async fn unwanted(&self) {
+    async fn inspect<S: AsyncRead + Unpin>(&self, io: &mut Replay<S>, limits: Limits) -> Result<Inspected, Error> {
+        let inspected = inspect::inspect(io, limits).await.map_err(|error| broken(&error))?;
+        Ok(self.as_declared(inspected))
+    }
+
+    /// Asks a client, until it need not be waited for: it was idle (zero: no bound), or the proxy drains. One that has said
+    /// something has the drain's time to go on. What is asked may be cut short and asked again.
+    async fn wanted<S, T>(
+        &self,
+        io: &mut Replay<S>,
+        idle: Duration,
+        mut ask: impl AsyncFnMut(&mut Replay<S>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let drain = self.drain();
-        let idle = self.chain.chain().idle_timeout;
-        tokio::select! {
-            () = drain.signaled() => {}
-            () = tokio::time::sleep(idle), if !idle.is_zero() => {}
+        let mut drains = false;
+        loop {
+            tokio::select! {
+                answer = ask(io) => return answer,
+                () = drain.signaled(), if !drains => drains = true,
+                () = drain.over() => return Err(Error::Retired),
+                () = tokio::time::sleep(idle), if !idle.is_zero() => return Err(Error::IdleTimeout(idle)),
+            }
+            if io.prefix.is_empty() {
+                return Err(Error::Retired);
+            }
         }
+    }
+
+    fn idle(&self) -> Duration {
+        self.chain.chain().idle_timeout
     }
 
     fn drain(&self) -> Drain {
         self.worker.drain(self.info.direction).and(self.live.clone())
     }
 
-    fn limits(&self, first_byte: Option<Duration>) -> inspect::Limits {
+    fn limits(&self, first_byte: Option<Duration>) -> Limits {
         let complete = self.chain.chain().detect_timeout;
         // Where the server may speak first, it may also know what to make of a client's half a word.
         let asks_server = first_byte == Some(FIRST_SPEAKER) && self.may_be_tcp();
         let unclear = if asks_server { complete.min(HALF_A_WORD) } else { complete };
-        inspect::Limits { first_byte, complete, unclear }
+        Limits { first_byte, complete, unclear }
     }
 
     async fn inspected(self, io: Replay<Downstream>, inspected: Inspected, trust: Trust) -> Option<Carried> {
-        match self.as_declared(inspected) {
+        match inspected {
             // A tunnel through a forward proxy: the application's own business, and bytes to us.
             Inspected::Http1
                 if trust.application && io.prefix.starts_with(b"CONNECT ") && self.chain.chain().tcp.is_some() =>
@@ -277,7 +296,7 @@ impl Accepted {
         chain.tcp.is_some() && !matches!(chain.protocol, Protocol::Http | Protocol::Http2)
     }
 
-    async fn http1(mut self, io: Replay<Downstream>, trust: Trust) {
+    async fn http1(self, io: Replay<Downstream>, trust: Trust) {
         self.telemetry.protocol(DownstreamProtocol::Http1);
         let drain = self.drain();
         let connection = HttpConnection::new(self.worker, self.info, self.orig_dst, self.chain, trust, self.live);
@@ -286,7 +305,7 @@ impl Accepted {
         }
     }
 
-    async fn http2(mut self, io: Replay<Downstream>, trust: Trust) {
+    async fn http2(self, io: Replay<Downstream>, trust: Trust) {
         self.telemetry.protocol(DownstreamProtocol::Http2);
         let drain = self.drain();
         let connection = HttpConnection::new(self.worker, self.info, self.orig_dst, self.chain, trust, self.live);
@@ -305,35 +324,59 @@ impl Accepted {
             return Err(Error::DownstreamProtocol("not HTTP, and nothing else is served here".into()));
         };
         let cluster = self.chain.view().cluster(id);
-        let (io, picked, counted) =
-            upstream::connect_tcp(&self.worker, cluster, self.orig_dst, self.chain.caller(self.info.client)).await?;
+        let caller = self.chain.caller(self.info.client);
+        let (io, picked, counted) = tokio::select! {
+            dialled = upstream::connect_tcp(&self.worker, cluster, self.orig_dst, caller) => dialled?,
+            () = self.drain().over() => return Err(Error::Retired),
+        };
         Ok((Replay::new(io), picked, counted))
     }
 
     async fn tcp(mut self, io: Replay<Downstream>) -> Option<Carried> {
+        if self.chain.chain().tcp.is_some() {
+            self.telemetry.protocol(DownstreamProtocol::Tcp);
+        }
         match self.dial_tcp().await {
-            Ok(dialled) => self.relay(io, dialled),
-            Err(error) => self.fail(&error),
+            Ok(dialled) => self.relay(io, dialled, 0),
+            Err(error) => self.fail(&io.prefix, io.stream.tcp(), &error),
         }
     }
 
-    fn fail(&mut self, error: &Error) -> Option<Carried> {
-        if self.worker.may_log() {
+    /// Ends a connection that nothing became of, and of which `taken` was read.
+    fn fail(&mut self, taken: &[u8], client: &TcpStream, error: &Error) -> Option<Carried> {
+        if is_quiet(taken, error) {
+            return None;
+        }
+        if !matches!(error, Error::DownstreamProtocol(_)) {
+            // No end of ours is taken for the server's, nor for a sign that it has the bytes.
+            let _ = socket::abort_on_drop(client);
+        }
+        let usual = matches!(error, Error::DownstreamClosed | Error::Retired | Error::IdleTimeout(_));
+        if !usual && self.worker.may_log() {
             tracing::warn!(client = %self.info.client, orig_dst = %self.orig_dst, flag = error.response_flag().as_str(), "{error}");
         }
         self.telemetry.failed(error);
         None
     }
 
-    fn relay(self, downstream: Replay<Downstream>, (upstream, picked, counted): Dialled) -> Option<Carried> {
-        let chain = self.chain.chain();
-        let traffic = self.chain.view().cluster(chain.tcp?).traffic(self.info.direction).clone();
-        let (idle, drain) = (chain.idle_timeout, self.drain());
+    /// It is the cluster's connection to `endpoint`, which has been `shown` so many of its bytes.
+    fn reaches(&mut self, endpoint: SocketAddr, shown: usize) {
+        if let Some(id) = self.chain.chain().tcp {
+            self.telemetry.tcp(self.chain.view().cluster(id).traffic(self.info.direction));
+        }
+        self.telemetry.endpoint(endpoint);
+        self.telemetry.received(shown);
+    }
+
+    /// Relays what comes, after the bytes that the upstream has been `shown` already.
+    fn relay(mut self, mut downstream: Replay<Downstream>, dialled: Dialled, shown: usize) -> Option<Carried> {
+        let (upstream, picked, counted) = dialled;
+        self.telemetry.protocol(DownstreamProtocol::Tcp);
+        self.reaches(picked.address(), shown);
+        downstream.prefix.advance(shown);
+        let (idle, drain) = (self.idle(), self.drain());
         // A connection may live for days; its snapshot need not.
-        let Self { mut telemetry, live, .. } = self;
-        telemetry.protocol(DownstreamProtocol::Tcp);
-        telemetry.tcp(&traffic);
-        telemetry.endpoint(picked.address());
+        let Self { telemetry, live, .. } = self;
         Some(Carried::Bytes(Relay {
             downstream,
             upstream,

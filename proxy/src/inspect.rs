@@ -108,6 +108,21 @@ pub async fn inspect<S: AsyncRead + Unpin>(io: &mut Replay<S>, limits: Limits) -
             return Ok(Inspected::Eof);
         }
     }
+    judge(io, limits).await
+}
+
+/// As [`inspect()`], where the bytes so far told nothing: the next are waited for without bound, and what is bounded begins with them.
+///
+/// # Errors
+/// The connection broke.
+pub(crate) async fn inspect_more<S: AsyncRead + Unpin>(io: &mut Replay<S>, limits: Limits) -> io::Result<Inspected> {
+    if read_more(io).await? == 0 {
+        return Ok(if io.prefix.is_empty() { Inspected::Eof } else { Inspected::Tcp });
+    }
+    judge(io, limits).await
+}
+
+async fn judge<S: AsyncRead + Unpin>(io: &mut Replay<S>, limits: Limits) -> io::Result<Inspected> {
     let mut deadline = None;
     loop {
         match classify(&io.prefix) {

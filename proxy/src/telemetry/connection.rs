@@ -22,7 +22,7 @@ pub struct ConnectionTelemetry {
     metrics: Arc<DownstreamMetrics>,
     started: Instant,
     info: Option<Rc<ConnectionInfo>>,
-    protocol: Option<DownstreamProtocol>,
+    protocol: Cell<Option<DownstreamProtocol>>,
     refusal: Option<Refusal>,
     traffic: Option<Arc<Traffic>>,
     endpoint: Option<SocketAddr>,
@@ -41,7 +41,7 @@ impl ConnectionTelemetry {
             metrics,
             started: Instant::now(),
             info: None,
-            protocol: None,
+            protocol: Cell::new(None),
             refusal: None,
             traffic: None,
             endpoint: None,
@@ -57,8 +57,8 @@ impl ConnectionTelemetry {
     }
 
     /// What it speaks; counted once.
-    pub fn protocol(&mut self, protocol: DownstreamProtocol) {
-        if self.protocol.replace(protocol).is_none() {
+    pub fn protocol(&self, protocol: DownstreamProtocol) {
+        if self.protocol.replace(Some(protocol)).is_none() {
             self.metrics.identified(protocol);
             self.metrics.detected(self.started.elapsed());
         }
@@ -135,8 +135,9 @@ impl ConnectionTelemetry {
 
 impl Drop for ConnectionTelemetry {
     fn drop(&mut self) {
-        let protocol = self.protocol.unwrap_or(DownstreamProtocol::Unknown);
-        if self.protocol.is_none() {
+        let known = self.protocol.get();
+        let protocol = known.unwrap_or(DownstreamProtocol::Unknown);
+        if known.is_none() {
             self.metrics.identified(protocol);
         }
         self.metrics.closed();

@@ -35,6 +35,7 @@ mod outage;
 mod pools;
 mod probes;
 mod refusals;
+mod resets;
 mod rotation;
 mod routes;
 mod sources;

@@ -78,25 +78,25 @@ impl World {
     }
 }
 
-fn patient(stream: TcpStream) -> TcpStream {
+pub(crate) fn patient(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();
     stream
 }
 
-fn connect(pod: &Pod, to: SocketAddr) -> TcpStream {
+pub(crate) fn connect(pod: &Pod, to: SocketAddr) -> TcpStream {
     patient(pod.enter(|| TcpStream::connect(to)).unwrap_or_else(|error| panic!("{to}: {error}")))
 }
 
-fn expect(stream: &mut TcpStream, bytes: &[u8]) {
+pub(crate) fn expect(stream: &mut TcpStream, bytes: &[u8]) {
     let mut read = vec![0; bytes.len()];
     stream.read_exact(&mut read).unwrap();
     assert_eq!(read, bytes);
 }
 
 /// Sends a reset.
-fn abort(stream: TcpStream) {
+pub(crate) fn abort(stream: TcpStream) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
