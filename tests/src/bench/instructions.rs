@@ -1,8 +1,8 @@
 //! What a request costs in instructions, as valgrind's callgrind counts them: unlike time, this repeats on a noisy machine.
 //!
 //! Both sidecars of a chain run under callgrind, with one worker, and serve one connection with one request at a time. Two
-//! runs that differ only in the number of requests are subtracted, so that start-up and end cancel out. Spans are off: which
-//! requests are sampled is chance.
+//! runs that differ only in the number of requests are subtracted, so that start-up and end cancel out. Requests are traced all
+//! or not at all: which are sampled otherwise is chance.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::chown;
@@ -10,6 +10,7 @@ use std::os::unix::fs::chown;
 use nix::sys::signal::Signal;
 
 use super::scenario::{Protocol, Scenario};
+use crate::collector::Collector;
 use crate::mesh::Mesh;
 use crate::pod::{PROXY, Pod};
 use crate::sidecar::Sidecar;
@@ -35,14 +36,14 @@ impl Scenario {
         self != Self::TcpPlain
     }
 
-    /// Instructions of both sidecars per request, or per MiB.
+    /// Instructions of both sidecars per request, or per MiB; with `traced`, each request's spans are made and exported.
     ///
     /// # Panics
     /// When the chain does not come up, a request fails, or callgrind reports nothing.
     #[must_use]
-    pub fn instructions(self) -> u64 {
+    pub fn instructions(self, traced: bool) -> u64 {
         let [few, many] = if self.is_tcp() { MEBIBYTES } else { REQUESTS };
-        (self.total(many) - self.total(few)) / (many - few)
+        (self.total(many, traced) - self.total(few, traced)) / (many - few)
     }
 
     fn is_tcp(self) -> bool {
@@ -50,9 +51,9 @@ impl Scenario {
     }
 
     /// Instructions of both sidecars from their start to their end, with `amount` requests or MiB between.
-    fn total(self, amount: u64) -> u64 {
+    fn total(self, amount: u64, traced: bool) -> u64 {
         let mesh = Mesh::new();
-        let [client, server] = ["client", "server"].map(|name| mesh.pod(name));
+        let [client, server, store] = ["client", "server", "store"].map(|name| mesh.pod(name));
         let _app = server.peer("http", PORT, &[]);
         let address = server.v4();
         let protocol = if self.is_tcp() { "tcp" } else { "auto" };
@@ -61,7 +62,15 @@ impl Scenario {
         );
         let mode = if self.is_mtls() { "strict" } else { "off" };
         let inbound = format!("inbound: {{mtls: {mode}, ports: [{{port: {PORT}, protocol: {protocol}}}]}}");
-        let sidecars = [(&client, entry), (&server, inbound)].map(|(pod, rest)| self.sidecar(pod, &rest));
+        let traces = if traced {
+            let collector = store.at(4317);
+            let _ = Collector::start(&store, collector);
+            format!("tracing: {{endpoint: \"http://{collector}\", sampling: 1.0}}\n")
+        } else {
+            String::new()
+        };
+        let sidecars =
+            [(&client, entry), (&server, inbound)].map(|(pod, rest)| self.sidecar(pod, &format!("{traces}{rest}")));
         let base = format!("http://{}/bytes", server.at(PORT));
         if self.is_tcp() {
             let answer = client.run("curl", &["-sSf", "-o", "/dev/null", &format!("{base}/{}", amount << 20)]);

@@ -1,8 +1,8 @@
 //! `remora-instructions --file FILE [--record]`: instructions per request and per MiB; `make bench-instructions` runs it.
 //!
 //! Compares with the file, and fails where a path grew by more than 3 % over it or by more than 10 % over the first count ever
-//! recorded. With `--record` the file takes the new counts instead. Counts of another compiler, valgrind or processor say
-//! nothing: there the comparison is SKIPPED.
+//! recorded, or where traces of 1 % of the requests cost more than 3 %. With `--record` the file takes the new counts instead.
+//! Counts of another compiler, valgrind or processor say nothing: there the comparison is SKIPPED.
 #![allow(clippy::print_stdout)] // Its answers.
 
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ const GROWTH: u64 = 3;
 /// The growth over the first recorded count that fails, in percent.
 const GROWTH_EVER: u64 = 10;
 
+/// What tracing each hundredth request may add to the cost of the shortest path, in percent.
+const TRACES: f64 = 3.0;
 /// How often a path is counted that seems to have grown: what a busy machine adds it does not add each time.
 const ATTEMPTS: u32 = 3;
 
@@ -57,12 +59,12 @@ impl Recent {
 
     /// Counts, again where it seems to have grown.
     fn count(self, scenario: Scenario) -> u64 {
-        let mut count = scenario.instructions();
+        let mut count = scenario.instructions(false);
         for _ in 1..ATTEMPTS {
             if !self.is_exceeded_by(count) {
                 break;
             }
-            count = count.min(scenario.instructions());
+            count = count.min(scenario.instructions(false));
         }
         count
     }
@@ -108,6 +110,12 @@ fn read(file: &Path) -> anyhow::Result<Option<Recorded>> {
     serde_json::from_slice(&text).map(Some).with_context(|| file.display().to_string())
 }
 
+/// Percent that a hundredth of the cost of tracing every request is of `plain`, a request's without.
+fn traces(plain: u64) -> f64 {
+    let traced = Scenario::H1Plain.instructions(true);
+    (traced as f64 - plain as f64) / plain as f64
+}
+
 fn main() -> anyhow::Result<()> {
     let (file, record) = arguments()?;
     let before = read(&file)?;
@@ -125,7 +133,7 @@ fn main() -> anyhow::Result<()> {
     for scenario in Scenario::COUNTED {
         let name = scenario.name();
         let recent = Recent::of(scenario, before.as_ref());
-        let count = if record { scenario.instructions() } else { recent.count(scenario) };
+        let count = if record { scenario.instructions(false) } else { recent.count(scenario) };
         let against = |base: Option<u64>| {
             base.map_or_else(|| "-".to_owned(), |base| format!("{:+.2} %", (count as f64 / base as f64 - 1.0) * 100.0))
         };
@@ -137,6 +145,8 @@ fn main() -> anyhow::Result<()> {
             counts.insert(name.to_owned(), count);
         }
     }
+    let traces = traces(counts[Scenario::H1Plain.name()]);
+    println!("traces of 1 % of the requests: {traces:+.2} % of h1-plain");
     if record {
         let first = before.filter(|all| all.place == here).map_or_else(|| counts.clone(), |all| all.first);
         std::fs::write(&file, serde_json::to_string_pretty(&Recorded { place: here, first, counts })? + "\n")?;
@@ -148,5 +158,6 @@ fn main() -> anyhow::Result<()> {
         grown.is_empty(),
         "more instructions than allowed ({GROWTH} % over the last, {GROWTH_EVER} % over the first): {grown:?}"
     );
+    anyhow::ensure!(traces <= TRACES, "traces of 1 % of the requests cost more than {TRACES} %");
     Ok(())
 }
