@@ -95,7 +95,9 @@ fn is_of_a_hop(name: &HeaderName) -> bool {
 pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
-    let amount: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    // A number's own parser takes a sign.
+    let plain = digits.len() <= 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let amount: u64 = digits.parse().ok().filter(|_| plain)?;
     Some(match unit {
         "H" => Duration::from_secs(amount * 3600),
         "M" => Duration::from_secs(amount * 60),
@@ -302,7 +304,7 @@ mod tests {
         };
         assert_eq!(timeout("1m"), Some(Duration::from_millis(1)));
         assert_eq!(timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
-        for invalid in ["", "m", "1", "1x", "-1m", "123456789n", "1 m"] {
+        for invalid in ["", "m", "1", "1x", "-1m", "+1m", "123456789n", "1 m"] {
             assert_eq!(timeout(invalid), None, "{invalid:?}");
         }
     }
