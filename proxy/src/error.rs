@@ -183,7 +183,7 @@ pub enum Error {
     /// The upstream's connection ended within its response.
     #[error("the upstream's response broke off: {0}")]
     ResponseTruncated(String),
-    /// The route's request timeout passed.
+    /// The route's request timeout passed, or the one a gRPC call brought.
     #[error("no complete response from cluster \"{cluster}\" within {timeout:?}")]
     RequestTimeout {
         /// The cluster's name.
@@ -229,8 +229,14 @@ pub struct Response {
     pub grpc_status: u8,
 }
 
+/// gRPC's CANCELLED.
+const GRPC_CANCELLED: u8 = 1;
 /// gRPC's DEADLINE_EXCEEDED.
 const GRPC_DEADLINE_EXCEEDED: u8 = 4;
+/// gRPC's PERMISSION_DENIED.
+const GRPC_PERMISSION_DENIED: u8 = 7;
+/// gRPC's RESOURCE_EXHAUSTED.
+const GRPC_RESOURCE_EXHAUSTED: u8 = 8;
 /// gRPC's UNIMPLEMENTED.
 const GRPC_UNIMPLEMENTED: u8 = 12;
 /// gRPC's INTERNAL.
@@ -273,6 +279,14 @@ impl Error {
             Self::UpstreamClosed { unprocessed, .. } => *unprocessed,
             Self::UpstreamReset { code, .. } => *code == h2::Reason::REFUSED_STREAM,
             _ => false,
+        }
+    }
+
+    /// The HTTP/2 error code with which the upstream reset the stream.
+    pub fn reset(&self) -> Option<h2::Reason> {
+        match self {
+            Self::UpstreamReset { code, .. } | Self::ResponseReset(code) => Some(*code),
+            _ => None,
         }
     }
 
@@ -331,11 +345,10 @@ impl Error {
             | Self::UpstreamClosed { .. }
             | Self::Retired
             | Self::Overloaded
-            | Self::UpstreamReset { .. }
             | Self::Undelivered { .. } => (StatusCode::SERVICE_UNAVAILABLE, GRPC_UNAVAILABLE),
-            Self::UpstreamProtocol { .. } | Self::ResponseReset(_) | Self::ResponseTruncated(_) => {
-                (StatusCode::BAD_GATEWAY, GRPC_UNAVAILABLE)
-            }
+            Self::UpstreamReset { code, .. } => (StatusCode::SERVICE_UNAVAILABLE, grpc_status_of_reset(*code)),
+            Self::ResponseReset(code) => (StatusCode::BAD_GATEWAY, grpc_status_of_reset(*code)),
+            Self::UpstreamProtocol { .. } | Self::ResponseTruncated(_) => (StatusCode::BAD_GATEWAY, GRPC_UNAVAILABLE),
             Self::RequestTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, GRPC_DEADLINE_EXCEEDED),
             Self::IdleTimeout(_) | Self::HeadTimeout(_) => (StatusCode::REQUEST_TIMEOUT, GRPC_UNAVAILABLE),
             Self::InvalidHead(invalid) => (invalid.status(), GRPC_INTERNAL),
@@ -344,6 +357,17 @@ impl Error {
             Self::DownstreamClosed => (StatusCode::BAD_REQUEST, GRPC_UNAVAILABLE),
         };
         Response { status, grpc_status }
+    }
+}
+
+/// What gRPC clients make of a reset (gRPC over HTTP/2, "Errors").
+fn grpc_status_of_reset(code: h2::Reason) -> u8 {
+    match code {
+        h2::Reason::CANCEL => GRPC_CANCELLED,
+        h2::Reason::REFUSED_STREAM => GRPC_UNAVAILABLE,
+        h2::Reason::ENHANCE_YOUR_CALM => GRPC_RESOURCE_EXHAUSTED,
+        h2::Reason::INADEQUATE_SECURITY => GRPC_PERMISSION_DENIED,
+        _ => GRPC_INTERNAL,
     }
 }
 

@@ -138,12 +138,10 @@ impl HttpConnection {
     ) -> (ResponseHead, ResponseBody) {
         let active = Active::new(self.clone());
         fields::receive(&mut head, &self.trust);
-        let (grpc, bare) = (head.is_grpc(), head.method == Method::HEAD);
-        // Only HTTP/2 can carry a status after a body that broke off; HTTP/1 must show the break.
-        let trailers = grpc && head.version == http::Version::HTTP_2;
-        let bound =
-            if grpc { fields::grpc_timeout(&head.headers).map(|timeout| (Instant::now(), timeout)) } else { None };
+        let (http2, bare) = (head.version == http::Version::HTTP_2, head.method == Method::HEAD);
         let mut telemetry = RequestTelemetry::start(&self.worker.telemetry, &self.info, &mut head);
+        // Only HTTP/2 can carry a status after a body that broke off; HTTP/1 must show the break.
+        let trailers = http2 && telemetry.is_grpc();
         match self.forward(&mut telemetry, head, body, informational).await {
             Ok((mut response, timeout)) => {
                 if response.upgrade.is_none() {
@@ -159,30 +157,36 @@ impl HttpConnection {
                 body.upgrade = response.upgrade;
                 (response.head, body)
             }
-            Err(error) => {
-                let error = overdue(error, bound);
-                telemetry.failed(&error);
-                let (mut head, body) = fields::error_response(&error, grpc);
-                let body = if bare { Body::Empty } else { body };
-                if self.trust.hop && error.undelivered() {
-                    fields::mark_undelivered(&mut head.headers);
-                }
-                telemetry.response(&head);
-                let exchange = Exchange { telemetry, attempt: None, _active: active, trailers, timeout: None };
-                (head, ResponseBody::new(body, exchange, None, self.limits().stream_idle))
-            }
+            Err(error) => self.failed(active, telemetry, &error, bare),
         }
     }
 
     /// Answers a request that cannot be handled at all.
     pub(crate) fn refuse(self: &Rc<Self>, mut head: Box<RequestHead>, error: Error) -> (ResponseHead, ResponseBody) {
         let active = Active::new(self.clone());
-        let mut telemetry = RequestTelemetry::start(&self.worker.telemetry, &self.info, &mut head);
-        telemetry.failed(&error);
-        let (head, body) = fields::error_response(&error, false);
+        let telemetry = RequestTelemetry::start(&self.worker.telemetry, &self.info, &mut head);
+        self.failed(active, telemetry, &error, head.method == Method::HEAD)
+    }
+
+    /// The answer to what went wrong, `bare` where it has no body; of a reset, also that.
+    fn failed(
+        &self,
+        active: Active,
+        mut telemetry: RequestTelemetry,
+        error: &Error,
+        bare: bool,
+    ) -> (ResponseHead, ResponseBody) {
+        telemetry.failed(error);
+        let (mut head, body) = fields::error_response(error, telemetry.is_grpc());
+        let body = if bare { Body::Empty } else { body };
+        if self.trust.hop && error.undelivered() {
+            fields::mark_undelivered(&mut head.headers);
+        }
         telemetry.response(&head);
         let exchange = Exchange { telemetry, attempt: None, _active: active, trailers: false, timeout: None };
-        (head, ResponseBody::new(body, exchange, None, self.limits().stream_idle))
+        let mut body = ResponseBody::new(body, exchange, None, self.limits().stream_idle);
+        body.reset = error.reset();
+        (head, body)
     }
 
     /// Relays the bytes of a connection that left HTTP.
@@ -225,13 +229,16 @@ impl HttpConnection {
         if let Some(path) = route::rewrite(route, &head.path) {
             head.path = path;
         }
+        let own = if telemetry.is_grpc() { fields::grpc_timeout(&head.headers) } else { None };
+        let timeout = route.request_timeout.into_iter().chain(own).min();
         let request = upstream::Request {
             caller: chain.caller(self.info.client),
             orig_dst: self.orig_dst,
             body: RequestBody::new(body, telemetry.request_bytes_handle(), chain.listener().limits.stream_idle),
+            relayed: self.trust.hop,
             head,
         };
-        let timeout = route.request_timeout.map(|timeout| Bound { deadline: Instant::now() + timeout, timeout });
+        let timeout = timeout.map(|timeout| Bound { deadline: Instant::now() + timeout, timeout });
         let response = upstream::send(&self.worker, cluster, request, timeout, informational, telemetry).await?;
         let timeout = timeout.map(|Bound { deadline, timeout }| Timeout {
             sleep: Box::pin(tokio::time::sleep_until(deadline)),
@@ -252,19 +259,6 @@ impl HttpConnection {
             *chain = self.worker.chain_again(&chain, self.orig_dst);
         }
         chain.clone()
-    }
-}
-
-/// A server cancels a call whose deadline is over, by its clock a little before the client does by its own: the client is to hear
-/// what it would have said itself.
-fn overdue(error: Error, bound: Option<(Instant, Duration)>) -> Error {
-    match (error, bound) {
-        (Error::UpstreamReset { cluster, code: h2::Reason::CANCEL, .. }, Some((begun, timeout)))
-            if begun.elapsed() >= timeout =>
-        {
-            Error::RequestTimeout { cluster, timeout }
-        }
-        (error, _) => error,
     }
 }
 

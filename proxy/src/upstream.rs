@@ -53,6 +53,8 @@ pub(crate) struct Request {
     pub(crate) head: Box<RequestHead>,
     /// Its body.
     pub(crate) body: RequestBody,
+    /// Our own sidecar sends it, which hears of a refusal and tries again itself: it may know another endpoint.
+    pub(crate) relayed: bool,
 }
 
 /// A response that has begun.
@@ -125,7 +127,7 @@ pub(crate) async fn send(
     informational: &Informational,
     telemetry: &mut RequestTelemetry,
 ) -> Result<Response, Error> {
-    let Request { caller, orig_dst, mut head, mut body } = request;
+    let Request { caller, orig_dst, mut head, mut body, relayed } = request;
     let hop = hop(cluster, &head, caller.direction);
     if head.protocol.is_some() && matches!(hop, Hop::Http1 | Hop::MeshHttp1) {
         return Err(Error::DownstreamProtocol(
@@ -157,7 +159,7 @@ pub(crate) async fn send(
         };
         match exchange(cluster, picked, checked, attempt, bound, informational, (head, body)).await {
             Ok(response) => return Ok(response),
-            Err(Failure { error, request: Some(request) }) => {
+            Err(Failure { error, request: Some(request) }) if !relayed || error.reset().is_none() => {
                 (head, body) = *request;
                 let refused = matches!(error, Error::Undelivered { .. } | Error::UpstreamReset { .. });
                 if refused || cluster.config.discovery == Discovery::OriginalDst {

@@ -43,13 +43,14 @@ pub(crate) struct ResponseBody {
     exchange: Option<Exchange>,
     lease: Option<upstream::Lease>,
     pub(super) upgrade: Option<Box<Upgrade>>,
+    pub(super) reset: Option<h2::Reason>,
     stall: Stall,
 }
 
 impl ResponseBody {
     pub(super) fn new(body: Body, exchange: Exchange, lease: Option<upstream::Lease>, idle: Duration) -> Self {
         let stall = Stall::new(idle);
-        let mut this = Self { body, exchange: Some(exchange), lease, upgrade: None, stall };
+        let mut this = Self { body, exchange: Some(exchange), lease, upgrade: None, reset: None, stall };
         if this.body.is_end_stream() {
             this.complete();
         }
@@ -59,6 +60,11 @@ impl ResponseBody {
     /// The upstream's side of a connection that leaves HTTP; `None` where it does not.
     pub(crate) fn take_upgrade(&mut self) -> Option<Box<Upgrade>> {
         self.upgrade.take()
+    }
+
+    /// With what the upstream reset the stream instead of answering: HTTP/2 can say it as it is.
+    pub(crate) fn reset(&self) -> Option<h2::Reason> {
+        self.reset
     }
 
     /// Whether it ended, well or not.

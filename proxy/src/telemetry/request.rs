@@ -142,6 +142,11 @@ impl RequestTelemetry {
         }))
     }
 
+    /// Whether this is gRPC.
+    pub fn is_grpc(&self) -> bool {
+        self.0.protocol == RequestProtocol::Grpc
+    }
+
     /// The request takes `route` to the cluster that `traffic` counts.
     pub fn routed(&mut self, route: &Arc<str>, traffic: &Arc<Traffic>) {
         let inner = &mut *self.0;

@@ -1,8 +1,6 @@
 //! What a caller gets when there is nothing to give: Envoy's flags, a sentence, gRPC in gRPC's own words.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use remora_test::client::{self, Call};
 use remora_test::mesh::Mesh;
@@ -153,42 +151,6 @@ fn a_dead_endpoint_is_passed_over() {
         stream.read_to_string(&mut text).unwrap();
         assert_eq!(text, "\x01pingbye from server\n");
     }
-}
-
-#[test]
-fn an_application_that_sheds_load_is_asked_twice() {
-    let mesh = Mesh::new();
-    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
-    let _inbound = server.sidecar("inbound: {mtls: strict}");
-    let outbound = client.sidecar(&entry(8080, &[server.at(8080)], ""));
-    let listener = server.enter(|| std::net::TcpListener::bind(("0.0.0.0", 8080))).unwrap();
-    let requests = Arc::new(AtomicUsize::new(0));
-    let count = requests.clone();
-    // Ends with the process.
-    std::thread::spawn(move || refuse_streams(listener, &count));
-    let answer = client.curl(&["--http2-prior-knowledge", &format!("{URL}/name")]);
-    let reason = answer.header("x-remora-reason").unwrap_or_default();
-    assert!(answer.code == 503 && reason.starts_with("UR "), "{answer:?}");
-    assert_eq!(answer.header("x-remora-hop"), None);
-    assert_eq!(requests.load(Ordering::Relaxed), 2, "by its own sidecar; the caller's leaves it at that");
-    assert_eq!(outbound.metric("remora_upstream_retries_total", &[]), 0.0);
-}
-
-/// HTTP/2 that answers every request with REFUSED_STREAM.
-fn refuse_streams(listener: std::net::TcpListener, count: &AtomicUsize) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        listener.set_nonblocking(true).unwrap();
-        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        loop {
-            let stream = listener.accept().await.unwrap().0;
-            let Ok(mut connection) = h2::server::handshake(stream).await else { continue };
-            while let Some(Ok((_, mut respond))) = connection.accept().await {
-                count.fetch_add(1, Ordering::Relaxed);
-                respond.send_reset(h2::Reason::REFUSED_STREAM);
-            }
-        }
-    });
 }
 
 #[test]

@@ -39,6 +39,7 @@ mod resets;
 mod rotation;
 mod routes;
 mod sources;
+mod stream_resets;
 mod tcp;
 mod tproxy;
 mod tracing;

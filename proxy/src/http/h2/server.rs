@@ -211,6 +211,9 @@ async fn serve_stream(
 }
 
 async fn answer(mut respond: h2::server::SendResponse<Bytes>, head: ResponseHead, mut body: Pin<&mut ResponseBody>) {
+    if let Some(reason) = body.reset() {
+        return respond.send_reset(reason);
+    }
     let end = body.is_end_stream();
     let Ok(mut send) = respond.send_response(response(head), end) else { return };
     if !end {
