@@ -92,11 +92,6 @@ impl HttpConnection {
         cut.count > CUT_MAX && cut.count > (self.requests.get() - cut.requests) / 2 && !self.trust.hop
     }
 
-    /// Whether no request is under way.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.active.get() == 0
-    }
-
     /// What is counted of connections like this one.
     pub(crate) fn counts(&self) -> &std::sync::Arc<DownstreamMetrics> {
         self.worker.telemetry.downstream(self.info.direction)

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use remora_test::mesh::Mesh;
 use remora_test::pod::Pod;
@@ -80,6 +81,12 @@ fn a_call_that_outlasts_the_drain_is_unavailable_and_says_why() {
     assert_eq!(inbound.wait().code(), Some(0));
 }
 
+/// Types of frames.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+
 /// Reads an HTTP/2 frame (RFC 9113 section 4.1): its type, its stream, and what it carries.
 fn frame(stream: &mut TcpStream) -> Option<(u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
@@ -97,9 +104,6 @@ fn promise(payload: &[u8]) -> (u32, u32) {
 
 #[test]
 fn http2_is_told_of_the_end_before_it_is_fixed_so_that_no_stream_is_refused() {
-    const HEADERS: u8 = 1;
-    const PING: u8 = 6;
-    const GOAWAY: u8 = 7;
     let mesh = Mesh::new();
     let (stranger, server) = (mesh.pod("stranger"), mesh.pod("server"));
     let _app = server.peer("http", 8080, &[]);
@@ -130,5 +134,35 @@ fn http2_is_told_of_the_end_before_it_is_fixed_so_that_no_stream_is_refused() {
     }
     assert!(answered, "the late request was served");
     assert_eq!(last, Some((1, 0)), "then: it was the last");
+    assert_eq!(inbound.wait().code(), Some(0));
+}
+
+#[test]
+fn an_answer_that_waits_for_its_window_outlasts_the_farewell() {
+    let mesh = Mesh::new();
+    let (stranger, server) = (mesh.pod("stranger"), mesh.pod("server"));
+    let _app = server.peer("http", 8080, &[]);
+    let mut inbound = server.sidecar("drain_timeout: 60s\nlame_duck: 0s\ninbound: {mtls: off}");
+    let mut stream = stranger.enter(|| TcpStream::connect(server.at(8080))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // A window of ten bytes (SETTINGS_INITIAL_WINDOW_SIZE) for each stream.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\x0a").unwrap();
+    stream.write_all(b"\0\0\x16\x01\x05\0\0\0\x01\x82\x86\x04\x0a/bytes/100\x41\x06server").unwrap();
+    let next = |stream: &mut TcpStream, wanted: u8| {
+        std::iter::from_fn(|| frame(stream)).find(|(kind, ..)| *kind == wanted).expect("a frame of this type").2
+    };
+    assert_eq!(next(&mut stream, DATA).len(), 10);
+    inbound.terminate();
+    let ping = next(&mut stream, PING);
+    stream.write_all(&[&b"\0\0\x08\x06\x01\0\0\0\0"[..], &ping].concat()).unwrap();
+    assert_eq!(promise(&next(&mut stream, GOAWAY)), (1, 0));
+    // Whoever had no stream left would be told farewell by now.
+    stream.set_read_timeout(Some(Duration::from_secs(12))).unwrap();
+    let silent = stream.read(&mut [0]).expect_err("it waits").kind();
+    assert!(matches!(silent, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{silent:?}");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"\0\0\x04\x08\0\0\0\0\x01\0\0\x01\0").unwrap();
+    assert_eq!(next(&mut stream, DATA).len(), 90);
+    drop(stream);
     assert_eq!(inbound.wait().code(), Some(0));
 }

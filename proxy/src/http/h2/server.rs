@@ -82,6 +82,8 @@ pub(crate) async fn serve(
         }
     });
     let mut ending = false;
+    // Shared with each stream. One whose request is over may still have an answer that waits for its window.
+    let streams = Rc::new(());
     let mut farewell = pin!(tokio::time::sleep(FAREWELL));
     loop {
         tokio::select! {
@@ -94,7 +96,7 @@ pub(crate) async fn serve(
                 Some(Ok((request, respond))) => {
                     // Boxed: the runtime moves a task's future several times.
                     let (head, body) = request_parts(request, &head_limits(&connection));
-                    spawn_local(Box::pin(serve_stream(connection.clone(), head, body, respond)));
+                    spawn_local(Box::pin(serve_stream(connection.clone(), head, body, respond, streams.clone())));
                 }
                 Some(Err(error)) => return Err(told(error)),
                 None => return Ok(()),
@@ -106,7 +108,7 @@ pub(crate) async fn serve(
             }
             () = &mut farewell, if ending => {
                 // Who does not even read that it is over is not waited for.
-                if connection.is_idle() {
+                if Rc::strong_count(&streams) == 1 {
                     connection.counts().violation("not_read");
                     return Ok(());
                 }
@@ -168,6 +170,7 @@ async fn serve_stream(
     head: Box<RequestHead>,
     body: Result<Body, Error>,
     mut respond: h2::server::SendResponse<Bytes>,
+    _open: Rc<()>,
 ) {
     let body = match body {
         Ok(body) => body,
