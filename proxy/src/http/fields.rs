@@ -118,9 +118,8 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         let named: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
             .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
+            .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
             // Framing is not the connection's to drop.
             .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
             .collect();
@@ -132,11 +131,10 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &header::TRANSFER_ENCODING, &header::UPGRADE] {
         headers.remove(name);
     }
-    if let Some(te) = headers.get(header::TE)
-        && te != "trailers"
-    {
-        let trailers = te.to_str().is_ok_and(|te| te.split(',').any(|coding| coding.trim() == "trailers"));
-        if trailers {
+    if headers.contains_key(header::TE) {
+        // Of several fields as of several codings; HTTP/2 has no other (RFC 9113 section 8.2.2).
+        let mut codings = headers.get_all(header::TE).iter().flat_map(|te| te.as_bytes().split(|&byte| byte == b','));
+        if codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers")) {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
         } else {
             headers.remove(header::TE);
@@ -355,6 +353,23 @@ mod tests {
         left.sort_unstable();
         assert_eq!(left, ["content-length", "host", "te"]);
         assert_eq!(head.headers[header::TE], "trailers");
+    }
+
+    #[test]
+    fn of_several_te_fields_trailers_stays_once() {
+        for [first, second] in [["trailers", "gzip"], ["gzip", "Trailers"], ["trailers", "trailers"]] {
+            let mut head = head(&[("te", first), ("te", second)]);
+            receive(&mut head, &Trust::default());
+            assert!(head.headers.get_all(header::TE).iter().eq(["trailers"]), "{first} and {second}");
+        }
+    }
+
+    #[test]
+    fn what_stands_beside_a_name_in_connection_hides_it_not() {
+        let mut head = head(&[("x-secret", "1")]);
+        head.headers.insert(header::CONNECTION, HeaderValue::from_bytes(b"x-secret, \xff").unwrap());
+        receive(&mut head, &Trust::default());
+        assert!(names(&head).is_empty());
     }
 
     #[test]
