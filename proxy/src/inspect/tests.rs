@@ -105,6 +105,13 @@ fn http_is_told_by_its_request_line() {
         "\r\n\r\n\r\nGET /",
         "\rGET / HTTP/1.1\r\n",
         "GET  / HTTP/1.1\r\n",
+        " GET /",
+        "GET\t/admin\tHTTP/1.1\r\n",
+        "PROPFIND\u{b}/dav\u{1f}HTTP/1.1\r\n",
+        "PROPFIND /d\u{a0}v HTTP/01.1\r\n",
+        "BREW /x HTTP/0.9",
+        "GET http://a/\r\n",
+        &format!("{} / HTTP/1.1", "X".repeat(40)),
         &format!("PROPFIND /{}", "x".repeat(LIMIT)),
         &format!("GET http://a/{}", "x".repeat(LIMIT)),
     ] {
@@ -120,7 +127,7 @@ fn http_is_told_by_its_request_line() {
         "GET ",
         "PRI ",
         "OPTIONS *",
-        "OPTIONS * HTTP/1.",
+        "OPTIONS * HTTP/",
         "BREW /",
         "\r",
         "\r\n\r\n",
@@ -138,8 +145,10 @@ fn http_is_told_by_its_request_line() {
         "GET key\r\n",
         "CONNECT {\"verbose\":false}\r\n",
         "BREW / HTTP/2.0\r\n",
-        "BREW / HTTP/1.x\r\n",
-        " GET /",
+        "BREW / HTTP/x\r\n",
+        "\t\r\n\0",
+        "PROPFIND /dav v HTTP/1.1\r\n",
+        "PROPFIND http://a/\r\n",
         "\0\0\0\x08\x04\x52\x16\x2f",
         "PRI * FTP",
     ] {
@@ -160,6 +169,8 @@ fn splitting_anywhere_changes_nothing() {
         "OPTIONS rtsp://a/ RTSP/1.0\r\n",
         "\r\n\r\n\r\n",
         "PRIORITY / HTTP/1.1\r\n",
+        "\tBREW\t/\u{85}x\u{a0}\r HTTP/1.1\r\n",
+        "BREW /\u{e0} HTTP/1.1\r\n",
     ] {
         assert_stable(text.as_bytes());
     }
