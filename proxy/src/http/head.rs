@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use super::spelling::Spelling;
 
 /// The head of a request.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RequestHead {
     /// The method.
     pub method: Method,

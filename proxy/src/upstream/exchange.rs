@@ -204,19 +204,20 @@ async fn exchange_h2(
         return Err(Failure { error: at.closed(error.to_string(), true), request: Some(Box::new((head, body))) });
     }
     let end = body.is_end_stream();
-    // Kept for another try.
-    let kept = head.clone();
+    // The head is kept for another try. Its copy of the fields is full; what goes out has room for another one.
+    let copy = head.headers.clone();
+    let mut headers = std::mem::replace(&mut head.headers, copy);
     let sent = (!end).then(|| Lent::new(body));
     if shared.ours && hop == Hop::MeshHttp1 {
-        fields::mark_hop(&mut head);
+        fields::mark_hop(&head, &mut headers);
     }
-    let request =
-        h2::request(*head).map_err(|message| Failure { error: Error::DownstreamProtocol(message), request: None })?;
+    let request = h2::request(&head, headers)
+        .map_err(|message| Failure { error: Error::DownstreamProtocol(message), request: None })?;
     let failed = |error: Error| {
         let error = sent.as_ref().and_then(Lent::broken).map_or(error, |error| broke_off(&error));
         let again = || sent.as_ref().map_or_else(|| Some(RequestBody::empty()), Lent::take_back);
         let body = if error.retryable() { again() } else { None };
-        Failure { error, request: body.map(|body| Box::new((kept, body))) }
+        Failure { error, request: body.map(|body| Box::new((head, body))) }
     };
     let broken = |error: ::h2::Error| {
         if !error.is_reset() {

@@ -1,8 +1,8 @@
 //! A connection to an endpoint.
 
 use bytes::Bytes;
-use http::header;
 use http::uri::Scheme;
+use http::{HeaderMap, header};
 use remora_model::HttpLimits;
 
 use super::{MAX_STREAMS, max_header_list};
@@ -37,28 +37,28 @@ pub(crate) async fn connect(
         .await
 }
 
-/// The request as HTTP/2 puts it on the wire.
+/// The request as HTTP/2 puts it on the wire, with these fields.
 ///
 /// # Errors
 /// Its target does not make a URI; the text says what.
-pub(crate) fn request(mut head: RequestHead) -> Result<http::Request<()>, String> {
+pub(crate) fn request(head: &RequestHead, mut headers: HeaderMap) -> Result<http::Request<()>, String> {
     let mut parts = http::uri::Parts::default();
-    if let Some(authority) = head.authority {
-        parts.scheme = Some(head.scheme.unwrap_or(Scheme::HTTP));
-        parts.authority = Some(authority);
+    if let Some(authority) = &head.authority {
+        parts.scheme = Some(head.scheme.clone().unwrap_or(Scheme::HTTP));
+        parts.authority = Some(authority.clone());
         // :authority says it (RFC 9113 section 8.3.1).
-        head.headers.remove(header::HOST);
+        headers.remove(header::HOST);
     }
-    parts.path_and_query = Some(head.path);
+    parts.path_and_query = Some(head.path.clone());
     let mut request = http::Request::new(());
     *request.uri_mut() = http::Uri::from_parts(parts).map_err(|error| error.to_string())?;
-    *request.method_mut() = head.method;
+    *request.method_mut() = head.method.clone();
     // Without an authority the h2 crate insists on a version that may lack one.
     *request.version_mut() =
         if request.uri().authority().is_some() { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
-    *request.headers_mut() = head.headers;
-    if let Some(protocol) = head.protocol {
-        request.extensions_mut().insert(protocol);
+    *request.headers_mut() = headers;
+    if let Some(protocol) = &head.protocol {
+        request.extensions_mut().insert(protocol.clone());
     }
     Ok(request)
 }
