@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use super::parse::ParsedRequest;
 use super::wire::Output;
 use super::writer::Writer;
 use crate::drain::Drain;
-use crate::http::body::{Body, Timed as _};
+use crate::http::body::{Body, BodyError, Timed};
 use crate::http::informational::Informational;
 use crate::http::{RequestHead, ResponseHead};
 use crate::io::{Downstream, Replay};
@@ -223,26 +223,7 @@ impl<'a> Conversation<'a> {
             let _ = socket::abort_on_drop(connection.borrow().wire.stream.tcp());
         }
         let mut writer = Writer::new(framing);
-        let written = poll_fn(|cx| {
-            loop {
-                let taken = writer.poll_take(body.as_mut(), output, cx)?.is_ready();
-                let full = !output.has_room();
-                let mut connection = connection.borrow_mut();
-                match connection.wire.poll_write(output, cx) {
-                    Poll::Ready(Err(error)) => return Poll::Ready(Ok(Err(error.into()))),
-                    Poll::Ready(Ok(())) if taken => return Poll::Ready(Ok(Ok(()))),
-                    Poll::Ready(Ok(())) if full => continue,
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Pending => {
-                        if let Poll::Ready(error) = body.as_mut().poll_blocked(output.written_bytes(), cx) {
-                            return Poll::Ready(Err(error));
-                        }
-                    }
-                }
-                return connection.poll_gone(cx).map(|ended| Ok(Err(ended)));
-            }
-        })
-        .await;
+        let written = poll_fn(|cx| poll_answer(connection, &mut writer, body.as_mut(), output, cx)).await;
         let error = match written {
             Ok(written) => {
                 written?;
@@ -282,6 +263,37 @@ impl<'a> Conversation<'a> {
     }
 }
 
+/// Writes what there is of an answer. Completes with its end, and with the client's.
+///
+/// # Errors
+/// The answer broke off.
+fn poll_answer<B: Timed>(
+    connection: &Shared,
+    writer: &mut Writer,
+    mut body: Pin<&mut B>,
+    output: &mut Output,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Result<(), Ended>, BodyError>> {
+    loop {
+        let taken = writer.poll_take(body.as_mut(), output, cx)?.is_ready();
+        let full = !output.has_room();
+        // Not borrowed beyond this: an answer may carry what reads the request, and ends it where it gives up.
+        let written = connection.borrow_mut().wire.poll_write(output, cx);
+        match written {
+            Poll::Ready(Err(error)) => return Poll::Ready(Ok(Err(error.into()))),
+            Poll::Ready(Ok(())) if taken => return Poll::Ready(Ok(Ok(()))),
+            Poll::Ready(Ok(())) if full => continue,
+            Poll::Ready(Ok(())) => {}
+            Poll::Pending => {
+                if let Poll::Ready(error) = body.as_mut().poll_blocked(output.written_bytes(), cx) {
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        return connection.borrow_mut().poll_gone(cx).map(|ended| Ok(Err(ended)));
+    }
+}
+
 /// Waits for the end of a body of which every byte was written: its sender may say so a little later.
 async fn ended(mut body: Pin<&mut ResponseBody>) {
     if body.is_over() {
@@ -314,3 +326,6 @@ fn framing(asked: &Asked, head: &ResponseHead, body: &ResponseBody) -> Framing {
         None => Framing::UntilClose,
     }
 }
+
+#[cfg(test)]
+mod tests;
