@@ -300,7 +300,10 @@ impl Host {
 
     fn sweep(&self, now: Instant, timeout: Duration) {
         let fresh = |since: Instant| timeout.is_zero() || now.duration_since(since) < timeout;
-        self.idle.borrow_mut().retain(|(sender, since)| fresh(*since) && self.is_fit(sender, *since));
+        self.idle.borrow_mut().retain(|(sender, since)| {
+            sender.free_buffer();
+            fresh(*since) && self.is_fit(sender, *since)
+        });
         self.shared
             .borrow_mut()
             .retain(|shared| !shared.closed.get() && (shared.active.get() > 0 || fresh(shared.last_used.get())));

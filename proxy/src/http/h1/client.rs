@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
+use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::encode;
 use super::framing::Framing;
@@ -134,8 +135,15 @@ impl Sender {
 
     /// Whether the server of an idle connection said anything, if only that it ends. Wakes nobody.
     pub(crate) fn has_ended(&self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.inner.borrow_mut().wire.poll_fill(&mut cx).is_ready()
+        let (mut cx, mut byte) = (Context::from_waker(Waker::noop()), [0]);
+        // What is read here is lost, and so is the connection: nobody asked for it.
+        let stream = &mut self.inner.borrow_mut().wire.stream;
+        Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_ready()
+    }
+
+    /// Whoever waits for a request holds no buffer.
+    pub(crate) fn free_buffer(&self) {
+        self.inner.borrow_mut().wire.free();
     }
 
     /// Whether its exchange left it clean: what came behind the answer would be taken for the next one.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use remora_model::HttpLimits;
 use tokio::time::{Instant, Sleep};
@@ -144,10 +144,8 @@ impl Connection {
             }
         }
         let Some(late) = self.late.as_mut() else {
-            if self.wire.input.is_empty() {
-                // Whoever waits, be it for hours, holds no buffer.
-                self.wire.input = BytesMut::new();
-            }
+            // Whoever waits, be it for hours, holds no buffer.
+            self.wire.free();
             return if ending == Ending::Now { Poll::Ready(Ok(None)) } else { Poll::Pending };
         };
         if ending == Ending::Now && !self.hurried {

@@ -64,7 +64,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// A message is over: the next begins with small reads, and an idle connection holds no large buffer.
     pub(super) fn settle(&mut self) {
         self.read = READ;
-        if self.input.is_empty() && self.input.capacity() > READ {
+        if self.input.capacity() > READ {
+            self.free();
+        }
+    }
+
+    /// Nothing is read for a while.
+    pub(super) fn free(&mut self) {
+        if self.input.is_empty() {
             self.input = BytesMut::new();
         }
     }

@@ -154,6 +154,19 @@ async fn an_answer_may_come_before_the_end_of_the_request() {
     assert!(sender.is_reusable(), "the upload went on beyond its answer");
 }
 
+#[tokio::test]
+async fn an_idle_connection_holds_no_buffer_however_often_it_is_looked_at() {
+    let (sender, mut server) = connection().await;
+    let held = || sender.inner.borrow().wire.input.capacity();
+    assert!(!sender.has_ended());
+    assert_eq!(held(), 0);
+    answered(&sender, &mut server, OK).await;
+    sender.free_buffer();
+    assert!(!sender.has_ended());
+    assert_eq!(held(), 0);
+    assert_eq!(answered(&sender, &mut server, OK).await.1, "ok");
+}
+
 /// Has the server answer an upload of 20 MB and read no more of it.
 async fn answered_early() -> (Sender, TcpStream) {
     let (sender, mut server) = connection().await;
