@@ -69,6 +69,12 @@ impl Body {
     pub fn from_h2(stream: h2::RecvStream) -> Self {
         if stream.is_end_stream() { Self::Empty } else { Self::H2(H2Body { stream, data_ended: false }) }
     }
+
+    /// Goes on with the request that it answers, where that needs it, while there is no room for more of it. Completes where it ends
+    /// with that.
+    pub(crate) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        if let Self::H1Response(body) = self { body.poll_upload(cx) } else { Poll::Pending }
+    }
 }
 
 impl From<h2::Error> for BodyError {

@@ -162,10 +162,8 @@ impl Timed for ResponseBody {
         let timeout = self.exchange.as_mut().and_then(|exchange| exchange.timeout.as_mut());
         let error = match timeout.map(|timeout| timeout.sleep.as_mut().poll(cx)) {
             Some(Poll::Ready(())) => BodyError::TimedOut,
-            _ => {
-                ready!(self.stall.poll(sent, cx));
-                BodyError::Stalled(self.stall.timeout())
-            }
+            _ if self.stall.poll(sent, cx).is_ready() => BodyError::Stalled(self.stall.timeout()),
+            _ => ready!(self.body.poll_upload(cx)),
         };
         self.fail(error.clone());
         Poll::Ready(error)

@@ -328,6 +328,23 @@ impl Inner {
         }
     }
 
+    /// Sends what is left of a request while its answer comes.
+    ///
+    /// # Errors
+    /// The answer ends with it.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        self.poll_over(cx)?;
+        if let Err(error) = self.poll_send(cx) {
+            // Its answer is there, so it need not be whole; but what follows it could not be told from the rest of it.
+            (self.upload, self.kept) = (None, false);
+            // A server that waits for the rest is told by the connection's end alone.
+            if matches!(error, BodyError::Stalled(_)) {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         match self.over.as_mut().map(|over| over.as_mut().poll(cx)) {
             Some(Poll::Ready(())) => Err(BodyError::Closed("it was drained, and its grace is over".to_owned())),
@@ -365,17 +382,9 @@ impl ResponseReader {
             return Poll::Ready(None);
         }
         let inner = &mut *self.inner.borrow_mut();
-        if let Err(error) = inner.poll_over(cx) {
+        if let Err(error) = inner.poll_upload(cx) {
+            self.done = true;
             return Poll::Ready(Some(Err(error)));
-        }
-        if let Err(error) = inner.poll_send(cx) {
-            // Its answer is there, so it need not be whole; but what follows it could not be told from the rest of it.
-            (inner.upload, inner.kept) = (None, false);
-            // A server that waits for the rest is told by the connection's end alone.
-            if matches!(error, BodyError::Stalled(_)) {
-                self.done = true;
-                return Poll::Ready(Some(Err(error)));
-            }
         }
         let frame = ready!(inner.reader.poll_frame(&mut inner.wire, cx));
         self.done = inner.reader.is_done();
@@ -385,6 +394,18 @@ impl ResponseReader {
             (self.done, inner.kept) = (true, false);
         }
         Poll::Ready(frame)
+    }
+
+    /// Goes on with the request while there is no room for more of its answer. Completes where the answer ends with it.
+    pub(in crate::http) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        // The connection is another's then.
+        if !self.done
+            && let Err(error) = self.inner.borrow_mut().poll_upload(cx)
+        {
+            self.done = true;
+            return Poll::Ready(error);
+        }
+        Poll::Pending
     }
 
     pub(in crate::http) fn is_done(&self) -> bool {

@@ -1,3 +1,4 @@
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -152,6 +153,25 @@ async fn an_answer_may_come_before_the_end_of_the_request() {
     };
     tokio::join!(sender.finish(), rest);
     assert!(sender.is_reusable(), "the upload went on beyond its answer");
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_while_nobody_takes_its_answer() {
+    let (sender, mut server) = connection().await;
+    let (got, ()) = tokio::join!(send(&sender, Method::POST, full(vec![b'u'; 20_000_000])), async {
+        until(&mut server, "\r\n\r\n").await;
+        say(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlate").await;
+    });
+    let mut answer = got.unwrap().1;
+    let mut sink = vec![0; 20_000_000];
+    let mut rest = pin!(server.read_exact(&mut sink));
+    let uploaded = poll_fn(|cx| {
+        assert!(answer.poll_upload(cx).is_pending());
+        rest.as_mut().poll(cx)
+    });
+    uploaded.await.unwrap();
+    assert_eq!(answer.collect().await.unwrap().to_bytes(), "late");
+    assert!(sender.is_reusable());
 }
 
 #[tokio::test]
