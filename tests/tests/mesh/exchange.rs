@@ -161,6 +161,34 @@ fn an_early_answer_reaches_a_client_that_still_sends() {
 }
 
 #[test]
+fn an_upload_goes_on_while_its_client_does_not_read_the_answer() {
+    // More than all buffers on the way hold.
+    const LENGTH: usize = 50_000_000;
+    both(|mut pair| {
+        let told = scripted(&mut pair, |_, served| {
+            served.head();
+            let mut stream = served.stream.try_clone().unwrap();
+            let answers = std::thread::spawn(move || {
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n");
+                stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&vec![b'a'; LENGTH]))
+            });
+            let rest = (LENGTH - served.left.len()) as u64;
+            let read = std::io::copy(&mut (&served.stream).take(rest), &mut std::io::sink());
+            let _ = served.heads.send(format!("{:?} are missing", read.map(|read| rest - read)));
+            let _ = answers.join();
+        });
+        let mut wire = open(&pair);
+        wire.stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        wire.send(&format!("POST / HTTP/1.1\r\nhost: server:8080\r\ncontent-length: {LENGTH}\r\n\r\n"));
+        wire.send(&"u".repeat(LENGTH));
+        told.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), "Ok(0) are missing");
+        let answer = wire.answer();
+        assert_eq!((answer.code, answer.body.len()), (200, LENGTH));
+    });
+}
+
+#[test]
 fn requests_in_a_row_are_answered_in_their_order() {
     both(|pair| {
         let mut wire = open(&pair);
