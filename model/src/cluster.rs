@@ -30,6 +30,29 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// A pooled connection without a request, or a TCP connection without a byte, is closed after this; zero: never.
     pub idle_timeout: Duration,
+    /// How much of it may be in use at once.
+    #[serde(skip_serializing_if = "CircuitBreakers::is_off")]
+    pub circuit_breakers: CircuitBreakers,
+}
+
+/// How much of a cluster may be in use at once, in the whole process; `None`: no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CircuitBreakers {
+    /// Connections to its endpoints.
+    pub max_connections: Option<u32>,
+    /// Requests that wait for a connection.
+    pub max_pending_requests: Option<u32>,
+    /// Requests that have one.
+    pub max_requests: Option<u32>,
+    /// Requests that are being tried again.
+    pub max_retries: Option<u32>,
+}
+
+impl CircuitBreakers {
+    /// Whether nothing is bounded.
+    pub fn is_off(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Where a cluster's endpoints come from.

@@ -16,7 +16,7 @@ pub mod route;
 pub mod snapshot;
 pub mod telemetry;
 
-pub use cluster::{Balance, Cluster, ClusterId, Discovery, UpstreamTls};
+pub use cluster::{Balance, CircuitBreakers, Cluster, ClusterId, Discovery, UpstreamTls};
 pub use endpoint::Endpoint;
 pub use identity::{InvalidSpiffeId, MtlsMode, SpiffeId, TrustDomain};
 pub use limits::HttpLimits;

@@ -12,7 +12,9 @@ use remora_model::{Cluster, Direction, Discovery, Endpoint};
 use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 
+use crate::Error;
 use crate::balance::Balancer;
+use crate::breaker::{Bounds, Limit, Place};
 use crate::pool::Pool;
 use crate::resolve::Resolved;
 use crate::telemetry::{Traffic, UpstreamMetrics, WorkerTelemetry};
@@ -61,10 +63,12 @@ pub(crate) struct Picked(Rc<EndpointState>);
 impl ClusterState {
     pub(crate) fn new(config: Cluster, telemetry: &Rc<WorkerTelemetry>, resolved: &Resolved) -> Self {
         let endpoints = endpoints(&config, resolved);
+        let limits = config.circuit_breakers;
+        let bounds = (!limits.is_off()).then(|| Bounds::new(limits, telemetry.shard().in_use(&config.name)));
         Self {
             metrics: telemetry.shard().upstream(&config.name),
             server_name: server_name(&config),
-            pool: Pool::default(),
+            pool: Pool::new(bounds),
             telemetry: telemetry.clone(),
             traffic: Default::default(),
             endpoints: RefCell::new(Endpoints {
@@ -77,6 +81,18 @@ impl ClusterState {
 
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.config.name
+    }
+
+    /// Takes a place within the cluster's bounds, as they are met at `at`; none where nothing is bounded.
+    ///
+    /// # Errors
+    /// No place is left.
+    pub(crate) fn enter(&self, at: Option<&Rc<Bounds>>, what: Limit) -> Result<Option<Place>, Error> {
+        let Some(bounds) = at else { return Ok(None) };
+        bounds.enter(what).map(Some).ok_or_else(|| {
+            self.metrics.overflowed(what);
+            Error::Overflow { cluster: self.name().clone(), limit: what.as_str(), most: bounds.most(what) }
+        })
     }
 
     /// What a TLS client hello to `endpoint` names.

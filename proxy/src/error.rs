@@ -37,11 +37,13 @@ pub enum ResponseFlag {
     LR,
     /// Memory is short.
     OM,
+    /// As much of the cluster is in use as may be.
+    UO,
 }
 
 impl ResponseFlag {
     /// Every flag, in the order of the discriminants.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::UH,
         Self::UF,
         Self::UT,
@@ -54,6 +56,7 @@ impl ResponseFlag {
         Self::SI,
         Self::LR,
         Self::OM,
+        Self::UO,
     ];
 
     /// The flag as Envoy writes it.
@@ -71,6 +74,7 @@ impl ResponseFlag {
             Self::SI => "SI",
             Self::LR => "LR",
             Self::OM => "OM",
+            Self::UO => "UO",
         }
     }
 }
@@ -102,6 +106,16 @@ pub enum Error {
     NoEndpoint {
         /// The cluster's name.
         cluster: Arc<str>,
+    },
+    /// As much of the cluster is in use as its circuit breakers allow.
+    #[error("cluster \"{cluster}\" is in use to its limit: {limit} {most}")]
+    Overflow {
+        /// The cluster's name.
+        cluster: Arc<str>,
+        /// The bound's name.
+        limit: &'static str,
+        /// The bound.
+        most: u32,
     },
     /// TCP connect failed.
     #[error("cannot connect to {endpoint} of cluster \"{cluster}\": {source}")]
@@ -248,7 +262,11 @@ impl Error {
     /// Whose fault it is.
     pub fn side(&self) -> Side {
         match self {
-            Self::NoRoute { .. } | Self::NoEndpoint { .. } | Self::Retired | Self::Overloaded => Side::Internal,
+            Self::NoRoute { .. }
+            | Self::NoEndpoint { .. }
+            | Self::Overflow { .. }
+            | Self::Retired
+            | Self::Overloaded => Side::Internal,
             Self::Connect { .. }
             | Self::ConnectTimeout { .. }
             | Self::UpstreamTls { .. }
@@ -327,6 +345,7 @@ impl Error {
             Self::IdleTimeout(_) => ResponseFlag::SI,
             Self::Loop(_) => ResponseFlag::LR,
             Self::Overloaded => ResponseFlag::OM,
+            Self::Overflow { .. } => ResponseFlag::UO,
             Self::DownstreamProtocol(_) | Self::InvalidHead(_) | Self::HeadTimeout(_) | Self::InvalidBody(_) => {
                 ResponseFlag::DPE
             }
@@ -339,6 +358,7 @@ impl Error {
         let (status, grpc_status) = match self {
             Self::NoRoute { .. } => (StatusCode::NOT_FOUND, GRPC_UNIMPLEMENTED),
             Self::NoEndpoint { .. }
+            | Self::Overflow { .. }
             | Self::Connect { .. }
             | Self::ConnectTimeout { .. }
             | Self::UpstreamTls { .. }

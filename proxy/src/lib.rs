@@ -8,6 +8,7 @@ pub mod admin;
 mod allocator;
 mod ask;
 pub mod balance;
+mod breaker;
 mod cluster;
 mod connection;
 pub mod control;

@@ -12,11 +12,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::Error;
+use crate::breaker::{Bounds, Place};
 use crate::http::{h1, h2};
+
+mod dialling;
+
+pub(crate) use dialling::{Dialling, Ticket};
 
 /// How long a host's shared connections are kept at least after others were superseded.
 const SUPERSEDED: Duration = Duration::from_secs(1);
@@ -66,9 +70,9 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// A stream on a shared connection; ends when dropped.
+/// A stream on a shared connection, and its place within the cluster's bounds; ends when dropped.
 #[derive(Debug)]
-pub(crate) struct Stream(pub(crate) Rc<Shared>);
+pub(crate) struct Stream(pub(crate) Rc<Shared>, pub(crate) Option<Place>);
 
 /// A connection for one request.
 #[derive(Debug)]
@@ -83,10 +87,12 @@ pub(crate) enum Connection {
 pub(crate) type Key = (SocketAddr, Hop, Option<IpAddr>);
 
 /// Every pool of a cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pool {
     /// Asked once a request.
     hosts: RefCell<HashMap<Key, Rc<Host>, foldhash::fast::RandomState>>,
+    /// The cluster's, where it has any.
+    pub(crate) bounds: Option<Rc<Bounds>>,
 }
 
 /// The connections to one endpoint by one hop.
@@ -103,39 +109,33 @@ pub(crate) struct Host {
     superseded: Cell<Option<Instant>>,
     /// How old idle HTTP/1.1 connections may become, and when that was learned.
     patience: Cell<Option<(Duration, Instant)>>,
-}
-
-/// A dial that several requests wait for.
-#[derive(Debug, Default)]
-pub(crate) struct Dialling {
-    /// The error all of them get, if it failed.
-    failed: RefCell<Option<Error>>,
-    done: Cell<bool>,
-    notify: Notify,
+    /// As its requests meet them, where there are any.
+    pub(crate) bounds: Option<Rc<Bounds>>,
 }
 
 /// How a request comes to a connection.
 pub(crate) enum Checkout {
     /// It has one.
     Ready(Connection),
-    /// It must dial, and tell the others if the ticket is given.
-    Dial(Option<Ticket>),
+    /// It must dial, and tell the others if the ticket is given; the place is the connection's.
+    Dial(Option<Ticket>, Option<Place>),
     /// Somebody is dialling; wait, then ask again.
     Wait(Rc<Dialling>),
-}
-
-/// The duty to tell those who wait how the dial ended. Dropped without a word, they dial themselves.
-#[derive(Debug)]
-pub(crate) struct Ticket {
-    host: Rc<Host>,
-    dialling: Rc<Dialling>,
+    /// There are as many connections as there may be, or others wait for one; wait behind them, then ask again.
+    Full(Rc<Bounds>),
 }
 
 impl Pool {
+    pub(crate) fn new(bounds: Option<Rc<Bounds>>) -> Self {
+        Self { hosts: RefCell::default(), bounds }
+    }
+
     /// The pool of an endpoint; made if there is none. A new SVID generation retires what an older one made.
     pub(crate) fn host(&self, key: Key, generation: u64) -> Rc<Host> {
         let mut hosts = self.hosts.borrow_mut();
-        let host = hosts.entry(key).or_insert_with(|| Rc::new(Host::new(generation)));
+        let host = hosts
+            .entry(key)
+            .or_insert_with(|| Rc::new(Host::new(generation, self.bounds.as_deref().map(Bounds::another))));
         if host.generation.get() != generation {
             host.retire();
             host.generation.set(generation);
@@ -170,7 +170,7 @@ impl Pool {
 }
 
 impl Host {
-    fn new(generation: u64) -> Self {
+    fn new(generation: u64, bounds: Option<Rc<Bounds>>) -> Self {
         Self {
             idle: RefCell::default(),
             shared: RefCell::default(),
@@ -179,27 +179,62 @@ impl Host {
             exclusive: Cell::new(false),
             superseded: Cell::new(None),
             patience: Cell::new(None),
+            bounds,
         }
     }
 
-    /// Takes a waiting connection or a stream of a shared one, or says how to get one.
-    pub(crate) fn checkout(self: &Rc<Self>, hop: Hop) -> Checkout {
+    /// Takes a waiting connection or a stream of a shared one, or says how to get one. Who has not `waited` goes behind those who
+    /// do.
+    pub(crate) fn checkout(self: &Rc<Self>, hop: Hop, waited: bool) -> Checkout {
+        if let Some(bounds) = self.bounds.as_ref().filter(|bounds| !waited && bounds.is_waited_for()) {
+            return Checkout::Full(bounds.clone());
+        }
         if let Some(shared) = self.shared.borrow().iter().find(|shared| shared.has_room()) {
             return Checkout::Ready(Connection::Http2(Stream::new(shared.clone())));
         }
         if let Some(sender) = self.take_idle() {
             return Checkout::Ready(Connection::Http1(sender));
         }
-        if hop == Hop::Http1 || self.exclusive.get() {
-            return Checkout::Dial(None);
-        }
+        let unshared = hop == Hop::Http1 || self.exclusive.get();
         let mut dialling = self.dialling.borrow_mut();
-        if let Some(dialling) = &*dialling {
+        if let Some(dialling) = dialling.as_ref().filter(|_| !unshared) {
             return Checkout::Wait(dialling.clone());
         }
-        let started = Rc::new(Dialling::default());
-        *dialling = Some(started.clone());
-        Checkout::Dial(Some(Ticket { host: self.clone(), dialling: started }))
+        let place = self.bounds.as_ref().map(|bounds| bounds.connect(self.has_streams()).ok_or_else(|| bounds.clone()));
+        let place = match place.transpose() {
+            Ok(place) => place,
+            Err(bounds) => return Checkout::Full(bounds),
+        };
+        if unshared {
+            return Checkout::Dial(None, place);
+        }
+        let ticket = Ticket::new(self);
+        *dialling = Some(ticket.dialling());
+        Checkout::Dial(Some(ticket), place)
+    }
+
+    /// Whether there are streams for whose end to wait.
+    fn has_streams(&self) -> bool {
+        self.shared.borrow().iter().any(|shared| !shared.closed.get() && shared.active.get() > 0)
+    }
+
+    /// Tells those who wait that a connection could not be made: where there is no other, theirs could not either.
+    pub(crate) fn failed(&self, ticket: Option<Ticket>, error: &Error) {
+        if let Some(ticket) = ticket {
+            ticket.failed(error);
+        }
+        if let Some(bounds) = self.bounds.as_ref().filter(|bounds| bounds.is_alone(self.has_streams())) {
+            bounds.failed(error);
+        }
+    }
+
+    /// Lets the next of those who wait have what is left.
+    pub(crate) fn pass_on(&self) {
+        if let Some(bounds) = self.bounds.as_ref().filter(|bounds| bounds.is_waited_for())
+            && (!self.idle.borrow().is_empty() || self.shared.borrow().iter().any(|shared| shared.has_room()))
+        {
+            bounds.tell_one();
+        }
     }
 
     /// The connection used last, unless its server ended it or is about to.
@@ -246,6 +281,15 @@ impl Host {
         if self.generation.get() == generation && sender.is_reusable() {
             self.idle.borrow_mut().push((sender, Instant::now()));
         }
+    }
+
+    /// Takes back a connection that was not used after all.
+    pub(crate) fn put_back(&self, connection: Connection, generation: u64) {
+        match connection {
+            Connection::Http1(sender) => self.give_back(sender, generation),
+            Connection::Http2(stream) => drop(stream),
+        }
+        self.pass_on();
     }
 
     /// Puts a connection just made to use.
@@ -296,6 +340,9 @@ impl Host {
         self.exclusive.set(false);
         // The last stream drops the last handle, and the connection says GOAWAY and closes.
         self.shared.borrow_mut().clear();
+        if let Some(bounds) = &self.bounds {
+            bounds.tell_all();
+        }
     }
 
     fn sweep(&self, now: Instant, timeout: Duration) {
@@ -304,9 +351,9 @@ impl Host {
             sender.free_buffer();
             fresh(*since) && self.is_fit(sender, *since)
         });
-        self.shared
-            .borrow_mut()
-            .retain(|shared| !shared.closed.get() && (shared.active.get() > 0 || fresh(shared.last_used.get())));
+        // One that takes no streams, as its server says, is none to keep: each request would leave another.
+        let serves = |shared: &Shared| fresh(shared.last_used.get()) && shared.has_room();
+        self.shared.borrow_mut().retain(|shared| !shared.closed.get() && (shared.active.get() > 0 || serves(shared)));
     }
 
     fn is_unused(&self) -> bool {
@@ -339,7 +386,7 @@ impl Shared {
 impl Stream {
     fn new(shared: Rc<Shared>) -> Self {
         shared.active.set(shared.active.get() + 1);
-        Self(shared)
+        Self(shared, None)
     }
 }
 
@@ -350,38 +397,6 @@ impl Drop for Stream {
         if active == 0 {
             self.0.last_used.set(Instant::now());
         }
-    }
-}
-
-impl Dialling {
-    /// Waits for the end of the dial.
-    ///
-    /// # Errors
-    /// The dial failed; every waiting request gets the same answer.
-    pub(crate) async fn wait(&self) -> Result<(), Error> {
-        loop {
-            let notified = self.notify.notified();
-            if self.done.get() {
-                break;
-            }
-            notified.await;
-        }
-        self.failed.borrow().clone().map_or(Ok(()), Err)
-    }
-}
-
-impl Ticket {
-    /// Tells those who wait why the dial failed.
-    pub(crate) fn failed(self, error: &Error) {
-        *self.dialling.failed.borrow_mut() = Some(error.clone());
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        *self.host.dialling.borrow_mut() = None;
-        self.dialling.done.set(true);
-        self.dialling.notify.notify_waiters();
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::Error;
 use crate::address::OrigDst;
+use crate::breaker::{Limit, Place};
 use crate::cluster::ClusterState;
 use crate::http::body::{Body, RequestBody};
 use crate::http::informational::Informational;
@@ -140,12 +141,14 @@ pub(crate) async fn send(
     let mut last = None;
     for _ in 0..MAX_ATTEMPTS {
         let Some(picked) = cluster.pick(orig_dst.socket(), &tried, || worker.random()) else { break };
+        let bounds = cluster.pool.bounds.as_ref().filter(|_| last.is_some());
+        let Ok(_retry) = cluster.enter(bounds, Limit::Retries) else { break };
         let address = picked.address();
         let mut attempt = telemetry.attempt(&cluster.metrics, address, &mut head.headers);
         let checked = within(bound, cluster, pin!(checkout(worker, cluster, address, hop, caller))).await;
         let checked = match checked {
             Ok(checked) => checked,
-            Err(Failure { error: error @ Error::RequestTimeout { .. }, .. }) => {
+            Err(Failure { error: error @ (Error::RequestTimeout { .. } | Error::Overflow { .. }), .. }) => {
                 attempt.failed(&error);
                 return Err(error);
             }
@@ -199,6 +202,8 @@ struct Checked {
     connection: Connection,
     generation: u64,
     hop: Hop,
+    /// The request's within the cluster's bounds.
+    place: Option<Place>,
 }
 
 async fn checkout(
@@ -208,31 +213,56 @@ async fn checkout(
     hop: Hop,
     caller: Caller,
 ) -> Result<Checked, Failure> {
+    let mut pending = None;
     loop {
         // Plaintext has nothing to do with the SVID in use.
         let plaintext = matches!(hop, Hop::Http1 | Hop::Http2);
         let generation = if plaintext { 0 } else { worker.generation() };
         let host = cluster.pool.host((address, hop, caller.kept), generation);
-        let connection = match host.checkout(hop) {
+        let connection = match host.checkout(hop, pending.is_some()) {
             Checkout::Ready(connection) => {
                 cluster.metrics.reused();
                 connection
             }
             Checkout::Wait(dialling) => {
+                wait(cluster, &mut pending)?;
                 dialling.wait().await?;
                 continue;
             }
-            // Rare, and large: every connection that waits for its next request would keep room for it.
-            Checkout::Dial(ticket) => match Box::pin(open(worker, cluster, address, hop, caller)).await {
-                Ok(fresh) => host.add(fresh, generation),
-                Err(error) => {
-                    if let Some(ticket) = ticket {
-                        ticket.failed(&error);
+            Checkout::Full(bounds) => {
+                wait(cluster, &mut pending)?;
+                cluster.metrics.overflowed(Limit::Connections);
+                bounds.freed().await?;
+                continue;
+            }
+            Checkout::Dial(ticket, place) => {
+                wait(cluster, &mut pending)?;
+                // Rare, and large: every connection that waits for its next request would keep room for it.
+                match Box::pin(open(worker, cluster, address, hop, caller, place)).await {
+                    Ok(fresh) => host.add(fresh, generation),
+                    Err(error) => {
+                        host.failed(ticket, &error);
+                        return Err(error.into());
                     }
-                    return Err(error.into());
                 }
-            },
+            }
         };
-        return Ok(Checked { host, connection, generation, hop });
+        let place = match cluster.enter(host.bounds.as_ref(), Limit::Requests) {
+            Ok(place) => place,
+            Err(error) => {
+                host.put_back(connection, generation);
+                return Err(error.into());
+            }
+        };
+        host.pass_on();
+        return Ok(Checked { host, connection, generation, hop, place });
     }
+}
+
+/// Counts a request among those that wait for a connection, from its first wait.
+fn wait(cluster: &ClusterState, pending: &mut Option<Option<Place>>) -> Result<(), Error> {
+    if pending.is_none() {
+        *pending = Some(cluster.enter(cluster.pool.bounds.as_ref(), Limit::Pending)?);
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ mod view;
 
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -35,8 +35,8 @@ const FLUSH: Duration = Duration::from_millis(100);
 /// How many flushes lie between two sweeps of the pools.
 const FLUSHES_A_SWEEP: u32 = 10;
 
-/// The idle timeout of pooled connections while memory is short.
-const IDLE_WHILE_SHORT: Duration = Duration::from_secs(1);
+/// The idle timeout of pooled connections while memory is short, and of clusters that were replaced.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Log lines that peers may cause between two flushes.
 const LINES_A_TICK: u32 = 5;
@@ -78,6 +78,8 @@ pub(crate) struct Worker {
     /// Whether one connection, and one request, may still be let in before the next tick though memory is short.
     spare: [Cell<bool>; 2],
     view: RefCell<Rc<View>>,
+    /// Clusters of older views that requests may still use.
+    replaced: RefCell<Vec<Weak<ClusterState>>>,
     /// As connections hear of it.
     phase: Rc<Signal<Phase>>,
     random: Cell<u64>,
@@ -100,6 +102,7 @@ impl Worker {
             pressure: Cell::default(),
             spare: Default::default(),
             view: RefCell::new(Rc::new(view)),
+            replaced: RefCell::default(),
             phase: Rc::default(),
             random: Cell::new(seed(start.index)),
             lines: Cell::new(0),
@@ -114,7 +117,10 @@ impl Worker {
         let old = self.view.replace(view.clone());
         // Connections that outlive their snapshot keep its clusters; those that were replaced wait for no more work.
         let replaced = |cluster: &&Rc<ClusterState>| !view.clusters.iter().any(|new| Rc::ptr_eq(new, cluster));
-        old.clusters.iter().filter(replaced).for_each(|cluster| cluster.pool.retain(|_| false));
+        for cluster in old.clusters.iter().filter(replaced) {
+            cluster.pool.retain(|_| false);
+            self.replaced.borrow_mut().push(Rc::downgrade(cluster));
+        }
         if view.generation() != old.generation() {
             self.told(self.live.judge(view.grace(), |peer| view.verdict(peer)));
         }
@@ -240,8 +246,13 @@ impl Worker {
         self.told(self.live.sweep(view.grace()));
         let short = self.pressure.get() > Pressure::None;
         for cluster in &view.clusters {
-            cluster.pool.sweep(if short { IDLE_WHILE_SHORT } else { cluster.config.idle_timeout }, generation);
+            cluster.pool.sweep(if short { SOON } else { cluster.config.idle_timeout }, generation);
         }
+        // A request that was waiting when its cluster was replaced fills the old pools again.
+        self.replaced.borrow_mut().retain(|cluster| {
+            let cluster = cluster.upgrade();
+            cluster.inspect(|cluster| cluster.pool.sweep(SOON, generation)).is_some()
+        });
         allocator::give_back(short);
     }
 

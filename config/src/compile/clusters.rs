@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use remora_model::{Balance, Cluster, ClusterId, Discovery, Endpoint, Protocol, SpiffeId, TrustDomain, UpstreamTls};
+use remora_model::{
+    Balance, CircuitBreakers, Cluster, ClusterId, Discovery, Endpoint, Protocol, SpiffeId, TrustDomain, UpstreamTls,
+};
 
 use super::{CONNECT_TIMEOUT, IDLE_TIMEOUT, Mesh, Trusted};
 use crate::decode::{Field, Spanned};
@@ -167,6 +169,7 @@ impl Clusters {
             tls: UpstreamTls::Off,
             connect_timeout,
             idle_timeout,
+            circuit_breakers: CircuitBreakers::default(),
         };
         self.add(cluster, 0, false)
     }
@@ -180,6 +183,7 @@ impl Clusters {
             tls: self.tls(upstream, problems),
             connect_timeout: upstream.timeouts.connect.unwrap_or(CONNECT_TIMEOUT),
             idle_timeout: upstream.timeouts.idle.unwrap_or(IDLE_TIMEOUT),
+            circuit_breakers: upstream.circuit_breakers.or_default(),
         }
     }
 

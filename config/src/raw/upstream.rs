@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
-use remora_model::{Balance, Endpoint, Protocol, SpiffeId};
+use remora_model::{Balance, CircuitBreakers, Endpoint, Protocol, SpiffeId};
 
 use super::{PROTOCOLS, Timeouts, host_port};
 use crate::decode::{Field, Fields, Located, Place, Spanned, boolean, list, number, one_of, parsed, some, spanned};
@@ -24,10 +24,12 @@ pub(crate) struct Upstream {
     pub(crate) identity: Field<Spanned<Vec<Spanned<SpiffeId>>>>,
     pub(crate) balance: Field<Balance>,
     pub(crate) timeouts: Timeouts,
+    pub(crate) circuit_breakers: Field<CircuitBreakers>,
 }
 
 impl Upstream {
-    pub(crate) const FIELDS: &[&str] = &["endpoints", "dns", "protocol", "mtls", "identity", "balance", "timeouts"];
+    pub(crate) const FIELDS: &[&str] =
+        &["endpoints", "dns", "protocol", "mtls", "identity", "balance", "timeouts", "circuit_breakers"];
 
     /// The fields in `fields`; which timeouts there are depends on whose they are.
     pub(crate) fn decode(
@@ -44,13 +46,18 @@ impl Upstream {
                 .optional("identity", spanned(some(spanned(parsed("a SPIFFE ID such as spiffe://…", spiffe_id))))),
             balance: fields.optional("balance", one_of(BALANCES)),
             timeouts: fields.optional("timeouts", timeouts).or_default(),
+            circuit_breakers: fields.optional("circuit_breakers", circuit_breakers),
         }
     }
 
     /// Whether nothing is said of how to reach the endpoints.
     pub(crate) fn is_bare(&self) -> bool {
         let Timeouts { connect: None, request: None, idle: None } = self.timeouts else { return false };
-        self.protocol.is_absent() && self.mtls.is_absent() && self.identity.is_absent() && self.balance.is_absent()
+        self.protocol.is_absent()
+            && self.mtls.is_absent()
+            && self.identity.is_absent()
+            && self.balance.is_absent()
+            && self.circuit_breakers.is_absent()
     }
 
     /// In place of one that could not be decoded: its endpoints are wrong, not absent.
@@ -64,8 +71,22 @@ impl Upstream {
             identity: Field::Absent,
             balance: Field::Absent,
             timeouts: Timeouts::default(),
+            circuit_breakers: Field::Absent,
         }
     }
+}
+
+/// What is left out is not bounded.
+fn circuit_breakers(at: &Located<'_>, problems: &mut Problems) -> Option<CircuitBreakers> {
+    let known = ["max_connections", "max_pending_requests", "max_requests", "max_retries"];
+    let mut fields = at.fields(&known, problems)?;
+    let mut most = |name, least| fields.optional(name, number(least..=u32::MAX)).given().copied();
+    Some(CircuitBreakers {
+        max_connections: most("max_connections", 1),
+        max_pending_requests: most("max_pending_requests", 1),
+        max_requests: most("max_requests", 1),
+        max_retries: most("max_retries", 0),
+    })
 }
 
 /// `IP:PORT`, or an object with a weight.

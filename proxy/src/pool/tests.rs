@@ -30,15 +30,15 @@ fn http2(host: &Rc<Host>, sender: h2::Sender) -> Rc<Shared> {
 
 /// The shared connection that a request gets.
 fn given(host: &Rc<Host>) -> Option<Rc<Shared>> {
-    match host.checkout(Hop::MeshHttp2) {
-        Checkout::Ready(Connection::Http2(Stream(ref shared))) => Some(shared.clone()),
+    match host.checkout(Hop::MeshHttp2, false) {
+        Checkout::Ready(Connection::Http2(Stream(ref shared, _))) => Some(shared.clone()),
         _ => None,
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn shared_connections_are_superseded_once_a_second() {
-    let host = Rc::new(Host::new(0));
+    let host = Rc::new(Host::new(0, None));
     let mut all = Vec::new();
     for _ in 0..3 {
         let (io, end) = connected().await;
@@ -66,7 +66,7 @@ fn http1(io: Upstream) -> h1::client::Sender {
     let metrics = Arc::new(UpstreamMetrics::new("c".into()));
     h1::client::Sender::new(
         io,
-        UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None),
+        UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None, None),
         None,
         Default::default(),
     )
@@ -74,7 +74,7 @@ fn http1(io: Upstream) -> h1::client::Sender {
 
 #[tokio::test(start_paused = true)]
 async fn how_long_a_server_waits_is_learned() {
-    let host = Rc::new(Host::new(0));
+    let host = Rc::new(Host::new(0, None));
     let (io, end) = connected().await;
     host.give_back(http1(io), 0);
     tokio::time::advance(Duration::from_secs(5)).await;
@@ -97,18 +97,18 @@ async fn how_long_a_server_waits_is_learned() {
 
 #[tokio::test]
 async fn where_one_connection_has_ended_those_that_wait_are_not_tried() {
-    let host = Rc::new(Host::new(0));
+    let host = Rc::new(Host::new(0, None));
     let (io, end) = connected().await;
     host.give_back(http1(io), 0);
     drop(end);
     assert!(host.take_idle().map(|sender| host.give_back(sender, 0)).is_some(), "its end is not yet seen");
     host.discard_ended();
-    assert!(matches!(host.checkout(Hop::Http1), Checkout::Dial(None)));
+    assert!(matches!(host.checkout(Hop::Http1, false), Checkout::Dial(None, _)));
 }
 
 #[tokio::test]
 async fn where_one_connection_has_ended_shared_ones_that_have_not_stay() {
-    let host = Rc::new(Host::new(0));
+    let host = Rc::new(Host::new(0, None));
     let ((io, mut end), (other_io, _other_end)) = (connected().await, connected().await);
     let (mut sender, connection) = h2::connect(io, true, HttpLimits::default()).await.unwrap();
     let (other, _other_connection) = h2::connect(other_io, true, HttpLimits::default()).await.unwrap();
@@ -124,4 +124,25 @@ async fn where_one_connection_has_ended_shared_ones_that_have_not_stay() {
     assert!(Rc::ptr_eq(&given(&host).unwrap(), &ended), "nobody was told");
     host.discard_ended();
     assert!(Rc::ptr_eq(&given(&host).unwrap(), &stays));
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_no_streams_is_not_kept() {
+    /// SETTINGS with a limit of no streams.
+    const NONE: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0];
+    let host = Rc::new(Host::new(0, None));
+    let (io, mut end) = connected().await;
+    let (sender, connection) = h2::connect(io, true, HttpLimits::default()).await.unwrap();
+    let shared = http2(&host, sender);
+    host.sweep(Instant::now(), Duration::ZERO);
+    assert!(Rc::ptr_eq(&given(&host).unwrap(), &shared));
+    end.write_all(NONE).await.unwrap();
+    let mut connection = pin!(connection);
+    let told = poll_fn(|cx| {
+        assert!(connection.as_mut().poll(cx).is_pending());
+        if shared.has_room() { Poll::Pending } else { Poll::Ready(()) }
+    });
+    tokio::time::timeout(Duration::from_secs(120), told).await.unwrap();
+    host.sweep(Instant::now(), Duration::ZERO);
+    assert!(host.is_unused());
 }

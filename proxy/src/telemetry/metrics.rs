@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::StatusCode;
 use remora_model::Direction;
 
+use crate::breaker::Limit;
 use crate::error::ResponseFlag;
 
 mod codes;
@@ -214,6 +215,7 @@ pub struct UpstreamMetrics {
     pub(crate) attempts: Counter,
     pub(crate) retries: Counter,
     pub(crate) reuse: Counter,
+    pub(crate) overflows: [Counter; Limit::ALL.len()],
 }
 
 impl UpstreamMetrics {
@@ -226,6 +228,7 @@ impl UpstreamMetrics {
             attempts: Counter::default(),
             retries: Counter::default(),
             reuse: Counter::default(),
+            overflows: Default::default(),
         }
     }
 
@@ -258,6 +261,11 @@ impl UpstreamMetrics {
     /// The attempt was not the first. [`RequestTelemetry`](super::RequestTelemetry) counts HTTP retries by itself.
     pub fn retry(&self) {
         self.retries.add(1);
+    }
+
+    /// As much of the cluster is in use as may be.
+    pub(crate) fn overflowed(&self, limit: Limit) {
+        self.overflows[limit as usize].add(1);
     }
 
     /// A request found a connection in the pool.

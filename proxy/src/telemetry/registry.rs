@@ -10,6 +10,7 @@ use remora_model::Direction;
 use super::exposition::{self, Value};
 use super::identity::{IdentityMetrics, TrustMetrics};
 use super::metrics::{Counter, DownstreamMetrics, TlsMetrics, Traffic, UpstreamMetrics};
+use crate::breaker::InUse;
 
 pub(crate) const DIRECTIONS: [Direction; 3] = [Direction::Inbound, Direction::Outbound, Direction::Gateway];
 
@@ -17,6 +18,8 @@ pub(crate) const DIRECTIONS: [Direction; 3] = [Direction::Inbound, Direction::Ou
 #[derive(Debug, Default)]
 pub struct Registry {
     shards: Mutex<Vec<Arc<ShardData>>>,
+    /// Of the clusters that have bounds.
+    in_use: Mutex<BTreeMap<Arc<str>, Arc<InUse>>>,
     pub(crate) control: ControlMetrics,
 }
 
@@ -45,7 +48,7 @@ impl Registry {
     pub fn shard(self: &Arc<Self>) -> Shard {
         let data = Arc::new(ShardData::default());
         lock(&self.shards).push(Arc::clone(&data));
-        Shard { data, single_thread: PhantomData }
+        Shard { data, registry: Arc::clone(self), single_thread: PhantomData }
     }
 
     /// Everything in Prometheus' text format 0.0.4.
@@ -88,12 +91,17 @@ impl Registry {
     pub(crate) fn shards(&self) -> Vec<Arc<ShardData>> {
         lock(&self.shards).clone()
     }
+
+    pub(crate) fn in_use(&self) -> BTreeMap<Arc<str>, Arc<InUse>> {
+        lock(&self.in_use).clone()
+    }
 }
 
 /// One worker's counts. The handles it gives may be written only from the thread it lives in.
 #[derive(Debug)]
 pub struct Shard {
     data: Arc<ShardData>,
+    registry: Arc<Registry>,
     /// Keeps the shard, and with it the right to write, in one thread.
     single_thread: PhantomData<std::cell::Cell<()>>,
 }
@@ -133,6 +141,11 @@ impl Shard {
                 .entry(Arc::from(cluster))
                 .or_insert_with_key(|cluster| Arc::new(UpstreamMetrics::new(Arc::clone(cluster)))),
         )
+    }
+
+    /// How much of `cluster` is in use, by every worker; the same rules as [`traffic`](Self::traffic).
+    pub(crate) fn in_use(&self, cluster: &Arc<str>) -> Arc<InUse> {
+        Arc::clone(lock(&self.registry.in_use).entry(Arc::clone(cluster)).or_default())
     }
 
     /// Downstream connections of `direction`.

@@ -14,6 +14,7 @@ use tokio::task::spawn_local;
 
 use super::{Caller, MAX_ATTEMPTS};
 use crate::address::OrigDst;
+use crate::breaker::{Limit, Place};
 use crate::cluster::{ClusterState, Picked};
 use crate::http::h2::keep_alive;
 use crate::http::{h1, h2};
@@ -35,6 +36,8 @@ pub(crate) struct UpstreamConnection {
     metrics: Arc<UpstreamMetrics>,
     /// Of the mesh's connections.
     live: Option<Rc<LiveConnection>>,
+    /// Within the cluster's bounds.
+    _place: Option<Place>,
 }
 
 impl UpstreamConnection {
@@ -42,9 +45,10 @@ impl UpstreamConnection {
         metrics: &Arc<UpstreamMetrics>,
         protocol: UpstreamProtocol,
         live: Option<Rc<LiveConnection>>,
+        place: Option<Place>,
     ) -> Self {
         metrics.connection_opened(protocol);
-        Self { metrics: metrics.clone(), live }
+        Self { metrics: metrics.clone(), live, _place: place }
     }
 
     /// Completes when the connection was drained and its grace is over.
@@ -73,6 +77,7 @@ pub(super) async fn open(
     address: SocketAddr,
     hop: Hop,
     caller: Caller,
+    mut place: Option<Place>,
 ) -> Result<Fresh, Error> {
     let offer = match hop {
         Hop::Http1 | Hop::MeshHttp1 => Offer::Http1,
@@ -94,12 +99,15 @@ pub(super) async fn open(
     };
     let limits = worker.view().limits();
     if http1 {
-        let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http1, live.clone());
+        let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http1, live.clone(), place);
         return Ok(Fresh::Http1(h1::client::Sender::new(io, counted, live, (&limits).into())));
     }
     let ours = protocol == Some(MeshProtocol::RemoraH2);
-    let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2, live.clone());
     let (sender, connection) = h2::connect(io, ours, limits).await.map_err(|error| closed(error.to_string()))?;
+    if let Some(place) = &mut place {
+        place.is_shared();
+    }
+    let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2, live.clone(), place);
     let shared = Shared::new(sender, ours);
     let weak = Rc::downgrade(&shared);
     spawn_local(async move {
@@ -246,6 +254,7 @@ pub(crate) async fn connect_tcp(
     let mut last = None;
     while tried.len() < MAX_ATTEMPTS {
         let Some(picked) = cluster.pick(orig_dst.socket(), &tried, || worker.random()) else { break };
+        let place = cluster.enter(cluster.pool.bounds.as_ref(), Limit::Connections)?;
         cluster.metrics.attempt();
         if last.is_some() {
             cluster.metrics.retry();
@@ -253,7 +262,7 @@ pub(crate) async fn connect_tcp(
         match dial(worker, cluster, picked.address(), Offer::Tcp, caller).await {
             Ok(Dialled { io, live, .. }) => {
                 picked.reached();
-                let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Tcp, live);
+                let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Tcp, live, place);
                 return Ok((io, picked, counted));
             }
             Err(error) => {

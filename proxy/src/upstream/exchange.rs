@@ -12,6 +12,7 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use super::{Bound, Checked, Failure, Response, STALLED, within};
 use crate::Error;
+use crate::breaker::Place;
 use crate::cluster::{ClusterState, Picked};
 use crate::http::body::{Body, BodyError, RequestBody};
 use crate::http::h1::client::{Unanswered, Why};
@@ -28,6 +29,8 @@ pub(crate) struct Lease {
     connection: Option<(Rc<Host>, h1::client::Sender, u64)>,
     _stream: Option<Rc<Stream>>,
     upload: Option<Upload>,
+    /// Within the cluster's bounds; a shared connection's stream has its own.
+    place: Option<Place>,
 }
 
 /// The pumping of a request body. Dropped before the response is complete it ends, and the stream is reset: a client that
@@ -64,10 +67,12 @@ impl Lease {
             spawn_local(upload.finish());
         }
         let Some((host, sender, generation)) = self.connection else { return };
+        let place = self.place;
         if sender.is_uploading() {
             spawn_local(async move {
                 sender.finish().await;
                 host.give_back(sender, generation);
+                drop(place);
             });
         } else {
             host.give_back(sender, generation);
@@ -85,15 +90,16 @@ pub(super) async fn exchange(
     (head, body): (Box<RequestHead>, RequestBody),
 ) -> Result<Response, Failure> {
     let at = At { cluster, endpoint: picked.address() };
-    let Checked { host, connection, generation, hop } = checked;
-    let mut lease = Lease { picked, connection: None, _stream: None, upload: None };
+    let Checked { host, connection, generation, hop, place } = checked;
+    let mut lease = Lease { picked, connection: None, _stream: None, upload: None, place };
     let answered = match connection {
         Connection::Http1(sender) => {
             let answered = within(bound, cluster, pin!(exchange_h1(&at, &sender, head, body, informational))).await;
             lease.connection = Some((host.clone(), sender, generation));
             answered
         }
-        Connection::Http2(stream) => {
+        Connection::Http2(mut stream) => {
+            stream.1 = lease.place.take();
             let stream = Rc::new(stream);
             let answering = exchange_h2(&at, &host, &stream, hop, (head, body), &mut lease.upload, informational);
             let answered = within(bound, cluster, pin!(answering)).await;

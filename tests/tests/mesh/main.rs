@@ -12,6 +12,7 @@ mod application;
 mod bad_input;
 mod balance;
 mod bounds;
+mod breakers;
 mod crowd;
 mod detection;
 mod endings;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use super::{Family, Kind, Value, family, label, labels};
+use crate::breaker::Limit;
 use crate::telemetry::metrics::{
     Counter, DURATION_BOUNDS_US, DownstreamProtocol, GRPC_STATUSES, RESET_CODES, Refusal, TLS_FAILURE_REASONS, TlsSide,
     Traffic, UpstreamMetrics, UpstreamProtocol, VIOLATIONS,
@@ -35,6 +36,7 @@ pub(crate) fn gather(registry: &Registry) -> Vec<Family> {
     let upstream: Vec<_> =
         shards.iter().flat_map(|shard| lock(&shard.upstream).values().cloned().collect::<Vec<_>>()).collect();
     gather_upstream(&upstream.iter().map(|upstream| &**upstream).collect::<Vec<_>>(), &mut families);
+    gather_in_use(registry, &mut families);
     gather_tls(&shards, &mut families);
     identity::gather(registry, &shards, &mut families);
     gather_control(registry, &shards, &mut families);
@@ -223,8 +225,11 @@ fn add_used(sums: &mut Sums, pairs: &[(&str, &str)], counter: &Counter) {
 }
 
 fn gather_upstream(all: &[&UpstreamMetrics], families: &mut Vec<Family>) {
-    let mut connections = Sums::new();
+    let (mut connections, mut overflows) = (Sums::new(), Sums::new());
     for metrics in all {
+        for (limit, counter) in Limit::ALL.iter().zip(&metrics.overflows) {
+            add_used(&mut overflows, &[("cluster", &*metrics.cluster), ("limit", limit.as_str())], counter);
+        }
         for (protocol, counter) in UpstreamProtocol::ALL.iter().zip(&metrics.connections) {
             add_used(&mut connections, &[("cluster", &*metrics.cluster), ("protocol", protocol.as_str())], counter);
         }
@@ -234,6 +239,12 @@ fn gather_upstream(all: &[&UpstreamMetrics], families: &mut Vec<Family>) {
         "Connections made to endpoints.",
         Kind::Counter,
         counts(connections),
+    ));
+    families.push(family(
+        "remora_upstream_overflows_total",
+        "What was refused, or had to wait, since as much of the cluster was in use as may be.",
+        Kind::Counter,
+        counts(overflows),
     ));
     type Read = fn(&UpstreamMetrics) -> u64;
     let by_cluster: [(&str, &str, Kind, Read); 5] = [
@@ -259,6 +270,21 @@ fn gather_upstream(all: &[&UpstreamMetrics], families: &mut Vec<Family>) {
         }
         families.push(family(name, help, kind, counts(sums)));
     }
+}
+
+fn gather_in_use(registry: &Registry, families: &mut Vec<Family>) {
+    let in_use = registry.in_use();
+    let each =
+        in_use.iter().flat_map(|(cluster, in_use)| Limit::ALL.map(|limit| (cluster, limit, in_use.count(limit))));
+    let series = each.map(|(cluster, limit, count)| {
+        ("", labels(&[("cluster", &**cluster), ("limit", limit.as_str())]), Value::Count(count.into()))
+    });
+    families.push(family(
+        "remora_upstream_in_use",
+        "What counts against a cluster's circuit breakers.",
+        Kind::Gauge,
+        series.collect(),
+    ));
 }
 
 fn gather_tls(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Family>) {

@@ -18,7 +18,7 @@ async fn connection() -> (Sender, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let metrics = Arc::new(UpstreamMetrics::new("c".into()));
-    let counted = UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None);
+    let counted = UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None, None);
     (Sender::new(Upstream::Plain(client), counted, None, Limits::default()), listener.accept().await.unwrap().0)
 }
 
