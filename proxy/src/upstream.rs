@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use remora_model::{Direction, Discovery, Protocol, UpstreamTls};
@@ -105,15 +106,19 @@ pub(crate) struct Bound {
     pub(crate) timeout: Duration,
 }
 
-/// Waits no longer than `bound`. The work is borrowed: a future that holds another by value has room for it twice.
+/// Waits no longer than `bound`. What fails behind it has failed of it: a server that knows the deadline too ends the work at the same
+/// time, and an answer must not depend on whose timer is first. The work is borrowed: a future that holds another by value has room
+/// for it twice.
 async fn within<T>(
     bound: Option<Bound>,
-    cluster: &ClusterState,
+    cluster: &Arc<str>,
     work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
 ) -> Result<T, Failure> {
     let Some(Bound { deadline, timeout }) = bound else { return work.await };
-    let late = || Error::RequestTimeout { cluster: cluster.name().clone(), timeout };
-    tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| Err(late().into()))
+    match tokio::time::timeout_at(deadline, work).await {
+        Ok(result) if result.is_ok() || Instant::now() < deadline => result,
+        _ => Err(Error::RequestTimeout { cluster: cluster.clone(), timeout }.into()),
+    }
 }
 
 /// Sends a request to an endpoint of `cluster`, and to another where that provably had no effect.
@@ -145,7 +150,7 @@ pub(crate) async fn send(
         let Ok(_retry) = cluster.enter(bounds, Limit::Retries) else { break };
         let address = picked.address();
         let mut attempt = telemetry.attempt(&cluster.metrics, address, &mut head.headers);
-        let checked = within(bound, cluster, pin!(checkout(worker, cluster, address, hop, caller))).await;
+        let checked = within(bound, cluster.name(), pin!(checkout(worker, cluster, address, hop, caller))).await;
         let checked = match checked {
             Ok(checked) => checked,
             Err(Failure { error: error @ (Error::RequestTimeout { .. } | Error::Overflow { .. }), .. }) => {
@@ -265,4 +270,27 @@ fn wait(cluster: &ClusterState, pending: &mut Option<Option<Place>>) -> Result<(
         *pending = Some(cluster.enter(cluster.pool.bounds.as_ref(), Limit::Pending)?);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ResponseFlag;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_at_the_deadline_fails_of_it() {
+        let timeout = Duration::from_millis(1);
+        let flag = async |after| {
+            let reset = async {
+                tokio::time::sleep(after).await;
+                let (cluster, endpoint) = ("a".into(), ([127, 0, 0, 1], 1).into());
+                Err::<(), _>(Failure::from(Error::UpstreamReset { cluster, endpoint, code: h2::Reason::CANCEL }))
+            };
+            let bound = Bound { deadline: Instant::now() + timeout, timeout };
+            within(Some(bound), &"a".into(), pin!(reset)).await.expect_err("a failure").error.response_flag()
+        };
+        assert_eq!(flag(Duration::ZERO).await, ResponseFlag::UR);
+        assert_eq!(flag(timeout).await, ResponseFlag::UT);
+        assert_eq!(flag(timeout * 2).await, ResponseFlag::UT);
+    }
 }

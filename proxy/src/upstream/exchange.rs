@@ -94,7 +94,8 @@ pub(super) async fn exchange(
     let mut lease = Lease { picked, connection: None, _stream: None, upload: None, place };
     let answered = match connection {
         Connection::Http1(sender) => {
-            let answered = within(bound, cluster, pin!(exchange_h1(&at, &sender, head, body, informational))).await;
+            let answered =
+                within(bound, cluster.name(), pin!(exchange_h1(&at, &sender, head, body, informational))).await;
             lease.connection = Some((host.clone(), sender, generation));
             answered
         }
@@ -102,7 +103,7 @@ pub(super) async fn exchange(
             stream.1 = lease.place.take();
             let stream = Rc::new(stream);
             let answering = exchange_h2(&at, &host, &stream, hop, (head, body), &mut lease.upload, informational);
-            let answered = within(bound, cluster, pin!(answering)).await;
+            let answered = within(bound, cluster.name(), pin!(answering)).await;
             lease._stream = Some(stream);
             answered
         }
