@@ -3,6 +3,7 @@
 import os
 import queue
 import sys
+import traceback
 
 import grpc
 
@@ -140,8 +141,19 @@ def unimplemented_method(stub):
     fails(grpc.StatusCode.UNIMPLEMENTED, None, lambda: stub.UnimplementedCall(pb.Empty(), timeout=PATIENCE))
 
 
-with grpc.insecure_channel(sys.argv[1], [("grpc.enable_http_proxy", 0)]) as channel:
-    if sys.argv[2] == "unimplemented_service":
-        unimplemented_method(services.UnimplementedServiceStub(channel))
-    else:
-        globals()[sys.argv[2]](services.TestServiceStub(channel))
+def run():
+    with grpc.insecure_channel(sys.argv[1], [("grpc.enable_http_proxy", 0)]) as channel:
+        if sys.argv[2] == "unimplemented_service":
+            unimplemented_method(services.UnimplementedServiceStub(channel))
+        else:
+            globals()[sys.argv[2]](services.TestServiceStub(channel))
+
+
+try:
+    run()
+except Exception:
+    traceback.print_exc()
+    os._exit(1)
+# Without the interpreter's own end, which now and then waits for ever: a call's finaliser wants the lock with which one of grpcio's
+# daemon threads stands still by then.
+os._exit(0)
