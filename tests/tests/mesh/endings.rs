@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use remora_test::mesh::Mesh;
 use remora_test::pod::Pod;
+use remora_test::process::Process;
 use remora_test::sidecar::Sidecar;
 use remora_test::{PATIENCE, client};
 
@@ -102,14 +103,20 @@ fn promise(payload: &[u8]) -> (u32, u32) {
     (number(0), number(4))
 }
 
-#[test]
-fn http2_is_told_of_the_end_before_it_is_fixed_so_that_no_stream_is_refused() {
+/// An application, its sidecar, which has a minute to end, and a client without one.
+fn stranger() -> (Process, Sidecar, TcpStream) {
     let mesh = Mesh::new();
     let (stranger, server) = (mesh.pod("stranger"), mesh.pod("server"));
-    let _app = server.peer("http", 8080, &[]);
-    let mut inbound = server.sidecar("drain_timeout: 60s\nlame_duck: 0s\ninbound: {mtls: off}");
-    let mut stream = stranger.enter(|| TcpStream::connect(server.at(8080))).unwrap();
+    let app = server.peer("http", 8080, &[]);
+    let inbound = server.sidecar("drain_timeout: 60s\nlame_duck: 0s\ninbound: {mtls: off}");
+    let stream = stranger.enter(|| TcpStream::connect(server.at(8080))).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    (app, inbound, stream)
+}
+
+#[test]
+fn http2_is_told_of_the_end_before_it_is_fixed_so_that_no_stream_is_refused() {
+    let (_app, mut inbound, mut stream) = stranger();
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
     // Its settings: the proxy has taken the connection.
     assert_eq!(frame(&mut stream).unwrap().0, 4);
@@ -139,12 +146,7 @@ fn http2_is_told_of_the_end_before_it_is_fixed_so_that_no_stream_is_refused() {
 
 #[test]
 fn an_answer_that_waits_for_its_window_outlasts_the_farewell() {
-    let mesh = Mesh::new();
-    let (stranger, server) = (mesh.pod("stranger"), mesh.pod("server"));
-    let _app = server.peer("http", 8080, &[]);
-    let mut inbound = server.sidecar("drain_timeout: 60s\nlame_duck: 0s\ninbound: {mtls: off}");
-    let mut stream = stranger.enter(|| TcpStream::connect(server.at(8080))).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (_app, mut inbound, mut stream) = stranger();
     // A window of ten bytes (SETTINGS_INITIAL_WINDOW_SIZE) for each stream.
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\x0a").unwrap();
     stream.write_all(b"\0\0\x16\x01\x05\0\0\0\x01\x82\x86\x04\x0a/bytes/100\x41\x06server").unwrap();
