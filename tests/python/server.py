@@ -42,22 +42,31 @@ def bidirectional(requests, context):
         yield b"echo " + request
 
 
-def never(request, context):
+def cancelled(context, line):
+    """An event at which the call is over, which is printed then: grpcio does not go on with a generator whose call ended while
+    its message was sent, so what follows a `yield` may never run."""
     ended = threading.Event()
-    context.add_callback(ended.set)
+
+    def over():
+        print(line, flush=True)
+        ended.set()
+
+    if not context.add_callback(over):
+        over()
+    return ended
+
+
+def never(request, context):
     print("waiting", flush=True)
-    ended.wait()
-    print("cancelled", flush=True)
+    cancelled(context, "cancelled").wait()
     return b""
 
 
 def endless(request, context):
     """Sends one message, then only waits for the caller to go."""
-    ended = threading.Event()
-    context.add_callback(ended.set)
+    ended = cancelled(context, "stream cancelled")
     yield b"first"
     ended.wait()
-    print("stream cancelled", flush=True)
 
 
 def note(request, context):
