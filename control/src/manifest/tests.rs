@@ -129,12 +129,14 @@ fn what_is_broken_or_too_much_is_refused_with_its_place() {
     let limits = Limits { bytes: 10_000, depth: 20, values: 100, documents: 3 };
     let deep = format!("{}{}", "[".repeat(30), "]".repeat(30));
     let bomb = "a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b]\n";
+    let escaped = "? \"".to_owned() + &"\\u0019".repeat(171) + "\"\n: 1\n";
     for (text, told) in [
         ("a: 1\nb: [\n", "3:1: "),
         ("a: 1\na: 2\n", "2:1: key \"a\" is given twice"),
         ("{\"a\": [1, 2}", "1:12: not valid JSON"),
         ("{\"a\": 1, \"a\": 2}", "is given twice"),
         ("? [a]\n: b\n", "a key must be a plain word"),
+        (escaped.as_str(), "1:3: key"),
         ("a: *nothing\n", "1:4: not valid YAML"),
         ("a: &a [*a]\n", "alias"),
         (deep.as_str(), "nested deeper than 20 levels"),
@@ -175,4 +177,13 @@ fn indented_documents_do_not_overlap() {
     let new: Vec<Option<Value>> = manifest.documents.iter().map(change).collect();
     let again = read(&manifest.with(&new).text);
     assert_eq!(again.documents.into_iter().map(|document| document.value).collect::<Vec<_>>(), new);
+}
+
+#[test]
+fn the_longest_key_reads_back() {
+    let key = "\u{19}".repeat(170);
+    let text = format!("{key}: {{}}\n");
+    let manifest = read(&text);
+    let new = json!({key: {"a": 1}, "b": 2});
+    assert_eq!(read(&manifest.with(&[Some(new.clone())]).text).documents[0].value, Some(new));
 }

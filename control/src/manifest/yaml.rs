@@ -6,7 +6,7 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span};
 use serde_json::Value;
 
 use super::node::{Content, Entry, Node, Style};
-use super::scalar::resolve;
+use super::scalar::{resolve, write};
 use super::{Limits, Place, Problem};
 
 /// A document of a stream.
@@ -65,6 +65,10 @@ enum Kind {
     Sequence(Vec<Node>),
     Mapping { entries: Vec<Entry>, seen: HashSet<String>, key: Option<(String, usize, usize)> },
 }
+
+/// Characters of a key, with its quotes and escapes: YAML looks no further than 1,024 for a key's colon, quotes included (YAML 1.2.2,
+/// 7.4.3), so a longer one could not be read back.
+const LONGEST_KEY: usize = 1_024;
 
 struct Reader<'a> {
     text: &'a str,
@@ -155,6 +159,14 @@ impl Reader<'_> {
         if let Some(Frame { kind: Kind::Mapping { key: key @ None, seen, .. }, .. }) = self.stack.last_mut() {
             if text != "<<" && !seen.insert(text.clone()) {
                 return Err(Problem::new(at, format!("key {:?} is given twice", shortened(&text))));
+            }
+            let written = write(&Value::String(text.clone()), None).chars().count();
+            if written > LONGEST_KEY {
+                let key = shortened(&text);
+                return Err(Problem::new(
+                    at,
+                    format!("key {key:?}… takes {written} characters to write, more than {LONGEST_KEY}"),
+                ));
             }
             *key = Some((text, start, end));
             return Ok(());
