@@ -9,9 +9,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::{StatusCode, header};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::encode;
@@ -26,6 +26,10 @@ use crate::io::{Replay, Upstream};
 use crate::live::LiveConnection;
 use crate::socket;
 use crate::upstream::{STALLED, Upgrade, UpstreamConnection};
+
+mod answer;
+
+pub(crate) use answer::ResponseReader;
 
 /// An idle connection is retired this much before its server would close it: a request may be on its way by then.
 const EARLY: Duration = Duration::from_secs(1);
@@ -203,7 +207,7 @@ impl Sender {
                 inner.reader = Reader::new(framing, inner.limits);
                 let body = match inner.reader.is_done() {
                     true => Body::Empty,
-                    false => Body::H1Response(ResponseReader { inner: self.inner.clone(), done: false }),
+                    false => Body::H1Response(ResponseReader::new(self.inner.clone())),
                 };
                 Ok((head, body))
             }
@@ -363,57 +367,6 @@ fn framing(head: &RequestHead, body: &RequestBody) -> Framing {
         Some(0) => Framing::Empty,
         Some(length) => Framing::Length(length),
         None => Framing::Chunked,
-    }
-}
-
-/// The body of an answer, read straight from its connection.
-#[derive(Debug)]
-pub struct ResponseReader {
-    inner: Rc<RefCell<Inner>>,
-    done: bool,
-}
-
-impl ResponseReader {
-    pub(in crate::http) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.done {
-            return Poll::Ready(None);
-        }
-        let inner = &mut *self.inner.borrow_mut();
-        if let Err(error) = inner.poll_upload(cx) {
-            self.done = true;
-            return Poll::Ready(Some(Err(error)));
-        }
-        let frame = ready!(inner.reader.poll_frame(&mut inner.wire, cx));
-        self.done = inner.reader.is_done();
-        if self.done {
-            inner.wire.settle();
-        } else if !matches!(frame, Some(Ok(_))) {
-            (self.done, inner.kept) = (true, false);
-        }
-        Poll::Ready(frame)
-    }
-
-    /// Goes on with the request while there is no room for more of its answer. Completes where the answer ends with it.
-    pub(in crate::http) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        // The connection is another's then.
-        if !self.done
-            && let Err(error) = self.inner.borrow_mut().poll_upload(cx)
-        {
-            self.done = true;
-            return Poll::Ready(error);
-        }
-        Poll::Pending
-    }
-
-    pub(in crate::http) fn is_done(&self) -> bool {
-        self.done
-    }
-
-    pub(in crate::http) fn size_hint(&self) -> SizeHint {
-        if self.done { SizeHint::with_exact(0) } else { self.inner.borrow().reader.size_hint() }
     }
 }
 
