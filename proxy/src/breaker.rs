@@ -95,7 +95,7 @@ impl Bounds {
     /// Takes a place, if one is left.
     pub(crate) fn enter(self: &Rc<Self>, what: Limit) -> Option<Place> {
         let entered = self.in_use.enter(what, self.most(what));
-        entered.then(|| Place { bounds: self.clone(), what, unshared: false })
+        entered.then(|| Place { bounds: self.clone(), what, unshared: None })
     }
 
     /// Takes the place of a connection. Where there is none to wait for, one is had whatever others hold: or its requests would wait
@@ -105,8 +105,7 @@ impl Bounds {
         if !self.in_use.enter(Limit::Connections, most) {
             return None;
         }
-        self.unshared.set(self.unshared.get() + 1);
-        Some(Place { bounds: self.clone(), what: Limit::Connections, unshared: true })
+        Some(Place { bounds: self.clone(), what: Limit::Connections, unshared: Some(Unshared::new(self)) })
     }
 
     /// Whether there is nothing to wait for: no stream, no connection for one request at a time, and none is being made.
@@ -163,20 +162,35 @@ impl Drop for Waits<'_> {
     }
 }
 
+/// Counts a connection as being made, or as one for one request at a time.
+#[derive(Debug)]
+struct Unshared(Rc<Bounds>);
+
+impl Unshared {
+    fn new(bounds: &Rc<Bounds>) -> Self {
+        bounds.unshared.set(bounds.unshared.get() + 1);
+        Self(bounds.clone())
+    }
+}
+
+impl Drop for Unshared {
+    fn drop(&mut self) {
+        self.0.unshared.set(self.0.unshared.get() - 1);
+    }
+}
+
 /// A place within the bounds; free again when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     bounds: Rc<Bounds>,
     what: Limit,
-    unshared: bool,
+    unshared: Option<Unshared>,
 }
 
 impl Place {
     /// The connection turned out to be one that requests share.
     pub(crate) fn is_shared(&mut self) {
-        if std::mem::take(&mut self.unshared) {
-            self.bounds.unshared.set(self.bounds.unshared.get() - 1);
-        }
+        self.unshared = None;
     }
 }
 
