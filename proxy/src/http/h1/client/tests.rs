@@ -224,7 +224,7 @@ async fn an_upload_that_stands_still_takes_the_unfinished_answer_with_it() {
         say(&mut server, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
     });
     // Its server waits for the rest, and would for ever.
-    let broken = got.unwrap().1.collect().await.unwrap_err();
+    let broken = tokio::time::timeout(3 * idle, got.unwrap().1.collect()).await.expect("an end").unwrap_err();
     assert!(matches!(broken, BodyError::Stalled(bound) if bound == idle), "{broken:?}");
     assert!(!sender.is_reusable());
 }
