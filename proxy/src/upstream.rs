@@ -140,17 +140,15 @@ pub(crate) async fn send(
             "CONNECT with :protocol, to a service that is declared to speak HTTP/1".into(),
         ));
     }
-    let mut tried = Vec::new();
-    // Refused, or their sidecar could not deliver: once more, perhaps on a new connection, which may lead to another pod.
-    let mut doubted = Vec::new();
-    let mut last = None;
+    let mut tries = Tries::default();
     for _ in 0..MAX_ATTEMPTS {
-        let Some(picked) = cluster.pick(orig_dst.socket(), &tried, || worker.random()) else { break };
-        let bounds = cluster.pool.bounds.as_ref().filter(|_| last.is_some());
+        let Some(picked) = cluster.pick(orig_dst.socket(), &tries.over, || worker.random()) else { break };
+        let bounds = cluster.pool.bounds.as_ref().filter(|_| tries.last.is_some());
         let Ok(_retry) = cluster.enter(bounds, Limit::Retries) else { break };
         let address = picked.address();
         let mut attempt = telemetry.attempt(&cluster.metrics, address, &mut head.headers);
-        let checked = within(bound, cluster.name(), pin!(checkout(worker, cluster, address, hop, caller))).await;
+        let checking = checkout(worker, cluster, address, hop, caller, tries.served.is_some());
+        let checked = within(bound, cluster.name(), pin!(checking)).await;
         let checked = match checked {
             Ok(checked) => checked,
             Err(Failure { error: error @ (Error::RequestTimeout { .. } | Error::Overflow { .. }), .. }) => {
@@ -160,8 +158,8 @@ pub(crate) async fn send(
             Err(Failure { error, .. }) => {
                 attempt.failed(&error);
                 picked.unreachable();
-                tried.push(address);
-                last = Some(error);
+                tries.over.push(address);
+                tries.last = Some(error);
                 continue;
             }
         };
@@ -169,17 +167,50 @@ pub(crate) async fn send(
             Ok(response) => return Ok(response),
             Err(Failure { error, request: Some(request) }) if !relayed || error.reset().is_none() => {
                 (head, body) = *request;
-                let refused = matches!(error, Error::Undelivered { .. } | Error::UpstreamReset { .. });
-                if refused || cluster.config.discovery == Discovery::OriginalDst {
-                    let list = if doubted.contains(&address) { &mut tried } else { &mut doubted };
-                    list.push(address);
-                }
-                last = Some(error);
+                tries.may_go_on(cluster, address, error);
             }
-            Err(Failure { error, .. }) => return Err(error),
+            Err(Failure { error, .. }) => {
+                tries.last = Some(error);
+                break;
+            }
         }
     }
-    Err(last.unwrap_or_else(|| Error::NoEndpoint { cluster: cluster.name().clone() }))
+    Err(tries.error(cluster))
+}
+
+/// What became of the tries of a request so far.
+#[derive(Default)]
+struct Tries {
+    /// Endpoints that are asked no more.
+    over: Vec<SocketAddr>,
+    /// Refused, or their sidecar could not deliver: once more, perhaps on a new connection, which may lead to another pod.
+    doubted: Vec<SocketAddr>,
+    /// What went wrong last.
+    last: Option<Error>,
+    /// Why there is no answer from one that may have served it: another serves it once more, and what becomes of it there does
+    /// not undo that.
+    served: Option<Error>,
+}
+
+impl Tries {
+    /// One failed, and the request is there still.
+    fn may_go_on(&mut self, cluster: &ClusterState, address: SocketAddr, error: Error) {
+        let refused = matches!(error, Error::Undelivered { .. } | Error::UpstreamReset { .. });
+        if refused || cluster.config.discovery == Discovery::OriginalDst {
+            let list = if self.doubted.contains(&address) { &mut self.over } else { &mut self.doubted };
+            list.push(address);
+        }
+        if !error.retryable() {
+            self.served = Some(error.clone());
+        }
+        self.last = Some(error);
+    }
+
+    /// What the client is told. Of a request that may have been served nobody is to think that it had no effect.
+    fn error(self, cluster: &ClusterState) -> Error {
+        let error = self.last.unwrap_or_else(|| Error::NoEndpoint { cluster: cluster.name().clone() });
+        self.served.filter(|_| error.retryable()).unwrap_or(error)
+    }
 }
 
 /// What to speak towards an endpoint, unless the cluster declares it: a sidecar what its client speaks; a gateway, whose
@@ -211,12 +242,14 @@ struct Checked {
     place: Option<Place>,
 }
 
+/// A connection for a request; a `fresh` one where it must not be one that its server has closed meanwhile.
 async fn checkout(
     worker: &Rc<Worker>,
     cluster: &Rc<ClusterState>,
     address: SocketAddr,
     hop: Hop,
     caller: Caller,
+    fresh: bool,
 ) -> Result<Checked, Failure> {
     let mut pending = None;
     loop {
@@ -224,6 +257,9 @@ async fn checkout(
         let plaintext = matches!(hop, Hop::Http1 | Hop::Http2);
         let generation = if plaintext { 0 } else { worker.generation() };
         let host = cluster.pool.host((address, hop, caller.kept), generation);
+        if fresh {
+            host.discard_ended();
+        }
         let connection = match host.checkout(hop, pending.is_some()) {
             Checkout::Ready(connection) => {
                 cluster.metrics.reused();

@@ -37,6 +37,7 @@ mod pools;
 mod probes;
 mod refusals;
 mod resets;
+mod retries;
 mod rotation;
 mod routes;
 mod sources;
