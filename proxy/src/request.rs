@@ -186,7 +186,7 @@ impl HttpConnection {
 
     /// Relays the bytes of a connection that left HTTP.
     pub(crate) async fn tunnel(&self, downstream: Replay<Downstream>, upgrade: Box<Upgrade>) {
-        let Upgrade { io: upstream, live, counted: _counted } = *upgrade;
+        let Upgrade { io: upstream, live, counted: _counted, lease: _lease } = *upgrade;
         let drain = self.worker.drain(self.info.direction).and(self.live.clone());
         let over = async {
             tokio::select! {

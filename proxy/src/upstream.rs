@@ -68,7 +68,7 @@ pub(crate) struct Response {
     pub(crate) body: Body,
     /// Ends with the body.
     pub(crate) attempt: AttemptTelemetry,
-    /// Goes back to the pool at the end of the body.
+    /// Goes back to the pool at the end of the body; `None` where the connection leaves HTTP.
     pub(crate) lease: Option<Lease>,
     /// The connection, where it leaves HTTP.
     pub(crate) upgrade: Option<Box<Upgrade>>,
@@ -83,6 +83,8 @@ pub(crate) struct Upgrade {
     pub(crate) live: Option<Rc<LiveConnection>>,
     /// It counts as open until this is dropped.
     pub(crate) counted: UpstreamConnection,
+    /// And so does its request.
+    pub(crate) lease: Option<Lease>,
 }
 
 /// A try that failed, and the request if it had no effect or may be made twice.

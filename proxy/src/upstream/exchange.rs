@@ -115,8 +115,11 @@ pub(super) async fn exchange(
             attempt.response(&head);
             // It leaves HTTP, and the pool.
             let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
-            let upgrade = lease.connection.take_if(|_| switched).and_then(|(_, sender, _)| sender.upgrade());
-            Ok(Response { head, body, attempt, lease: Some(lease), upgrade })
+            let (lease, upgrade) = match lease.connection.take_if(|_| switched) {
+                Some((_, sender, _)) => (None, sender.upgrade(Some(lease))),
+                None => (Some(lease), None),
+            };
+            Ok(Response { head, body, attempt, lease, upgrade })
         }
         Err(failure) => {
             attempt.failed(&failure.error);

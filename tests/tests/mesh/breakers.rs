@@ -251,6 +251,38 @@ fn a_call_beyond_the_limit_is_unavailable() {
     serve(&mut server, &mut first);
 }
 
+#[test]
+fn what_left_http_is_in_use_until_it_ends() {
+    let active = |outbound: &Sidecar, count: u32| {
+        let wanted = format!(" active {count}\n");
+        remora_test::eventually("the endpoint's requests", || {
+            outbound.admin("/clusters").body.contains(&wanted).then_some(())
+        });
+    };
+    let pair = Pair::start(Plan { entry: ", circuit_breakers: {max_requests: 1}", ..Plan::default() });
+    let upgrade = "GET /upgrade HTTP/1.1\r\nhost: server:8080\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+    let mut tunnel = Wire::open(&pair.client, service(8080));
+    tunnel.send(&format!("{upgrade}word"));
+    assert_eq!((tunnel.answer().code, tunnel.bytes(4)), (101, b"word".to_vec()));
+    in_use(&pair.outbound, "max_requests", 1.0);
+    active(&pair.outbound, 1);
+    let refused = Wire::open(&pair.client, service(8080)).get("/name", &[]);
+    assert!(refused.code == 503 && refused.body.contains("max_requests 1"), "{refused:?}");
+    drop(tunnel);
+    in_use(&pair.outbound, "max_requests", 0.0);
+    active(&pair.outbound, 0);
+    // And a stream of HTTP/2.
+    pair.client.block_on(|| async {
+        let (answer, send) = crate::upgrade::stream(&mut crate::upgrade::http2().await, "/upgrade").await;
+        assert_eq!(answer.status(), 200);
+        in_use(&pair.outbound, "max_requests", 1.0);
+        active(&pair.outbound, 1);
+        drop((answer, send));
+    });
+    in_use(&pair.outbound, "max_requests", 0.0);
+    active(&pair.outbound, 0);
+}
+
 /// How many connections there ever were to the cluster.
 fn connections(sidecar: &Sidecar) -> f64 {
     sidecar.metric("remora_upstream_connections_total", &[("cluster", "server:8080")])

@@ -4,8 +4,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::client::SendRequest;
 use h2::ext::Protocol;
-use http::Request;
+use h2::{RecvStream, SendStream};
+use http::{Request, Response};
 use remora_test::mesh::Mesh;
 use tokio::net::TcpStream;
 
@@ -144,25 +147,32 @@ fn a_gateway_carries_upgrades_and_answers_what_is_none() {
     assert_eq!(wire.answer().code, 400, "nobody's forward proxy");
 }
 
+/// An HTTP/2 connection to the service.
+pub(crate) async fn http2() -> SendRequest<Bytes> {
+    let stream = TcpStream::connect(service(8080)).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// Asks that a stream leaves HTTP (RFC 8441).
+pub(crate) async fn stream(client: &mut SendRequest<Bytes>, path: &str) -> (Response<RecvStream>, SendStream<Bytes>) {
+    let mut request = Request::connect(format!("http://server:8080{path}")).body(()).unwrap();
+    request.extensions_mut().insert(Protocol::from_static("echo"));
+    let mut client = client.clone().ready().await.unwrap();
+    let (response, send) = client.send_request(request, false).unwrap();
+    (tokio::time::timeout(remora_test::PATIENCE, response).await.expect("an answer").unwrap(), send)
+}
+
 #[test]
 fn a_stream_of_http_2_leaves_http_alone() {
     let pair = Pair::usual();
     let echoed = pair.client.block_on(|| async {
-        let stream = TcpStream::connect(service(8080)).await.unwrap();
-        let (client, connection) = h2::client::handshake(stream).await.unwrap();
-        tokio::spawn(connection);
-        let mut client = client.ready().await.unwrap();
-        let mut open = async |path: &str| {
-            let mut request = Request::connect(format!("http://server:8080{path}")).body(()).unwrap();
-            request.extensions_mut().insert(Protocol::from_static("echo"));
-            client = client.clone().ready().await.unwrap();
-            let (response, send) = client.send_request(request, false).unwrap();
-            (tokio::time::timeout(remora_test::PATIENCE, response).await.expect("an answer").unwrap(), send)
-        };
+        let mut client = http2().await;
         // Settings are there with the first answer.
-        let (refused, _) = open("/status/404").await;
+        let (refused, _) = stream(&mut client, "/status/404").await;
         assert_eq!(refused.status(), 404);
-        let (response, mut send) = open("/upgrade").await;
+        let (response, mut send) = stream(&mut client, "/upgrade").await;
         assert_eq!(response.status(), 200);
         let mut body = response.into_body();
         let mut echoed = Vec::new();

@@ -25,7 +25,7 @@ use crate::http::{RequestHead, ResponseHead};
 use crate::io::{Replay, Upstream};
 use crate::live::LiveConnection;
 use crate::socket;
-use crate::upstream::{STALLED, Upgrade, UpstreamConnection};
+use crate::upstream::{Lease, STALLED, Upgrade, UpstreamConnection};
 
 mod answer;
 
@@ -215,10 +215,11 @@ impl Sender {
         }
     }
 
-    /// The connection that leaves HTTP.
-    pub(crate) fn upgrade(self) -> Option<Box<Upgrade>> {
+    /// The connection that leaves HTTP, and holds what its request held.
+    pub(crate) fn upgrade(self, lease: Option<Lease>) -> Option<Box<Upgrade>> {
         let Inner { wire, counted, .. } = Rc::into_inner(self.inner)?.into_inner();
-        Some(Box::new(Upgrade { io: Replay { prefix: wire.input, stream: wire.stream }, live: self.live, counted }))
+        let io = Replay { prefix: wire.input, stream: wire.stream };
+        Some(Box::new(Upgrade { io, live: self.live, counted, lease }))
     }
 }
 

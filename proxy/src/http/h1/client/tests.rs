@@ -277,7 +277,7 @@ async fn a_connection_leaves_http_only_when_asked_to() {
             say(&mut server, switch).await;
         });
     assert_eq!(got.unwrap().0.status, 101);
-    assert_eq!(&sender.upgrade().unwrap().io.prefix[..], b"early");
+    assert_eq!(&sender.upgrade(None).unwrap().io.prefix[..], b"early");
     let (sender, mut server) = connection().await;
     let (got, ()) = tokio::join!(send(&sender, Method::GET, RequestBody::empty()), async {
         until(&mut server, "\r\n\r\n").await;
