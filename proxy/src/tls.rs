@@ -223,4 +223,4 @@ pub fn server_name(host: &str, address: IpAddr) -> ServerName<'static> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -86,6 +86,14 @@ async fn shake(connector: &Connector, tls: &MeshTls) -> (Client, Server) {
     tokio::join!(connect(connector, near, name, BOUND), accept(tls, Replay::new(far), BOUND))
 }
 
+/// Both ends of a connection over which a request asks to leave HTTP.
+pub(crate) async fn connected() -> (client::TlsStream<TcpStream>, server::TlsStream<Replay<TcpStream>>) {
+    let ca = Ca::new();
+    let connector = MeshTls::new(ca.identity("storefront")).connector(&[id("catalog")], Offer::Upgrade);
+    let (client, server) = shake(&connector, &MeshTls::new(ca.identity("catalog"))).await;
+    (client.unwrap().0, server.unwrap().0)
+}
+
 /// Shakes hands and lets the server speak, so that the client has read its ticket.
 async fn shake_and_talk(connector: &Connector, tls: &MeshTls) -> (TlsInfo, TlsInfo) {
     let (client, server) = shake(connector, tls).await;

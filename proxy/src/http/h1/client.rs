@@ -271,7 +271,12 @@ impl Inner {
                 Poll::Ready(Ok(())) if full => {}
                 Poll::Ready(Ok(())) | Poll::Pending => break,
                 // There may be an answer all the same.
-                Poll::Ready(Err(error)) => self.unwritable = Some(error.to_string()),
+                Poll::Ready(Err(error)) => {
+                    self.unwritable = Some(error.to_string());
+                    if let Upstream::Tls(_) = self.wire.stream {
+                        self.output.doubt();
+                    }
+                }
             }
         }
         Ok(())

@@ -88,6 +88,8 @@ pub(super) struct Output {
     unflushed: bool,
     /// Bytes of the message that were written.
     written: u64,
+    /// Whether some of it may have left without being counted.
+    doubtful: bool,
 }
 
 #[derive(Debug)]
@@ -100,12 +102,17 @@ enum Piece {
 impl Output {
     /// A new message begins.
     pub(super) fn begin(&mut self) {
-        self.written = 0;
+        (self.written, self.doubtful) = (0, false);
     }
 
-    /// Whether something of the message was written.
+    /// A write failed in a stream that takes more at a time than it passes on at a time: some of it may be on its way.
+    pub(super) fn doubt(&mut self) {
+        self.doubtful = true;
+    }
+
+    /// Whether something of the message was written, or may have been.
     pub(super) fn has_begun(&self) -> bool {
-        self.written > 0
+        self.written > 0 || self.doubtful
     }
 
     /// Bytes of the message that were written.

@@ -17,9 +17,13 @@ use crate::telemetry::{ByteCounter, UpstreamMetrics, UpstreamProtocol};
 async fn connection() -> (Sender, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (sender(Upstream::Plain(client)), listener.accept().await.unwrap().0)
+}
+
+fn sender(io: Upstream) -> Sender {
     let metrics = Arc::new(UpstreamMetrics::new("c".into()));
     let counted = UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None, None);
-    (Sender::new(Upstream::Plain(client), counted, None, Limits::default()), listener.accept().await.unwrap().0)
+    Sender::new(io, counted, None, Limits::default())
 }
 
 fn head(method: Method) -> RequestHead {
@@ -133,6 +137,21 @@ async fn a_request_comes_back_whole_from_a_connection_closed_before_it() {
     let Unanswered { unwritten, body, .. } = send(&sender, Method::POST, full("hello")).await.unwrap_err();
     assert!(unwritten);
     assert_eq!(body.unwrap().collect().await.unwrap().to_bytes(), "hello");
+}
+
+#[tokio::test]
+async fn what_tls_was_given_to_write_may_have_been_written() {
+    let (plain, server) = connection().await;
+    let (client, over_tls) = crate::tls::tests::connected().await;
+    socket::abort_on_drop(&server).unwrap();
+    socket::abort_on_drop(&over_tls.get_ref().0.stream).unwrap();
+    drop((server, over_tls));
+    let tls = sender(Upstream::Tls(Box::new(client)));
+    for (sender, again) in [(plain, true), (tls, false)] {
+        let Unanswered { why, unwritten, body } = send(&sender, Method::POST, full("hello")).await.unwrap_err();
+        assert!(matches!(why, Why::Closed(_)), "{why}");
+        assert_eq!((unwritten, body.is_some()), (again, again));
+    }
 }
 
 #[tokio::test]
