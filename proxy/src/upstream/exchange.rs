@@ -262,7 +262,8 @@ async fn exchange_h2(
         }
         Pin::new(&mut response).poll(cx)
     });
-    let answered = response.await.map_err(broken).map(h2::response_parts);
+    let answered = response.await.map_err(broken);
+    let answered = answered.and_then(|answer| h2::response_parts(answer).map_err(|why| at.broke(why)));
     let answered =
         answered.and_then(|(mut head, body)| match fields::undelivered(&head.headers).filter(|_| shared.ours) {
             None => {

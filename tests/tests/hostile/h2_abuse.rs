@@ -350,9 +350,14 @@ fn malformed_fields(bed: &Bed) {
     blocks.extend(values.map(|value| ("a value", [get("/evil"), field(b"x", value)].concat())));
     blocks.extend(hop.map(|name| (name, [get("/evil"), field(name.as_bytes(), b"close")].concat())));
     blocks.push(("te", [get("/evil"), field(b"te", b"gzip")].concat()));
-    for (what, lengths) in
-        [("two lengths", &["1", "2"][..]), ("+5", &["+5"]), ("-1", &["-1"]), ("one too many", &["5"])]
-    {
+    for (what, lengths) in [
+        ("two lengths", &["1", "2"][..]),
+        ("a length twice", &["0", "0"]),
+        ("00", &["00"]),
+        ("+5", &["+5"]),
+        ("-1", &["-1"]),
+        ("one too many", &["5"]),
+    ] {
         let lengths: Vec<u8> = lengths.iter().flat_map(|length| field(b"content-length", length.as_bytes())).collect();
         blocks.push((what, [request("POST", "/evil"), lengths].concat()));
     }

@@ -240,6 +240,9 @@ fn ends_later(stream: TcpStream) {
         while let Some(Ok((request, mut respond))) = h2.accept().await {
             let path = request.uri().path();
             let mut head = Response::builder().header("content-length", 5);
+            if path == "/twice" {
+                head = head.header("content-length", 5);
+            }
             if path == "/announced" {
                 head = head.header("trailer", "x-end");
             }
@@ -249,7 +252,7 @@ fn ends_later(stream: TcpStream) {
             }
             let trailers = HeaderMap::from_iter([("x-end".parse().unwrap(), "1".parse().unwrap())]);
             match path {
-                "/" => body.send_data(Bytes::new(), true),
+                "/" | "/twice" => body.send_data(Bytes::new(), true),
                 _ => body.send_trailers(trailers),
             }
             .unwrap();
@@ -269,6 +272,8 @@ fn an_answer_whose_end_comes_behind_its_last_byte_is_whole() {
     trailed.send("GET /announced HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
     let answer = String::from_utf8(trailed.rest()).unwrap();
     assert!(answer.ends_with("\r\n\r\n5\r\nhello\r\n0\r\nx-end: 1\r\n\r\n"), "{answer:?}");
+    let twice = gate.open().get("/twice", &[]);
+    assert!(twice.code == 502 && twice.body.contains("UPE ") && twice.body.contains("content-length"), "{twice:?}");
     wire.send("HEAD / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
     let head = String::from_utf8(wire.rest()).unwrap();
     assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "{head}");

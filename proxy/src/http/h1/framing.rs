@@ -16,7 +16,7 @@ pub enum Framing {
 }
 
 /// The one Content-Length of a message: digits alone, and no leading zero, which some would read as octal.
-pub(super) fn content_length(value: &[u8]) -> Result<u64, InvalidHead> {
+pub(crate) fn content_length(value: &[u8]) -> Result<u64, InvalidHead> {
     let valid = match value {
         [b'0'] => true,
         [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),

@@ -63,10 +63,20 @@ fn within_limits(headers: &HeaderMap, limits: &Limits) -> Result<(), InvalidHead
 /// What the h2 crate leaves unchecked of a request's fields.
 fn well_formed(head: &RequestHead) -> Result<(), &'static str> {
     let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    let mut values = head.headers.values().map(HeaderValue::as_bytes);
-    // RFC 9113 section 8.2.1; HTTP/1 has no way to say it.
-    if values.any(|value| space(value.first()) || space(value.last())) {
-        return Err("a field value begins or ends with whitespace");
+    let mut lengths = 0;
+    for (name, value) in &head.headers {
+        let bytes = value.as_bytes();
+        // RFC 9113 section 8.2.1; HTTP/1 has no way to say it.
+        if space(bytes.first()) || space(bytes.last()) {
+            return Err("a field value begins or ends with whitespace");
+        }
+        // As over HTTP/1: several that are equal are refused, too (RFC 9110 section 8.6).
+        if name == header::CONTENT_LENGTH {
+            lengths += 1;
+            if lengths > 1 || h1::framing::content_length(bytes).is_err() {
+                return Err("invalid content-length");
+            }
+        }
     }
     // RFC 9113 section 8.3.1. One that is not ASCII is read in more ways than one.
     let path = head.path.as_str();

@@ -39,6 +39,16 @@ fn lists_are_limited_and_the_crumbs_of_a_cookie_are_one_field() {
 }
 
 #[test]
+fn a_length_is_one_number() {
+    for (lengths, good) in
+        [(&["3"][..], true), (&["0"], true), (&["3", "3"], false), (&["3, 3"], false), (&["03"], false), (&[""], false)]
+    {
+        let fields: Vec<_> = lengths.iter().map(|length| ("content-length", *length)).collect();
+        assert_eq!(well_formed(&request(Some("a"), &fields)).is_ok(), good, "{lengths:?}");
+    }
+}
+
+#[test]
 fn a_path_begins_with_a_slash_and_is_ascii() {
     for (method, path, good) in [
         (Method::GET, "/a?b", true),
