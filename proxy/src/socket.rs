@@ -166,6 +166,13 @@ pub(crate) fn has_peer_ended(stream: &TcpStream) -> bool {
     matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
 }
 
+/// Whether the runtime knows that the connection broke, or ended in both directions.
+pub(crate) fn has_broken(stream: &TcpStream) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    let ready = pin!(stream.ready(Interest::WRITABLE)).poll(&mut cx);
+    matches!(ready, Poll::Ready(Ok(ready)) if ready.is_write_closed())
+}
+
 /// Makes the connection end with RST instead of FIN when it is dropped, so that its peer learns of an abort.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use nix::sys::signal::Signal;
@@ -9,6 +10,7 @@ use remora_test::PATIENCE;
 use remora_test::sidecar::Answer;
 
 use crate::pair::{Pair, Plan, service};
+use crate::transparent::abort;
 use crate::wire::Wire;
 
 /// Through one hop of mTLS over HTTP/2, and through HTTP/1.1 all the way.
@@ -102,6 +104,54 @@ fn informational_responses_pass_in_order() {
         wire.send("GET / HTTP/1.0\r\nhost: server:8080\r\n\r\n");
         assert_eq!(wire.answer().code, 200, "HTTP/1.0 knows nothing of them");
         assert!(wire.rest().is_empty());
+    });
+}
+
+#[test]
+fn a_client_that_ends_its_side_behind_its_last_request_is_answered() {
+    both(|mut pair| {
+        let (answer, told) = channel();
+        let told = Mutex::new(told);
+        let heads = scripted(&mut pair, move |_, served| {
+            while let Some(head) = served.head() {
+                if head.starts_with("POST ") {
+                    served.until("hello").unwrap();
+                }
+                if told.lock().unwrap().recv().is_err() {
+                    return;
+                }
+                served.say("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone");
+            }
+        });
+        let ended = |request: &str| {
+            let mut wire = open(&pair);
+            wire.send(request);
+            wire.stream.shutdown(Shutdown::Write).unwrap();
+            wire
+        };
+        for request in [
+            "GET / HTTP/1.0\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: server:8080\r\nconnection: close\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: server:8080\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello",
+        ] {
+            let mut wire = ended(request);
+            heads.recv_timeout(PATIENCE).unwrap();
+            answer.send(()).unwrap();
+            let got = wire.answer();
+            assert_eq!((got.code, got.body.as_str()), (200, "done"), "{request}");
+            assert!(wire.rest().is_empty());
+        }
+        let given_up = |times: f64| {
+            pair.outbound.metric_until("remora_requests_total", &[("flag", "DC")], |count| count == times);
+        };
+        let wire = ended("GET / HTTP/1.0\r\n\r\n");
+        heads.recv_timeout(PATIENCE).unwrap();
+        abort(wire.stream);
+        given_up(1.0);
+        // Had it waited for an answer, it might have asked for more.
+        let mut wire = ended("GET / HTTP/1.1\r\nhost: server:8080\r\n\r\n");
+        assert!(wire.rest().is_empty());
+        given_up(2.0);
     });
 }
 

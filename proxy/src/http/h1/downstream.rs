@@ -87,6 +87,11 @@ pub(super) struct Connection {
     body: Option<Waker>,
     /// Whether it does now, so that the client's end is seen.
     waiting: bool,
+    /// The request under way is the client's last, so that its end says nothing but that. Of any other it says that the answer is
+    /// not waited for.
+    last: bool,
+    /// The client has ended its side, behind its last request.
+    ended: bool,
     /// When to see whether the client is still there, while nothing is read from it.
     watch: Option<Pin<Box<Sleep>>>,
     scanned: usize,
@@ -106,6 +111,8 @@ impl Connection {
             task: None,
             body: None,
             waiting: false,
+            last: false,
+            ended: false,
             watch: None,
             scanned: 0,
             late: None,
@@ -127,7 +134,7 @@ impl Connection {
                 let parsed = parse::request(&mut self.wire.input, &self.limits, &mut self.scanned);
                 match parsed.map_err(Error::InvalidHead)? {
                     Some(request) => {
-                        self.late = None;
+                        (self.late, self.last) = (None, !request.keep_alive);
                         return Poll::Ready(Ok(Some(request)));
                     }
                     // Empty lines before a head are none of it.
@@ -179,8 +186,9 @@ impl Connection {
             }
             Lending::Unwanted | Lending::Invalid => {}
             Lending::Read => {
-                while self.wire.input.len() < AHEAD {
+                while self.wire.input.len() < AHEAD && !self.ended {
                     match ready!(self.wire.poll_fill(cx)) {
+                        Ok(0) if self.last => self.ended = true,
                         Ok(0) => return Poll::Ready(Ended::Gone),
                         Ok(_) => {}
                         Err(error) => return Poll::Ready(error.into()),
@@ -191,12 +199,13 @@ impl Connection {
         self.poll_watch(cx)
     }
 
-    /// Completes when the client has ended, while nothing is read from it.
+    /// Completes when the client has ended, or after its last request broke off, while nothing is read from it.
     fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         let watch = self.watch.get_or_insert_with(|| Box::pin(tokio::time::sleep(WATCH)));
         loop {
             ready!(watch.as_mut().poll(cx));
-            if socket::has_peer_ended(self.wire.stream.tcp()) {
+            let tcp = self.wire.stream.tcp();
+            if if self.last { socket::has_broken(tcp) } else { socket::has_peer_ended(tcp) } {
                 return Poll::Ready(Ended::Gone);
             }
             watch.as_mut().reset(Instant::now() + WATCH);

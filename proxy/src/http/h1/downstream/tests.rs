@@ -109,6 +109,31 @@ async fn a_client_that_leaves_is_seen_where_nothing_is_read_from_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_ends_behind_its_last_request_is_there_until_it_breaks_off() {
+    for (head, framing) in [
+        ("GET / HTTP/1.0\r\n\r\n", Framing::Empty),
+        ("GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", Framing::Empty),
+        ("POST / HTTP/1.0\r\ncontent-length: 9\r\n\r\n", Framing::Length(9)),
+    ] {
+        let (connection, mut client) = connection(head).await;
+        next(&connection, Ending::No).await.unwrap().unwrap();
+        let _unread = body(&connection, framing);
+        client.shutdown().await.unwrap();
+        let gone = poll_fn(|cx| connection.borrow_mut().poll_gone(cx));
+        let mut gone = std::pin::pin!(gone);
+        let hour = Duration::from_secs(3600);
+        tokio::time::timeout(hour, gone.as_mut()).await.expect_err("it waits for its answer");
+        socket::abort_on_drop(&client).unwrap();
+        drop(client);
+        assert!(matches!(tokio::time::timeout(hour, gone).await.unwrap(), Ended::Gone), "{head}");
+    }
+    let (connection, client) = connection("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    next(&connection, Ending::No).await.unwrap().unwrap();
+    drop(client);
+    assert!(matches!(poll_fn(|cx| connection.borrow_mut().poll_gone(cx)).await, Ended::Gone));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_empty_line_between_requests_is_no_late_head() {
     let (connection, mut client) = connection("\r\n").await;
     let day = Duration::from_secs(86_400);
