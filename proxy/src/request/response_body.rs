@@ -159,10 +159,12 @@ impl http_body::Body for ResponseBody {
 
 impl Timed for ResponseBody {
     fn poll_blocked(mut self: Pin<&mut Self>, sent: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
+        // A client that takes nothing of the answer may still be sending.
+        let received = self.exchange.as_ref().map_or(0, |exchange| exchange.telemetry.request_bytes());
         let timeout = self.exchange.as_mut().and_then(|exchange| exchange.timeout.as_mut());
         let error = match timeout.map(|timeout| timeout.sleep.as_mut().poll(cx)) {
             Some(Poll::Ready(())) => BodyError::TimedOut,
-            _ if self.stall.poll(sent, cx).is_ready() => BodyError::Stalled(self.stall.timeout()),
+            _ if self.stall.poll(sent + received, cx).is_ready() => BodyError::Stalled(self.stall.timeout()),
             _ => ready!(self.body.poll_upload(cx)),
         };
         self.fail(error.clone());

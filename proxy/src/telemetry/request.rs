@@ -214,6 +214,11 @@ impl RequestTelemetry {
         self.0.bytes.get_or_init(ByteCounter::default).clone()
     }
 
+    /// The bytes of the request's body so far.
+    pub fn request_bytes(&self) -> u64 {
+        self.0.bytes.get().map_or(0, ByteCounter::total)
+    }
+
     /// Counts `n` more bytes of the response's body.
     pub fn response_bytes(&self, n: usize) {
         self.0.bytes.get_or_init(ByteCounter::default).add_sent(n);

@@ -123,6 +123,29 @@ fn an_answer_that_nobody_reads_ends() {
 }
 
 #[test]
+fn an_answer_that_nobody_reads_is_kept_while_its_client_sends() {
+    const IDLE: Duration = Duration::from_secs(2);
+    let (received, receives) = std::sync::mpsc::channel();
+    let gate = gate(", limits: {stream_idle: 2s}", "", "0", move |mut stream| {
+        assert!(head(&mut stream));
+        let (mut upload, received) = (stream.try_clone().unwrap(), received.clone());
+        std::thread::spawn(move || while upload.read_exact(&mut [0]).is_ok() && received.send(()).is_ok() {});
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        while stream.write_all(&[b'x'; 16_384]).is_ok() {}
+    });
+    let mut wire = gate.open();
+    wire.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 500000000\r\n\r\n");
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < 5 * IDLE {
+        wire.send("u");
+        receives.recv_timeout(remora_test::PATIENCE).expect("the upload goes on");
+        std::thread::sleep(IDLE / 10);
+    }
+    gate.flagged("SI", 1.0);
+    gate.upstreams(0.0);
+}
+
+#[test]
 fn a_requests_timeout_ends_an_answer_that_nobody_reads() {
     unread(&gate("", "", "1s", endless), "UT");
 }
