@@ -6,9 +6,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, Version};
 use remora_certs::Fingerprint;
-use remora_model::{Direction, DownstreamTls, HttpLimits, MtlsMode};
+use remora_model::{Direction, Discovery, DownstreamTls, HttpLimits, MtlsMode};
 use tokio::time::Instant;
 
 use crate::Error;
@@ -133,7 +133,7 @@ impl HttpConnection {
     ) -> (ResponseHead, ResponseBody) {
         let active = Active::new(self.clone());
         fields::receive(&mut head, &self.trust);
-        let (http2, bare) = (head.version == http::Version::HTTP_2, head.method == Method::HEAD);
+        let (http2, bare) = (head.version == Version::HTTP_2, head.method == Method::HEAD);
         let mut telemetry = RequestTelemetry::start(&self.worker.telemetry, &self.info, &mut head);
         // Only HTTP/2 can carry a status after a body that broke off; HTTP/1 must show the break.
         let trailers = http2 && telemetry.is_grpc();
@@ -221,6 +221,11 @@ impl HttpConnection {
         })?;
         let cluster = chain.view().cluster(route::pick_cluster(route, self.worker.random() as u32));
         telemetry.routed(&route.name, cluster.traffic(self.info.direction));
+        // Where the application itself aimed may stand a forward proxy, which is asked in absolute form; nobody else has to be.
+        let aimed = self.info.direction == Direction::Outbound && cluster.config.discovery == Discovery::OriginalDst;
+        if head.version != Version::HTTP_2 && !aimed {
+            head.scheme = None;
+        }
         if let Some(path) = route::rewrite(route, &head.path) {
             head.path = path;
         }

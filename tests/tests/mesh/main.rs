@@ -20,6 +20,7 @@ mod endpoints;
 mod exchange;
 mod failures;
 mod families;
+mod forward;
 mod gateway;
 mod grpc;
 mod hello;

@@ -14,8 +14,8 @@ pub const CHUNK_END: &[u8] = b"\r\n";
 /// Bytes that most heads are shorter than.
 const HEAD: usize = 1024;
 
-/// Appends the head of a request: origin form, or authority form for CONNECT. The authority is written into Host, and the upgrade
-/// that the head asks for into its fields.
+/// Appends the head of a request: authority form for CONNECT, absolute form where the head has a scheme that HTTP/1 named, else origin
+/// form. The authority is written into Host, and the upgrade that the head asks for into its fields.
 ///
 /// # Panics
 /// A request cannot last until its connection ends.
@@ -24,8 +24,14 @@ pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) {
     out.reserve(HEAD);
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.put_u8(b' ');
-    match &head.authority {
-        Some(authority) if head.method == Method::CONNECT => out.extend_from_slice(authority.as_str().as_bytes()),
+    match (&head.scheme, &head.authority) {
+        (_, Some(authority)) if head.method == Method::CONNECT => out.extend_from_slice(authority.as_str().as_bytes()),
+        // HTTP/2 names a scheme in every request.
+        (Some(scheme), Some(authority)) if head.version != Version::HTTP_2 => {
+            for part in [scheme.as_str(), "://", authority.as_str(), head.path.as_str().trim_start_matches('*')] {
+                out.extend_from_slice(part.as_bytes());
+            }
+        }
         _ => target(out, head.path.as_str()),
     }
     // Chunks are HTTP/1.1's.

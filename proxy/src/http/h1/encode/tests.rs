@@ -53,8 +53,9 @@ fn a_request_to_nobody_says_so() {
 fn a_request_is_written_in_one_way() {
     for (text, expected) in [
         // The absolute form's authority, in Host's place.
-        ("GET http://b/c HTTP/1.1\r\nX: 1\r\nHost: a\r\n\r\n", "GET /c HTTP/1.1\r\nX: 1\r\nHost: b\r\n\r\n"),
-        ("GET http://b HTTP/1.0\r\nX: 1\r\n\r\n", "GET / HTTP/1.0\r\nHost: b\r\nX: 1\r\n\r\n"),
+        ("GET http://b/c HTTP/1.1\r\nX: 1\r\nHost: a\r\n\r\n", "GET http://b/c HTTP/1.1\r\nX: 1\r\nHost: b\r\n\r\n"),
+        ("GET http://b HTTP/1.0\r\nX: 1\r\n\r\n", "GET http://b/ HTTP/1.0\r\nHost: b\r\nX: 1\r\n\r\n"),
+        ("OPTIONS http://b HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS http://b HTTP/1.1\r\nHost: b\r\n\r\n"),
         // Nothing is left of a connection, or of an upgrade that is ignored.
         (
             "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n",

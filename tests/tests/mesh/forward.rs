@@ -1,0 +1,68 @@
+//! A forward proxy outside of the mesh: applications ask it in the forms that are for proxies, as if there were no sidecar.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use remora_test::mesh::Mesh;
+use remora_test::pod::Pod;
+
+/// Answers the absolute form, and CONNECT with a tunnel in which it plays the server; as squid does, it refuses the origin form.
+fn proxy(pod: &Pod) -> SocketAddr {
+    let at = pod.at(3128);
+    let listener = pod.enter(|| TcpListener::bind(at)).unwrap();
+    // Ends with the process.
+    std::thread::spawn(move || {
+        listener.incoming().flatten().for_each(|stream| drop(std::thread::spawn(|| serve(stream))))
+    });
+    at
+}
+
+/// Tells in each answer how it was asked for it.
+fn serve(stream: TcpStream) {
+    let mut writer = stream.try_clone().unwrap();
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    let (mut told, mut tunnel) = (String::new(), false);
+    while let Some(line) = lines.next() {
+        let fields: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+        let host = fields.iter().find(|field| field.to_lowercase().starts_with("host:")).cloned().unwrap_or_default();
+        told += &format!("{line} {host}\n");
+        let good = tunnel || line.contains(" http://");
+        tunnel |= line.starts_with("CONNECT ");
+        let answer = match (good, tunnel) {
+            (true, _) => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{told}", told.len()),
+            (false, true) => "HTTP/1.1 200 Connection established\r\n\r\n".to_owned(),
+            (false, false) => "HTTP/1.1 400 Invalid URL\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        };
+        if good {
+            told.clear();
+        }
+        if writer.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_forward_proxy_is_asked_as_without_a_sidecar() {
+    let mesh = Mesh::new();
+    let [client, bare, outside] = ["client", "bare", "outside"].map(|name| mesh.pod(name));
+    let proxy = proxy(&outside).to_string();
+    let outbound = client.plain_sidecar("");
+    let url = "http://origin.example/path?q";
+    let asked: [&[&str]; 4] = [
+        &["-x", &proxy, url],
+        &["-x", &proxy, "--http1.0", url],
+        &["-p", "-x", &proxy, "--suppress-connect-headers", url],
+        &["-p", "--proxy1.0", &proxy, "--suppress-connect-headers", url],
+    ];
+    for arguments in asked {
+        let [direct, meshed] = [&bare, &client].map(|pod| pod.curl(arguments));
+        assert_eq!((direct.code, meshed.code), (200, 200), "{arguments:?}: {meshed:?}");
+        assert!(meshed.body.contains("origin.example"), "{meshed:?}");
+        assert_eq!(meshed.body, direct.body, "{arguments:?}");
+    }
+    let count = |metric| outbound.metric(metric, &[("direction", "outbound"), ("cluster", "passthrough")]);
+    // The absolute form is read; of a tunnel the proxy knows nothing but its bytes.
+    assert_eq!(count("remora_requests_total"), 2.0);
+    assert_eq!(count("remora_tcp_connections_total"), 2.0);
+}
