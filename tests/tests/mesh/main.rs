@@ -1,6 +1,6 @@
 //! The mesh end to end: real binaries, real redirection, real peers; nothing in between is mocked.
 //!
-//! One binary with one room per theme, so that the rooms run beside each other: `cargo test -p remora-test --test mesh tcp::`.
+//! One binary with one room per theme, so that the rooms run beside each other: `cargo test --workspace --test mesh tcp::`.
 #![allow(clippy::unwrap_used)]
 
 mod delay;
