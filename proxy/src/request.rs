@@ -209,7 +209,9 @@ impl HttpConnection {
             return Err(Error::Overloaded);
         }
         if head.method == Method::CONNECT && head.protocol.is_none() {
-            return Err(Error::DownstreamProtocol("CONNECT on a connection that carries other requests".into()));
+            return Err(Error::DownstreamProtocol(
+                "CONNECT where requests are read: the port of a forward proxy is declared as tcp".into(),
+            ));
         }
         let chain = self.chain();
         if chain.chain().tls == DownstreamTls::Mesh(MtlsMode::Strict) && self.info.peer.is_none() {

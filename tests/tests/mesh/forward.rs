@@ -1,10 +1,12 @@
-//! A forward proxy outside of the mesh: applications ask it in the forms that are for proxies, as if there were no sidecar.
+//! Forward proxies: applications ask them in the forms that are for proxies, as if there were no sidecar.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use remora_test::mesh::Mesh;
 use remora_test::pod::Pod;
+
+use crate::pair::{entry, service};
 
 /// Answers the absolute form, and CONNECT with a tunnel in which it plays the server; as squid does, it refuses the origin form.
 fn proxy(pod: &Pod) -> SocketAddr {
@@ -42,27 +44,43 @@ fn serve(stream: TcpStream) {
     }
 }
 
+/// Asks through both proxies, from a pod without a sidecar and from one with, in each form: they are told the same.
+fn same(bare: &Pod, direct: &str, client: &Pod, meshed: &str) {
+    let url = "http://origin.example/path?q";
+    for (form, by) in [
+        (&[][..], "-x"),
+        (&["--http1.0"], "-x"),
+        (&["-p", "--suppress-connect-headers"], "-x"),
+        (&["-p", "--suppress-connect-headers"], "--proxy1.0"),
+    ] {
+        let ask = |pod: &Pod, proxy: &str| pod.curl(&[form, &[by, proxy, url]].concat());
+        let (direct, meshed) = (ask(bare, direct), ask(client, meshed));
+        assert_eq!((direct.code, meshed.code), (200, 200), "{by} {form:?}: {meshed:?}");
+        assert!(meshed.body.contains("origin.example"), "{meshed:?}");
+        assert_eq!(meshed.body, direct.body, "{by} {form:?}");
+    }
+}
+
 #[test]
 fn a_forward_proxy_is_asked_as_without_a_sidecar() {
     let mesh = Mesh::new();
     let [client, bare, outside] = ["client", "bare", "outside"].map(|name| mesh.pod(name));
     let proxy = proxy(&outside).to_string();
     let outbound = client.plain_sidecar("");
-    let url = "http://origin.example/path?q";
-    let asked: [&[&str]; 4] = [
-        &["-x", &proxy, url],
-        &["-x", &proxy, "--http1.0", url],
-        &["-p", "-x", &proxy, "--suppress-connect-headers", url],
-        &["-p", "--proxy1.0", &proxy, "--suppress-connect-headers", url],
-    ];
-    for arguments in asked {
-        let [direct, meshed] = [&bare, &client].map(|pod| pod.curl(arguments));
-        assert_eq!((direct.code, meshed.code), (200, 200), "{arguments:?}: {meshed:?}");
-        assert!(meshed.body.contains("origin.example"), "{meshed:?}");
-        assert_eq!(meshed.body, direct.body, "{arguments:?}");
-    }
+    same(&bare, &proxy, &client, &proxy);
     let count = |metric| outbound.metric(metric, &[("direction", "outbound"), ("cluster", "passthrough")]);
     // The absolute form is read; of a tunnel the proxy knows nothing but its bytes.
     assert_eq!(count("remora_requests_total"), 2.0);
     assert_eq!(count("remora_tcp_connections_total"), 2.0);
+}
+
+#[test]
+fn a_forward_proxy_with_a_sidecar_of_its_own_is_declared_as_bytes() {
+    let mesh = Mesh::new();
+    let [client, bare, outside, server] = ["client", "bare", "outside", "server"].map(|name| mesh.pod(name));
+    let direct = proxy(&outside).to_string();
+    let at = proxy(&server);
+    let _inbound = server.sidecar("inbound: {mtls: strict, ports: [{port: 3128, protocol: tcp}]}");
+    let _outbound = client.sidecar(&entry(3128, &[at], ", protocol: tcp"));
+    same(&bare, &direct, &client, &service(3128).to_string());
 }
