@@ -20,6 +20,9 @@ pub(crate) use server::serve;
 /// Streams one connection to an endpoint carries at a time. A connection's window has room for so many streams' windows.
 pub(crate) const MAX_STREAMS: u32 = 100;
 
+/// Bytes of a stream that the h2 crate holds until its peer takes them: the peer's window may be large, and it need not read.
+const SEND_BUFFER: usize = 32 * 1024;
+
 /// Between our own sidecars, whatever HTTP/1 head one of them takes must reach the other: a field counts 32 bytes more in a
 /// list, and the hop adds the version, the spelling and the trace.
 fn max_header_list(limits: &HttpLimits, hop: bool) -> u32 {

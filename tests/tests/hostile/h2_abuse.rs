@@ -35,6 +35,7 @@ pub(crate) fn rows() -> Vec<Row> {
             counter: ("remora_requests_total", &[("flag", "SI")]),
             run: bomb_behind_a_closed_window,
         },
+        Row { name: "answers-unread", counter: ("remora_requests_total", &[("flag", "SI")]), run: answers_unread },
         Row { name: "large-heads", counter: (VIOLATIONS, &[("reason", "too_many_headers")]), run: large_heads },
         Row { name: "too-many-streams", counter: (RESETS, &[("code", "REFUSED_STREAM")]), run: too_many_streams },
         Row { name: "half-a-preface", counter: (VIOLATIONS, &[("reason", "preface_timeout")]), run: half_a_preface },
@@ -62,7 +63,7 @@ const HTTP2: (&str, &[(&str, &str)]) = ("remora_downstream_connections_total", &
 
 #[test]
 fn abuse_of_http2_at_a_gateway() {
-    let idle = ["settings-unread", "pings-unread", "bomb-behind-a-closed-window"];
+    let idle = ["settings-unread", "pings-unread", "bomb-behind-a-closed-window", "answers-unread"];
     let rows: Vec<Row> = rows().into_iter().filter(|row| !idle.contains(&row.name)).collect();
     Bed::gateway().run(&rows);
 }
@@ -75,7 +76,7 @@ fn floods_of_frames_that_must_be_answered() {
 #[test]
 fn streams_that_stand_still() {
     let mut bed = Bed::gateway_with(|_| String::new(), "limits: {stream_idle: 2s}", &[]);
-    bed.run(&named(rows(), &["bomb-behind-a-closed-window"]));
+    bed.run(&named(rows(), &["bomb-behind-a-closed-window", "answers-unread"]));
 }
 
 /// Asserts that the connection ended, and told of too much where it told at all.
@@ -262,6 +263,26 @@ fn bomb_behind_a_closed_window(bed: &Bed) {
         }
     }
     bed.proxy.metric_until("remora_requests_active", &[], |count| count <= 1.0);
+}
+
+fn answers_unread(bed: &Bed) {
+    const ANSWERS: usize = 300;
+    // What one may cost: what the proxy holds of it on either side.
+    const EACH: usize = 96 * 1024;
+    let before = bed.memory();
+    let stalled = || bed.proxy.metric("remora_requests_total", &[("flag", "SI")]);
+    let (stalled_before, mut most) = (stalled(), 0.0_f64);
+    // Windows as large as there are, of streams and of the connection: nothing but the reading is missing.
+    let mut h2 = H2::with_settings(&bed.attacker, bed.to, &[(4, u32::MAX >> 1)]);
+    assert!(h2.send(&frame(WINDOW_UPDATE, 0, 0, &0x7f00_0000_u32.to_be_bytes())));
+    for _ in 0..ANSWERS {
+        h2.ask(&get("/big/600000"));
+    }
+    remora_test::eventually("all stand still", || {
+        most = most.max(bed.memory());
+        (stalled() >= stalled_before + (ANSWERS - 50) as f64).then_some(())
+    });
+    assert!(most < before + (ANSWERS * EACH) as f64 + 16e6, "{most} bytes of memory, {before} before");
 }
 
 fn large_heads(bed: &Bed) {

@@ -14,7 +14,7 @@ mod upstream;
 use bed::Row;
 
 /// Every row there is, in the order of docs/hostile.md.
-const ROWS: [&str; 58] = [
+const ROWS: [&str; 59] = [
     "rapid-reset",
     "server-sent-resets",
     "continuation-flood",
@@ -27,6 +27,7 @@ const ROWS: [&str; 58] = [
     "header-bomb",
     "cookie-crumbs",
     "bomb-behind-a-closed-window",
+    "answers-unread",
     "large-heads",
     "too-many-streams",
     "half-a-preface",

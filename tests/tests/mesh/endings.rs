@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use remora_test::mesh::Mesh;
 use remora_test::pod::Pod;
 use remora_test::process::Process;
@@ -165,6 +166,35 @@ fn an_answer_that_waits_for_its_window_outlasts_the_farewell() {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(b"\0\0\x04\x08\0\0\0\0\x01\0\0\x01\0").unwrap();
     assert_eq!(next(&mut stream, DATA).len(), 90);
+    drop(stream);
+    assert_eq!(inbound.wait().code(), Some(0));
+}
+
+#[test]
+fn answers_that_are_read_slowly_outlast_the_farewell() {
+    /// More than the kernel's buffers hold, each less than the proxy's.
+    const ANSWERS: usize = 250;
+    let (_app, mut inbound, mut stream) = stranger();
+    setsockopt(&stream, sockopt::RcvBuf, &4096).unwrap();
+    // Windows as large as there are, of streams (SETTINGS_INITIAL_WINDOW_SIZE) and of the connection.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\x7f\xff\xff\xff").unwrap();
+    stream.write_all(b"\0\0\x04\x08\0\0\0\0\0\x7f\0\0\0").unwrap();
+    for id in (1..).step_by(2).take(ANSWERS) {
+        let block = b"\x82\x86\x04\x0c/bytes/30000\x41\x06server";
+        let head = [&[0, 0, block.len() as u8, 1, 5][..], &u32::to_be_bytes(id)].concat();
+        stream.write_all(&[&head, &block[..]].concat()).unwrap();
+    }
+    inbound.metric_until("remora_requests_total", &[("direction", "inbound")], |count| count == ANSWERS as f64);
+    inbound.terminate();
+    let _ = inbound.said("asked to end by SIGTERM");
+    // Whoever had nothing left to be written would be told farewell by then.
+    std::thread::sleep(Duration::from_secs(12));
+    setsockopt(&stream, sockopt::RcvBuf, &(1 << 20)).unwrap();
+    let mut read = 0;
+    while read < ANSWERS * 30_000 {
+        let (kind, _, payload) = frame(&mut stream).unwrap_or_else(|| panic!("the end after {read} bytes"));
+        read += if kind == DATA { payload.len() } else { 0 };
+    }
     drop(stream);
     assert_eq!(inbound.wait().code(), Some(0));
 }

@@ -5,7 +5,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, header};
 use remora_model::HttpLimits;
 
-use super::{MAX_STREAMS, max_header_list};
+use super::{MAX_STREAMS, SEND_BUFFER, max_header_list};
 use crate::http::body::Body;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::spelling::Spelling;
@@ -32,6 +32,7 @@ pub(crate) async fn connect(
         .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
         .initial_max_send_streams(if ours { MAX_STREAMS as usize } else { STREAMS_BEFORE_SETTINGS })
         .max_header_list_size(max_header_list(&limits, ours))
+        .max_send_buffer_size(SEND_BUFFER)
         .enable_push(false)
         .handshake(io)
         .await

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::pump::pump;
 use super::received::request_parts;
 use super::written::Watched;
-use super::{MAX_STREAMS, max_header_list};
+use super::{MAX_STREAMS, SEND_BUFFER, max_header_list};
 use crate::Error;
 use crate::drain::Drain;
 use crate::http::body::Body;
@@ -49,6 +49,8 @@ pub(crate) async fn serve(
     drain: Drain,
 ) -> Result<(), h2::Error> {
     let limits = connection.limits();
+    let io = Watched::new(io, connection.counts().clone());
+    let progress = io.progress();
     let mut builder = h2::server::Builder::new();
     if connection.extends_connect() {
         builder.enable_connect_protocol();
@@ -59,7 +61,8 @@ pub(crate) async fn serve(
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(read_header_list(&limits, connection.is_hop()))
         .max_local_error_reset_streams(Some(RESETS))
-        .handshake::<_, Bytes>(Watched::new(io, connection.counts().clone()));
+        .max_send_buffer_size(SEND_BUFFER)
+        .handshake::<_, Bytes>(io);
     let Ok(h2) = tokio::time::timeout(PREFACE, handshake).await else {
         tracing::debug!("no HTTP/2 preface in time");
         connection.counts().violation("preface_timeout");
@@ -82,7 +85,7 @@ pub(crate) async fn serve(
         }
     });
     let mut ending = false;
-    // Shared with each stream. One whose request is over may still have an answer that waits for its window.
+    // Shared with each stream. One whose request is over may still have an answer that waits for its window, or in the h2 crate.
     let streams = Rc::new(());
     let mut farewell = pin!(tokio::time::sleep(FAREWELL));
     loop {
@@ -107,8 +110,8 @@ pub(crate) async fn serve(
                 farewell.as_mut().reset(Instant::now() + FAREWELL);
             }
             () = &mut farewell, if ending => {
-                // Who does not even read that it is over is not waited for.
-                if Rc::strong_count(&streams) == 1 {
+                // Who does not even read that it is over is not waited for, but who reads is.
+                if progress.is_over() && Rc::strong_count(&streams) == 1 {
                     connection.counts().violation("not_read");
                     return Ok(());
                 }
@@ -199,11 +202,11 @@ async fn serve_stream(
                 // Fails only for a stream that is gone, which is told next.
                 let _ = respond.send_informational(response(head));
             }
-            if let Poll::Ready(answer) = answer {
-                return Poll::Ready(Some(answer));
+            // A client that gave up cancels the upstream too: dropping the future resets its stream. It may be why there is an answer.
+            if respond.poll_reset(cx).is_ready() {
+                return Poll::Ready(None);
             }
-            // A client that gave up cancels the upstream too: dropping the future resets its stream.
-            respond.poll_reset(cx).map(|_| None)
+            answer.map(Some)
         })
         .await
     };

@@ -1,8 +1,10 @@
 //! What the h2 crate does without a word: it resets streams whose requests are malformed or too many. So the frames that it writes
 //! are watched, a look at each frame's nine bytes.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -14,16 +16,52 @@ const HEAD: usize = 9;
 const CODE: usize = 4;
 const RST_STREAM: u8 = 3;
 
-/// A downstream connection that counts the resets written to it.
+/// How often a connection may be looked at with something to write, and nothing written since, before its peer is taken not to read.
+const LOOKS: u32 = 3;
+
+/// How far the writing has come.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    written: Cell<u64>,
+    /// The socket takes no more for now.
+    blocked: Cell<bool>,
+    /// When it was looked at last, and how often in vain.
+    seen: Cell<u64>,
+    looks: Cell<u32>,
+}
+
+impl Progress {
+    /// Looks at it: whether there is nothing to write, or has been written nothing for some looks.
+    pub(super) fn is_over(&self) -> bool {
+        let vain = self.written.get() == self.seen.replace(self.written.get());
+        self.looks.set(if vain { self.looks.get() + 1 } else { 0 });
+        !self.blocked.get() || self.looks.get() >= LOOKS
+    }
+
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.blocked.set(written.is_pending());
+        if let Poll::Ready(Ok(n)) = written {
+            self.written.set(self.written.get() + n as u64);
+        }
+        written
+    }
+}
+
+/// A downstream connection that counts what is written to it: bytes, and resets.
 pub(super) struct Watched<S> {
     io: S,
     frames: Frames,
     counts: Arc<DownstreamMetrics>,
+    progress: Rc<Progress>,
 }
 
 impl<S> Watched<S> {
     pub(super) fn new(io: S, counts: Arc<DownstreamMetrics>) -> Self {
-        Self { io, frames: Frames::default(), counts }
+        Self { io, frames: Frames::default(), counts, progress: Rc::default() }
+    }
+
+    pub(super) fn progress(&self) -> Rc<Progress> {
+        self.progress.clone()
     }
 
     fn see(&mut self, bytes: &[u8]) {
@@ -78,7 +116,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        let written = ready!(self.progress.note(written))?;
         self.see(&buf[..written]);
         Poll::Ready(Ok(written))
     }
@@ -88,7 +127,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        let written = ready!(self.progress.note(written))?;
         let mut left = written;
         for buf in bufs {
             let seen = left.min(buf.len());
