@@ -37,6 +37,8 @@ pub fn rewrite(route: &Route, path: &PathAndQuery) -> Option<PathAndQuery> {
     let replacement = route.prefix_rewrite.as_deref()?;
     let rest = match &route.matcher.path {
         PathMatch::Exact(_) => "",
+        // The server as a whole (RFC 9112 section 3.2.4) has no prefix.
+        PathMatch::Prefix(_) if path == "*" => return None,
         PathMatch::Prefix(prefix) => path.path().strip_prefix(prefix.trim_end_matches('/'))?,
     };
     let mut text = String::with_capacity(replacement.len() + path.as_str().len() + 1);

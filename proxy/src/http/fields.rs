@@ -101,10 +101,11 @@ impl Kind {
     }
 }
 
-/// Whether a name reads as one of ours.
+/// Whether a name reads as one of ours, as what hands fields on as variables reads it: all but letters and digits are the same there.
 fn is_like(name: &str, own: &str) -> bool {
     // Most differ by their length already.
-    name.len() == own.len() && name.bytes().map(|byte| if byte == b'_' { b'-' } else { byte }).eq(own.bytes())
+    name.len() == own.len()
+        && name.bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte } else { b'-' }).eq(own.bytes())
 }
 
 /// How long a gRPC call may take by its `grpc-timeout` (gRPC over HTTP/2, "Requests").
@@ -138,8 +139,8 @@ fn strip_connection(headers: &mut HeaderMap) {
         .iter()
         .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        // Framing is not the connection's to drop.
-        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
+        // Framing is not the connection's to drop; who sends TE must name it here, and it is judged below (RFC 9110 section 10.1.4).
+        .filter(|name| ![header::CONTENT_LENGTH, header::HOST, header::TE].contains(name))
         .collect();
     let of_a_hop = |name: &&HeaderName| Kind::of(name.as_str()) == Kind::OfAHop && **name != header::TE;
     names.extend(headers.keys().filter(of_a_hop).cloned());

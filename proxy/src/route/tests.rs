@@ -161,5 +161,6 @@ fn a_rewrite_replaces_the_matched_part_only() {
     assert_eq!(rewritten(api(), "/v2", "/api/?").as_deref(), Some("/v2/?"));
     assert_eq!(rewritten(PathMatch::Prefix("/".into()), "/v2", "/x").as_deref(), Some("/v2/x"));
     assert_eq!(rewritten(PathMatch::Exact("/a".into()), "/b", "/a?x").as_deref(), Some("/b?x"));
+    assert_eq!(rewritten(PathMatch::Prefix("/".into()), "/v2", "*"), None);
     assert_eq!(rewrite(&prefix("/api"), &"/api".parse().unwrap()), None);
 }

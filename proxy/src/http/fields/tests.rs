@@ -37,6 +37,7 @@ fn what_is_taken_out_is_known_by_its_name() {
         ("x-remora-hop", Kind::Hop),
         ("x_remora-hop", Kind::Private),
         ("x-remora-reason", Kind::Private),
+        ("x.forwarded~client.cert", Kind::Private),
         ("x-remora-reasons", Kind::Ordinary),
         ("te", Kind::OfAHop),
         ("keep-alive", Kind::OfAHop),
@@ -117,7 +118,7 @@ fn what_reads_like_a_private_name_goes_too() {
 #[test]
 fn hop_by_hop_fields_go_and_framing_stays() {
     let mut head = head(&[
-        ("connection", "close, x-secret, content-length, host"),
+        ("connection", "close, x-secret, content-length, host, te"),
         ("x-secret", "1"),
         ("content-length", "3"),
         ("host", "a"),
