@@ -194,6 +194,17 @@ impl EndpointState {
     pub(crate) fn avoided(&self) -> bool {
         self.avoid_until.get().is_some_and(|until| Instant::now() < until)
     }
+
+    /// It could not be reached, unless what was missing was here. Those who waited for the same dial all say so; it counts once.
+    pub(crate) fn unreachable(&self, error: &Error) {
+        if self.avoided() || error.is_want() {
+            return;
+        }
+        let failures = self.failures.get();
+        let back_off = (BACK_OFF * 2u32.saturating_pow(failures.min(8))).min(MAX_BACK_OFF);
+        self.failures.set(failures.saturating_add(1));
+        self.avoid_until.set(Some(Instant::now() + back_off));
+    }
 }
 
 impl Picked {
@@ -213,20 +224,37 @@ impl Picked {
         }
     }
 
-    /// It could not be reached. Those who waited for the same dial all say so; it counts once.
-    pub(crate) fn unreachable(&self) {
-        if self.0.avoided() {
-            return;
-        }
-        let failures = self.0.failures.get();
-        let back_off = (BACK_OFF * 2u32.saturating_pow(failures.min(8))).min(MAX_BACK_OFF);
-        self.0.failures.set(failures.saturating_add(1));
-        self.0.avoid_until.set(Some(Instant::now() + back_off));
+    /// It could not be reached.
+    pub(crate) fn unreachable(&self, error: &Error) {
+        self.0.unreachable(error);
+    }
+
+    /// The endpoint itself, which may be wanted for longer.
+    pub(crate) fn endpoint(&self) -> Rc<EndpointState> {
+        self.0.clone()
     }
 }
 
 impl Drop for Picked {
     fn drop(&mut self) {
         self.0.active.set(self.0.active.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_not_passed_over_for_want_of_what_was_missing_here() {
+        let endpoint: SocketAddr = ([127, 0, 0, 1], 1).into();
+        let state = EndpointState::new(Endpoint::new(endpoint));
+        for (errno, avoided) in [(Errno::EMFILE, false), (Errno::EADDRNOTAVAIL, false), (Errno::ECONNREFUSED, true)] {
+            let source = Arc::new(errno.into());
+            state.unreachable(&Error::Connect { cluster: "c".into(), endpoint, source });
+            assert_eq!(state.avoided(), avoided, "{errno}");
+        }
     }
 }

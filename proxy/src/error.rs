@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use nix::errno::Errno;
 
 use crate::http::h1::chunked::InvalidBody;
 use crate::http::h1::parse::InvalidHead;
@@ -298,6 +299,13 @@ impl Error {
             Self::UpstreamReset { code, .. } => *code == h2::Reason::REFUSED_STREAM,
             _ => false,
         }
+    }
+
+    /// Whether a connection was not even asked for, for want of files, ports or memory here.
+    pub fn is_want(&self) -> bool {
+        let Self::Connect { source, .. } = self else { return false };
+        let errno = source.raw_os_error().map(Errno::from_raw);
+        matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EADDRNOTAVAIL))
     }
 
     /// The HTTP/2 error code with which the upstream reset the stream.

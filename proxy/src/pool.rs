@@ -105,6 +105,8 @@ pub(crate) struct Host {
     generation: Cell<u64>,
     /// The endpoint chose HTTP/1.1, so requests must not wait for one another's connection.
     exclusive: Cell<bool>,
+    /// A dial is under way that outlives its request though no other waits for it.
+    proving: Cell<bool>,
     /// When its shared connections were last superseded.
     superseded: Cell<Option<Instant>>,
     /// How old idle HTTP/1.1 connections may become, and when that was learned.
@@ -177,6 +179,7 @@ impl Host {
             dialling: RefCell::default(),
             generation: Cell::new(generation),
             exclusive: Cell::new(false),
+            proving: Cell::new(false),
             superseded: Cell::new(None),
             patience: Cell::new(None),
             bounds,
@@ -187,6 +190,8 @@ impl Host {
     /// do.
     pub(crate) fn checkout(self: &Rc<Self>, hop: Hop, waited: bool) -> Checkout {
         if let Some(bounds) = self.bounds.as_ref().filter(|bounds| !waited && bounds.is_waited_for()) {
+            // A server that lets more streams be opened tells nobody.
+            self.pass_on();
             return Checkout::Full(bounds.clone());
         }
         if let Some(shared) = self.shared.borrow().iter().find(|shared| shared.has_room()) {
@@ -354,6 +359,7 @@ impl Host {
         // One that takes no streams, as its server says, is none to keep: each request would leave another.
         let serves = |shared: &Shared| fresh(shared.last_used.get()) && shared.has_room();
         self.shared.borrow_mut().retain(|shared| !shared.closed.get() && (shared.active.get() > 0 || serves(shared)));
+        self.pass_on();
     }
 
     fn is_unused(&self) -> bool {

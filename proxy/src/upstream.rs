@@ -7,18 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use remora_model::{Direction, Discovery, Protocol, UpstreamTls};
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use crate::Error;
 use crate::address::OrigDst;
 use crate::breaker::{Limit, Place};
-use crate::cluster::ClusterState;
+use crate::cluster::{ClusterState, EndpointState, Picked};
 use crate::http::body::{Body, RequestBody};
 use crate::http::informational::Informational;
 use crate::http::{RequestHead, ResponseHead};
 use crate::io::{Replay, Upstream};
 use crate::live::LiveConnection;
-use crate::pool::{Checkout, Connection, Hop, Host};
+use crate::pool::{Checkout, Connection, Fresh, Hop, Host, Ticket};
 use crate::telemetry::{AttemptTelemetry, RequestTelemetry};
 use crate::worker::Worker;
 
@@ -149,7 +151,7 @@ pub(crate) async fn send(
         let Ok(_retry) = cluster.enter(bounds, Limit::Retries) else { break };
         let address = picked.address();
         let mut attempt = telemetry.attempt(&cluster.metrics, address, &mut head.headers);
-        let checking = checkout(worker, cluster, address, hop, caller, tries.served.is_some());
+        let checking = checkout(worker, cluster, &picked, hop, caller, tries.served.is_some());
         let checked = within(bound, cluster.name(), pin!(checking)).await;
         let checked = match checked {
             Ok(checked) => checked,
@@ -159,7 +161,7 @@ pub(crate) async fn send(
             }
             Err(Failure { error, .. }) => {
                 attempt.failed(&error);
-                picked.unreachable();
+                picked.unreachable(&error);
                 tries.over.push(address);
                 tries.last = Some(error);
                 continue;
@@ -248,12 +250,13 @@ struct Checked {
 async fn checkout(
     worker: &Rc<Worker>,
     cluster: &Rc<ClusterState>,
-    address: SocketAddr,
+    picked: &Picked,
     hop: Hop,
     caller: Caller,
     fresh: bool,
 ) -> Result<Checked, Failure> {
     let mut pending = None;
+    let address = picked.address();
     loop {
         // Plaintext has nothing to do with the SVID in use.
         let plaintext = matches!(hop, Hop::Http1 | Hop::Http2);
@@ -280,14 +283,10 @@ async fn checkout(
             }
             Checkout::Dial(ticket, place) => {
                 wait(cluster, &mut pending)?;
+                let (worker, cluster, host) = (worker.clone(), cluster.clone(), host.clone());
                 // Rare, and large: every connection that waits for its next request would keep room for it.
-                match Box::pin(open(worker, cluster, address, hop, caller, place)).await {
-                    Ok(fresh) => host.add(fresh, generation),
-                    Err(error) => {
-                        host.failed(ticket, &error);
-                        return Err(error.into());
-                    }
-                }
+                let open = Box::pin(async move { open(&worker, &cluster, address, hop, caller, place).await });
+                dial(host, generation, ticket, picked.endpoint(), open).await?
             }
         };
         let place = match cluster.enter(host.bounds.as_ref(), Limit::Requests) {
@@ -300,6 +299,39 @@ async fn checkout(
         host.pass_on();
         return Ok(Checked { host, connection, generation, hop, place });
     }
+}
+
+/// Dials. Who has the ticket, or of those without one who is first, does so in a task of its own, for however short a time it waits
+/// itself: others get the connection, and that an endpoint cannot be reached becomes known.
+async fn dial(
+    host: Rc<Host>,
+    generation: u64,
+    ticket: Option<Ticket>,
+    endpoint: Rc<EndpointState>,
+    open: Pin<Box<impl Future<Output = Result<Fresh, Error>> + 'static>>,
+) -> Result<Connection, Error> {
+    let proof = if ticket.is_none() { host.prove() } else { None };
+    let outlives = ticket.is_some() || proof.is_some();
+    let pool = host.clone();
+    let dialled = async move {
+        let dialled = open.await.map(|fresh| host.add(fresh, generation));
+        if let Err(error) = &dialled {
+            endpoint.unreachable(error);
+            host.failed(ticket, error);
+        }
+        drop(proof);
+        dialled
+    };
+    if !outlives {
+        return dialled.await;
+    }
+    let (tell, told) = oneshot::channel();
+    spawn_local(async move {
+        if let Err(Ok(connection)) = tell.send(dialled.await) {
+            pool.put_back(connection, generation);
+        }
+    });
+    told.await.expect("the dial's task ends with a word")
 }
 
 /// Counts a request among those that wait for a connection, from its first wait.

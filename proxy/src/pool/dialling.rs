@@ -63,3 +63,20 @@ impl Drop for Ticket {
         self.dialling.notify.notify_waiters();
     }
 }
+
+/// A dial that is to find out whether the endpoint can be reached; there is one at a time.
+#[derive(Debug)]
+pub(crate) struct Proof(Rc<Host>);
+
+impl Host {
+    /// Has the caller's dial be the one, where there is none.
+    pub(crate) fn prove(self: &Rc<Self>) -> Option<Proof> {
+        (!self.proving.replace(true)).then(|| Proof(self.clone()))
+    }
+}
+
+impl Drop for Proof {
+    fn drop(&mut self) {
+        self.0.proving.set(false);
+    }
+}

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 
-use remora_model::HttpLimits;
+use remora_model::{CircuitBreakers, HttpLimits};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -145,4 +145,39 @@ async fn a_connection_that_takes_no_streams_is_not_kept() {
     tokio::time::timeout(Duration::from_secs(120), told).await.unwrap();
     host.sweep(Instant::now(), Duration::ZERO);
     assert!(host.is_unused());
+}
+
+#[tokio::test]
+async fn streams_that_a_server_allows_later_are_for_those_who_wait() {
+    /// SETTINGS with a limit of 100 streams.
+    const HUNDRED: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+    let limits = CircuitBreakers { max_connections: Some(1), ..Default::default() };
+    let bounds = Bounds::new(limits, Arc::default());
+    let host = Rc::new(Host::new(0, Some(bounds.clone())));
+    let Checkout::Dial(Some(ticket), Some(mut place)) = host.checkout(Hop::Http2, false) else {
+        panic!("none is made")
+    };
+    let (io, mut end) = connected().await;
+    let (sender, connection) = h2::connect(io, false, HttpLimits::default()).await.unwrap();
+    place.is_shared();
+    let lasts = host.add(Fresh::Http2(Shared::new(sender, false)), 0);
+    drop(ticket);
+    assert!(matches!(host.checkout(Hop::Http2, false), Checkout::Full(_)));
+    let mut first = pin!(bounds.freed());
+    let cx = &mut Context::from_waker(Waker::noop());
+    assert!(first.as_mut().poll(cx).is_pending());
+    end.write_all(HUNDRED).await.unwrap();
+    let Connection::Http2(Stream(shared, _)) = &lasts else { panic!("one stream") };
+    let mut connection = pin!(connection);
+    let told = poll_fn(|cx| {
+        assert!(connection.as_mut().poll(cx).is_pending());
+        if shared.has_room() { Poll::Ready(()) } else { Poll::Pending }
+    });
+    tokio::time::timeout(Duration::from_secs(120), told).await.unwrap();
+    assert!(matches!(host.checkout(Hop::Http2, false), Checkout::Full(_)), "it waits behind the first");
+    assert!(first.as_mut().poll(cx).is_ready());
+    let mut second = pin!(bounds.freed());
+    assert!(second.as_mut().poll(cx).is_pending());
+    host.sweep(Instant::now(), Duration::ZERO);
+    assert!(second.as_mut().poll(cx).is_ready());
 }

@@ -266,7 +266,7 @@ pub(crate) async fn connect_tcp(
                 return Ok((io, picked, counted));
             }
             Err(error) => {
-                picked.unreachable();
+                picked.unreachable(&error);
                 tried.push(picked.address());
                 last = Some(error);
             }

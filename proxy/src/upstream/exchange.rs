@@ -124,7 +124,7 @@ pub(super) async fn exchange(
         Err(failure) => {
             attempt.failed(&failure.error);
             match failure.error {
-                Error::Undelivered { .. } => lease.picked.unreachable(),
+                Error::Undelivered { .. } => lease.picked.unreachable(&failure.error),
                 Error::UpstreamClosed { unprocessed, .. } if unprocessed || failure.request.is_some() => {
                     host.discard_ended();
                 }

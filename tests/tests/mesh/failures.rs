@@ -153,6 +153,24 @@ fn a_dead_endpoint_is_passed_over() {
     }
 }
 
+/// Its requests have less time than it takes to know that it cannot be reached.
+#[test]
+fn a_silent_endpoint_is_passed_over() {
+    let mesh = Mesh::new();
+    let (client, server, silent) = (mesh.pod("client"), mesh.pod("server"), mesh.pod("silent"));
+    let drop = ["-w", "-I", "INPUT", "-p", "tcp", "--dport", "8080", "-j", "DROP"];
+    assert!(silent.command("iptables").args(drop).status().unwrap().success());
+    let _app = server.peer("http", 8080, &[]);
+    let more = ", balance: round_robin, timeouts: {request: 300ms}";
+    let _outbound = client.plain_sidecar(&entry(8080, &[silent.at(8080), server.at(8080)], more));
+    let mut wire = Wire::open(&client, service(8080));
+    let mut in_a_row = 0;
+    remora_test::eventually("ten answers in a row", || {
+        in_a_row = if wire.get("/name", &[]).code == 200 { in_a_row + 1 } else { 0 };
+        (in_a_row == 10).then_some(())
+    });
+}
+
 #[test]
 fn a_good_answer_is_not_in_the_access_log() {
     let pair = Pair::start(Plan { both: "access_log: {format: json}", ..Plan::default() });
