@@ -3,9 +3,9 @@
 //! [`classify`] is the pure judgement; [`inspect()`] feeds it from a connection, a bounded number of bytes in a bounded time.
 //! Invariants: no byte is eaten; how the bytes are cut into reads never changes the verdict.
 //!
-//! Bias: what is not certainly HTTP or TLS is TCP, since bytes that pass untouched do no harm. Only bytes that can be
-//! nothing else are TLS, but then they stay TLS even when the ClientHello is malformed or too long: without names in it,
-//! so that strict mTLS terminates (and refuses) it, and nobody takes it for the mesh's.
+//! Bias: what some server could take for HTTP/1 is HTTP/1, since bytes pass unfiltered; what else is not certainly HTTP or TLS
+//! is TCP. Only bytes that can be nothing else are TLS, but then they stay TLS even when the ClientHello is malformed or too long:
+//! without names in it, so that strict mTLS terminates (and refuses) it, and nobody takes it for the mesh's.
 
 mod client_hello;
 mod http1;

@@ -206,6 +206,68 @@ fn half_a_word_and_its_rest_are_a_request_all_the_same() {
     assert_eq!(pair.inbound.metric("remora_requests_total", &[("direction", "inbound"), ("code", "200")]), 1.0);
 }
 
+/// Request lines that servers of Node, Python and others take, and the proxy's parser does not.
+fn lenient_lines() -> Vec<Vec<u8>> {
+    let mut lines: Vec<_> = [
+        "SOURCE /admin ICE/1.1",
+        "DESCRIBE /admin RTSP/1.0",
+        "OPTIONS * RTSP/1.0",
+        "GET rtsp://a/admin RTSP/1.0",
+        "PROPFIND /admin",
+        "PROPFIND http://a/admin",
+        "OPTIONS *",
+        "PROPFIND /admin HTTP/2.0",
+        "PROPFIND /admin http/1.1",
+        "get /admin HTTP/3.0",
+        "G@T /admin HTTP/1.1",
+    ]
+    .map(|line| line.as_bytes().to_vec())
+    .into();
+    lines.push([&b"\r\n".repeat(8192)[..], b"GET /admin HTTP/1.1"].concat());
+    lines.push([&b"GET"[..], &b" ".repeat(16_384), b"/admin HTTP/1.1"].concat());
+    lines
+}
+
+/// The application here takes anything for a request.
+#[test]
+fn what_only_lenient_servers_take_for_a_request_passes_no_forged_caller() {
+    let mesh = Mesh::new();
+    let [client, liar, server, stranger] = ["client", "liar", "server", "stranger"].map(|name| mesh.pod(name));
+    let listener = server.enter(|| TcpListener::bind(server.at(8080))).unwrap();
+    let _inbound = server.sidecar("inbound: {mtls: permissive}");
+    let _outbound = client.sidecar(&entry(8080, &[server.at(8080)], ""));
+    // Says on its hop that what it carries are bytes.
+    let _lying = liar.sidecar(&entry(8080, &[server.at(8080)], ", protocol: tcp"));
+    let application = std::thread::spawn(move || {
+        let mut heard = Vec::new();
+        loop {
+            let (mut stream, mut said) = (listener.accept().unwrap().0, Vec::new());
+            // A connection on which half a word was shown may be reset.
+            let _ = stream.read_to_end(&mut said);
+            if said == b"\0enough" {
+                return heard;
+            }
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+            heard.push(said);
+        }
+    });
+    let fields = b"\r\nhost: a\r\nx-forwarded-client-cert: forged\r\nconnection: close\r\n\r\n";
+    let mut passed = Vec::new();
+    for line in lenient_lines() {
+        for (pod, to) in [(&stranger, server.at(8080)), (&client, service(8080)), (&liar, service(8080))] {
+            let answer = exchange(pod, to, &[&line[..], fields].concat());
+            if !answer.starts_with(b"HTTP/1.1 4") && !answer.starts_with(b"HTTP/1.1 505 ") {
+                let shown = String::from_utf8_lossy(line.trim_ascii()).replace("  ", "");
+                passed.push(format!("{shown:?} from {}: {}", pod.name(), answer.escape_ascii()));
+            }
+        }
+    }
+    exchange(&stranger, server.at(8080), b"\0enough");
+    let heard = application.join().unwrap();
+    let forged = heard.iter().filter(|said| said.windows(6).any(|part| part == b"forged")).count();
+    assert!(passed.is_empty() && forged == 0, "{forged} forged, not refused: {passed:#?}");
+}
+
 /// Many HTTP/2 servers send SETTINGS before they have heard anything, which makes no bytes of what their clients say.
 #[test]
 fn a_server_that_speaks_first_and_http_2_has_its_requests_read() {
