@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Writes proxy/startup.ld anew: the names of the functions that run in a sidecar until it is ready, and while it has nothing to do. The linker
+# puts them together (see proxy/build.rs), and most of the other code is never read into an idle sidecar's memory. Root; once in a while.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export PATH=$PATH:/usr/sbin:/sbin
+command -v valgrind >/dev/null || "$here/../tests/packages.sh" valgrind
+target=${CARGO_TARGET_DIR:-$here/../target}
+bins=${REMORA_BIN_DIR:-$target/release}
+if [ -z "${REMORA_BIN_DIR:-}" ]; then
+  (cd "$here/.." && "${CARGO:-cargo}" build --locked --release -p remora-proxy -p remora-init -p remora-certs -p remora-test --bins)
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"$bins/remora-certs" init --dir "$work/ca" --trust-domain example.org >/dev/null
+"$bins/remora-certs" issue --ca "$work/ca" --id spiffe://example.org/ns/test/sa/one --out "$work/tls" >/dev/null
+cat >"$work/remora.yaml" <<YAML
+service: {name: one, namespace: test}
+mtls: {trust_domain: example.org, certificate: $work/tls/cert.pem, key: $work/tls/key.pem, trust_bundle: $work/tls/bundle.pem}
+workers: 2
+drain_timeout: 0
+outbound:
+  - {host: "server:8080", addresses: [10.77.0.3], endpoints: ["10.77.0.3:8080"]}
+inbound: {mtls: strict, ports: [{port: 8080}]}
+tracing: {endpoint: "http://10.77.0.4:4317", sampling: 0.01}
+YAML
+
+# In a namespace of its own, whose ports are free. Workers look once a second whether they have memory to give back.
+export bins work
+unshare --net bash -euc '
+  ip link set lo up
+  valgrind --tool=callgrind --demangle=no --callgrind-out-file="$work/out" "$bins/remora-proxy" --config "$work/remora.yaml" 2>"$work/log" &
+  trap "kill $!; wait $!" EXIT
+  "$bins/remora-proxy" wait || { cat "$work/log" >&2; exit 1; }
+  sleep 10
+  callgrind_control --dump $! >/dev/null 2>&1
+  until [ -s "$work/out.1" ] && tail -n 1 "$work/out.1" | grep -q ^totals; do sleep 0.1; done
+'
+python3 "$here/startup.py" "$work/out.1" >"$work/startup.ld"
+mv "$work/startup.ld" "$here/../proxy/startup.ld"
+echo "proxy/startup.ld: $(wc -l <"$here/../proxy/startup.ld") lines"
