@@ -3,9 +3,10 @@
 use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Lines on their way at most.
@@ -25,7 +26,7 @@ enum Entry {
 /// Where log lines go in.
 #[derive(Clone)]
 pub(super) struct Lines {
-    entries: SyncSender<Entry>,
+    entries: Sender<Entry>,
     dropped: &'static AtomicU64,
 }
 
@@ -35,14 +36,15 @@ impl Lines {
     /// # Errors
     /// No thread can be started.
     pub(super) fn start() -> io::Result<Self> {
-        let (sender, receiver) = sync_channel(LINES);
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || write(&receiver, io::stderr()))?;
+        // Takes memory for the lines that are on their way; the standard library's takes it for all that may be.
+        let (sender, receiver) = channel(LINES);
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || write(receiver, io::stderr()))?;
         Ok(LOG.get_or_init(|| Self { entries: sender, dropped: &DROPPED }).clone())
     }
 }
 
-fn write(entries: &Receiver<Entry>, mut output: impl Write) {
-    for entry in entries {
+fn write(mut entries: Receiver<Entry>, mut output: impl Write) {
+    while let Some(entry) = entries.blocking_recv() {
         match entry {
             Entry::Line(line) => {
                 if output.write_all(&line).is_err() {
@@ -98,7 +100,7 @@ mod tests {
     #[test]
     fn lines_that_nobody_takes_are_counted_and_hold_nobody_up() {
         static LOST: AtomicU64 = AtomicU64::new(0);
-        let (sender, receiver) = sync_channel(2);
+        let (sender, receiver) = channel(2);
         let lines = Lines { entries: sender, dropped: &LOST };
         for line in ["one\n", "two\n", "three\n"] {
             assert_eq!((&lines).write(line.as_bytes()).unwrap(), line.len());
@@ -106,7 +108,7 @@ mod tests {
         assert_eq!(LOST.load(Ordering::Relaxed), 1);
         drop(lines);
         let mut text = Vec::new();
-        write(&receiver, &mut text);
+        write(receiver, &mut text);
         assert_eq!(text, b"one\ntwo\n");
     }
 }
