@@ -198,3 +198,25 @@ fn answers_that_are_read_slowly_outlast_the_farewell() {
     drop(stream);
     assert_eq!(inbound.wait().code(), Some(0));
 }
+
+#[test]
+fn an_answer_that_breaks_off_at_once_is_heard_as_far_as_it_goes() {
+    let (client, _outbound, server, _inbound) = world();
+    let listener = server.enter(|| TcpListener::bind("[::]:8080")).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart");
+        }
+    });
+    for n in 0..20 {
+        let mut stream = client.enter(|| TcpStream::connect(service(8080))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\npart"), "{n}: {answer}");
+    }
+}

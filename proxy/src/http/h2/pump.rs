@@ -30,6 +30,8 @@ where
             None => return send.send_data(Bytes::new(), true).map_err(BodyError::from),
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
+                // A reset takes the place of what the h2 crate has not written yet, perhaps the head: that goes first.
+                tokio::task::yield_now().await;
                 send.send_reset(reset_reason(&error));
                 return Err(error);
             }
