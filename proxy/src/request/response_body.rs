@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::Active;
 use crate::Error;
@@ -23,6 +23,14 @@ pub(super) struct Timeout {
     pub(super) sleep: Pin<Box<Sleep>>,
     pub(super) cluster: Arc<str>,
     pub(super) timeout: Duration,
+}
+
+impl Timeout {
+    /// Whether it is over, though its timer may say so only later. What fails behind it has failed of it: a server that knows the
+    /// deadline too ends its answer at the same time.
+    fn is_over(&self) -> bool {
+        self.sleep.deadline() <= Instant::now()
+    }
 }
 
 /// The guards of one exchange; they end with the response body.
@@ -130,7 +138,11 @@ impl http_body::Body for ResponseBody {
         };
         let frame = match frame {
             Ok(frame) => frame,
-            Err(error) => return Poll::Ready(this.fail(error)),
+            Err(error) => {
+                let timeout = this.exchange.as_ref().and_then(|exchange| exchange.timeout.as_ref());
+                let error = if timeout.is_some_and(Timeout::is_over) { BodyError::TimedOut } else { error };
+                return Poll::Ready(this.fail(error));
+            }
         };
         if let Some(exchange) = &mut this.exchange {
             if let Some(data) = frame.data_ref() {
@@ -169,5 +181,20 @@ impl Timed for ResponseBody {
         };
         self.fail(error.clone());
         Poll::Ready(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_is_over_before_its_timer_is_asked() {
+        let timeout = Duration::from_millis(1);
+        let sleep = Box::pin(tokio::time::sleep(timeout));
+        let time = Timeout { sleep, cluster: "a".into(), timeout };
+        assert!(!time.is_over());
+        tokio::time::advance(timeout).await;
+        assert!(time.is_over() && !time.sleep.is_elapsed());
     }
 }
