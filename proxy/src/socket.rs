@@ -166,11 +166,11 @@ pub(crate) fn has_peer_ended(stream: &TcpStream) -> bool {
     matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
 }
 
-/// Whether the runtime knows that the connection broke, or ended in both directions.
+/// Whether the runtime knows that the connection broke: that its peer reset it, or is not to be reached.
 pub(crate) fn has_broken(stream: &TcpStream) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
-    let ready = pin!(stream.ready(Interest::WRITABLE)).poll(&mut cx);
-    matches!(ready, Poll::Ready(Ok(ready)) if ready.is_write_closed())
+    let ready = pin!(stream.ready(Interest::ERROR)).poll(&mut cx);
+    matches!(ready, Poll::Ready(Ok(ready)) if ready.is_error())
 }
 
 /// Makes the connection end with RST instead of FIN when it is dropped, so that its peer learns of an abort.

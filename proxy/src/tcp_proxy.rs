@@ -2,7 +2,7 @@
 //!
 //! Is handed a downstream and an upstream connection, counts what it relays as it goes. Invariants: what was read is written
 //! before the end of its direction is passed on; the end of one direction leaves the other running; a reset on one side
-//! becomes a reset on the other. A silent connection holds no buffer.
+//! becomes a reset on the other, within a second or so where that reads nothing. A silent connection holds no buffer.
 
 mod direction;
 mod pipe;
@@ -85,24 +85,10 @@ pub async fn relay(
     };
     if result.is_err() {
         // Should the option fail, the connection is gone already.
-        let _ = socket::abort_on_drop(downstream_socket(&downstream));
-        let _ = socket::abort_on_drop(upstream_socket(&upstream));
+        let _ = socket::abort_on_drop(downstream.stream.tcp());
+        let _ = socket::abort_on_drop(upstream.stream.tcp());
     }
     result
-}
-
-fn downstream_socket(downstream: &Replay<Downstream>) -> &TcpStream {
-    match &downstream.stream {
-        Downstream::Plain(stream) => stream,
-        Downstream::Tls(stream) => &stream.get_ref().0.stream,
-    }
-}
-
-fn upstream_socket(upstream: &Replay<Upstream>) -> &TcpStream {
-    match &upstream.stream {
-        Upstream::Plain(stream) => stream,
-        Upstream::Tls(stream) => stream.get_ref().0,
-    }
 }
 
 impl Endpoint for Replay<Downstream> {
@@ -112,6 +98,10 @@ impl Endpoint for Replay<Downstream> {
             _ => None,
         }
     }
+
+    fn has_broken(&self) -> bool {
+        socket::has_broken(self.stream.tcp())
+    }
 }
 
 impl Endpoint for Replay<Upstream> {
@@ -120,6 +110,10 @@ impl Endpoint for Replay<Upstream> {
             Upstream::Plain(stream) if self.prefix.is_empty() => Some(stream),
             _ => None,
         }
+    }
+
+    fn has_broken(&self) -> bool {
+        socket::has_broken(self.stream.tcp())
     }
 }
 

@@ -4,10 +4,12 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::pipe::Pipe;
 
@@ -15,6 +17,8 @@ use super::pipe::Pipe;
 const SCRATCH: usize = 64 * 1024;
 /// After this much in a row the other connections of the worker have their turn.
 const TURN: usize = 256 * 1024;
+/// How often a reader from which nothing is read is asked whether it is still there: no event tells.
+pub(super) const WATCH: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// Bytes pass through here from a read to the write that follows at once; only what the other side does not take is
@@ -27,6 +31,11 @@ pub(super) trait Endpoint: AsyncRead + AsyncWrite + Unpin {
     /// The socket itself where bytes pass it unchanged and none was read ahead.
     fn plain(&self) -> Option<&TcpStream> {
         None
+    }
+
+    /// Whether its connection is known to have broken, whatever it sent before and is not read yet.
+    fn has_broken(&self) -> bool {
+        false
     }
 }
 
@@ -58,6 +67,8 @@ pub(super) struct Direction {
     bulk: bool,
     /// Written since the last flush.
     unflushed: bool,
+    /// When to see whether the reader is still there; since the writer first took nothing.
+    watch: Option<Pin<Box<Sleep>>>,
 }
 
 impl Direction {
@@ -93,7 +104,9 @@ impl Direction {
     ) -> Poll<Result<(), Broken>> {
         let mut turn = 0;
         loop {
-            ready!(self.poll_rest(cx, to, &moved)).map_err(Broken::Write)?;
+            if self.poll_rest(cx, to, &moved).map_err(Broken::Write)?.is_pending() {
+                return self.poll_broken(cx, from).map(Err);
+            }
             if self.state == State::Ending {
                 return Poll::Ready(ready!(Pin::new(to).poll_shutdown(cx)).map_err(Broken::Write));
             }
@@ -119,6 +132,18 @@ impl Direction {
                     return Poll::Pending;
                 }
             }
+        }
+    }
+
+    /// Completes when the reader broke, while nothing is read from it because the writer takes nothing.
+    fn poll_broken<R: Endpoint>(&mut self, cx: &mut Context<'_>, from: &R) -> Poll<Broken> {
+        let watch = self.watch.get_or_insert_with(|| Box::pin(sleep(WATCH)));
+        loop {
+            ready!(watch.as_mut().poll(cx));
+            if from.has_broken() {
+                return Poll::Ready(Broken::Read(io::ErrorKind::ConnectionReset.into()));
+            }
+            watch.as_mut().reset(Instant::now() + WATCH);
         }
     }
 

@@ -125,6 +125,61 @@ async fn bulk_passes_both_ways_unchanged() {
     assert!(pipe::Pipe::kept() > 0, "the kernel moved none of it");
 }
 
+/// Sends until nothing more is taken anywhere on the way.
+async fn fill(stream: &mut TcpStream) {
+    let part = [b'x'; 1 << 16];
+    while timeout(10 * direction::WATCH, stream.write_all(&part)).await.is_ok() {}
+}
+
+// Time is paused: it passes where nothing else happens.
+#[tokio::test(start_paused = true)]
+async fn a_reset_is_seen_though_the_other_side_takes_nothing() {
+    let Relayed { mut client, mut server, downstream, upstream } = relayed().await;
+    let breaks = async {
+        fill(&mut client).await;
+        // Both have ended, and what was sent before is still on its way.
+        server.shutdown().await.unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        fill(&mut client).await;
+        socket::abort_on_drop(&client).unwrap();
+        drop(client);
+    };
+    let counts = Counts::default();
+    let hour = Duration::from_secs(3600);
+    let relay = timeout(hour, relay(downstream, upstream, NEVER, &counts, std::future::pending()));
+    let (result, ()) = tokio::join!(relay, breaks);
+    assert!(matches!(result.expect("an end"), Err(RelayError::Downstream(_))));
+    let error = server.read_to_end(&mut Vec::new()).await.expect_err("a reset");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_both_sides_have_ended_still_comes_to_a_slow_reader() {
+    let Relayed { mut client, mut server, downstream, upstream } = relayed().await;
+    let sent = pattern(16 << 20, 4);
+    let counts = Counts::default();
+    let peers = async {
+        server.shutdown().await.unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        let send = async {
+            client.write_all(&sent).await.unwrap();
+            client.shutdown().await.unwrap();
+        };
+        let receive = async {
+            let mut heard = vec![0; sent.len()];
+            for part in heard.chunks_mut(1 << 20) {
+                sleep(2 * direction::WATCH).await;
+                server.read_exact(part).await.unwrap();
+            }
+            assert!(heard == sent);
+            assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
+        };
+        tokio::join!(send, receive);
+    };
+    let (result, ()) = tokio::join!(relay(downstream, upstream, NEVER, &counts, std::future::pending()), peers);
+    result.unwrap();
+}
+
 #[tokio::test]
 async fn a_slow_reader_holds_the_writer_back_and_gets_everything() {
     let Relayed { mut client, mut server, downstream, upstream } = relayed().await;

@@ -1,7 +1,7 @@
 //! TCP as it is: both directions end on their own, whoever speaks first is heard, bytes arrive whole.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use remora_test::eventually;
@@ -121,6 +121,28 @@ fn bulk_flows_in_both_directions() {
     let sent = outbound.metric_until("remora_tcp_sent_bytes_total", &[("direction", "outbound")], |n| n >= READ as f64);
     let received = outbound.metric("remora_tcp_received_bytes_total", &[("direction", "outbound")]);
     assert!(sent >= READ as f64 && received >= READ as f64, "sent {sent}, received {received}");
+}
+
+#[test]
+fn a_reset_comes_through_though_the_server_reads_nothing() {
+    for mtls in [true, false] {
+        let mesh = Mesh::new();
+        let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+        let listener = server.enter(|| TcpListener::bind("[::]:7000")).unwrap();
+        let inbound = server.sidecar(&format!("inbound: {{mtls: {}}}", if mtls { "strict" } else { "off" }));
+        let outbound = client.sidecar(&crate::pair::entry(7000, &[server.at(7000)], &format!(", mtls: {mtls}")));
+        let mut stream = connect(&client, service(7000));
+        // Until there is no room anywhere.
+        stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+        while stream.write_all(&[1; 65_536]).is_ok() {}
+        let (mut accepted, _) = listener.accept().unwrap();
+        crate::transparent::abort(stream);
+        for sidecar in [&outbound, &inbound] {
+            sidecar.metric_until("remora_downstream_connections_active", &[], |n| n == 0.0);
+        }
+        let error = accepted.read_to_end(&mut Vec::new()).expect_err("a reset, no end");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
 }
 
 #[test]
