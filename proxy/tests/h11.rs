@@ -43,11 +43,11 @@ fn generate(seed: u64) -> Sent {
     let host = choices.of(&["a", "a.b:8080", "[::1]:80", "0.0.0.0=5000", "x_y"]);
     let path = choices.of(&["/", "/a/../b?c=%2f&d", "//x|y", "/a{\"b\"}?c=d'", "/~"]);
     let version = choices.of(&["1.1", "1.1", "1.0"]);
-    let (target, origin, authority) = match choices.below(3) {
-        _ if method == "CONNECT" => ("other:443".to_owned(), "other:443", "other:443"),
-        0 if method == "OPTIONS" => ("*".to_owned(), "*", host),
-        1 => (format!("http://other:1{path}"), path, "other:1"),
-        _ => (path.to_owned(), path, host),
+    let (target, authority) = match choices.below(3) {
+        _ if method == "CONNECT" => ("other:443".to_owned(), "other:443"),
+        0 if method == "OPTIONS" => ("*".to_owned(), host),
+        1 => (format!("http://other:1{path}"), "other:1"),
+        _ => (path.to_owned(), host),
     };
     let mut lines = format!("{method} {target} HTTP/{version}\r\nHost: {host}\r\n");
     let mut headers = vec![json!(["Host", authority])];
@@ -77,7 +77,7 @@ fn generate(seed: u64) -> Sent {
         wire.extend_from_slice(b"\r\n");
     }
     let said = json!({
-        "method": method, "target": origin, "version": version, "headers": headers, "body": body, "trailers": trailers, "behind": 0,
+        "method": method, "target": target, "version": version, "headers": headers, "body": body, "trailers": trailers, "behind": 0,
     });
     Sent { wire, said }
 }
