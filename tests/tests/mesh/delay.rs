@@ -9,17 +9,19 @@ use remora_test::pod::Pod;
 
 /// Relays connections to `port` of `pod` to `to`, each direction by `delay`; for as long as the test runs.
 pub(crate) fn relay(pod: &Pod, port: u16, to: SocketAddr, delay: Duration) {
-    let listener = pod.enter(|| TcpListener::bind(("0.0.0.0", port))).unwrap();
-    let pod = pod.clone();
-    std::thread::spawn(move || {
-        for near in listener.incoming() {
-            let near = near.unwrap();
-            let far = pod.enter(|| TcpStream::connect(to)).unwrap();
-            near.set_nodelay(true).unwrap();
-            far.set_nodelay(true).unwrap();
-            one_way(near.try_clone().unwrap(), far.try_clone().unwrap(), delay);
-            one_way(far, near, delay);
-        }
+    pod.enter(|| {
+        let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
+        // A thread stays in the namespace in which it began. It outlives the test, so it must not hold the pod.
+        std::thread::spawn(move || {
+            for near in listener.incoming() {
+                let near = near.unwrap();
+                let far = TcpStream::connect(to).unwrap();
+                near.set_nodelay(true).unwrap();
+                far.set_nodelay(true).unwrap();
+                one_way(near.try_clone().unwrap(), far.try_clone().unwrap(), delay);
+                one_way(far, near, delay);
+            }
+        });
     });
 }
 
