@@ -45,7 +45,9 @@ impl App {
         let mesh = Mesh::new();
         let (client, server) = (mesh.pod("client"), mesh.pod("server"));
         let inbound = more.is_empty().then(|| server.sidecar("inbound: {mtls: strict}"));
-        let outbound = client.sidecar(&entry(8080, &[server.at(8080)], more));
+        // A busy machine may be slow to connect.
+        let more = format!(", timeouts: {{connect: 20s}}{more}");
+        let outbound = client.sidecar(&entry(8080, &[server.at(8080)], &more));
         let listener = server.enter(|| std::net::TcpListener::bind(("0.0.0.0", 8080))).unwrap();
         let state = Arc::<Mutex<State>>::default();
         let (tells, given_up) = mpsc::channel();
