@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use crate::drain::Farewell;
 use crate::probe::Prober;
 use crate::readiness::Readiness;
-use crate::telemetry::Registry;
+use crate::telemetry::{ConnectionStatus, Registry};
 
 mod lines;
 pub mod loggers;
@@ -54,8 +54,8 @@ pub struct EndpointStatus {
     pub healthy: bool,
 }
 
-/// The clusters, asked of the workers.
-pub type Clusters = Pin<Box<dyn Future<Output = Vec<ClusterStatus>> + Send>>;
+/// Asks every worker.
+pub type Ask<T> = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<T>> + Send>> + Send + Sync>;
 
 /// The workload's identity, as it is kept fresh.
 #[derive(Clone, Debug)]
@@ -82,8 +82,10 @@ pub struct AdminState {
     pub identity: Option<IdentityView>,
     /// The log levels.
     pub loggers: Loggers,
-    /// Asks for the clusters' endpoints.
-    pub clusters: Box<dyn Fn() -> Clusters + Send + Sync>,
+    /// The clusters' endpoints.
+    pub clusters: Ask<ClusterStatus>,
+    /// The downstream connections, the oldest first.
+    pub connections: Ask<ConnectionStatus>,
     /// Notified to end the proxy, as SIGTERM does.
     pub quit: Arc<Notify>,
     /// Told that the pod leaves.

@@ -299,7 +299,8 @@ impl Accepted {
     async fn http1(self, io: Replay<Downstream>, trust: Trust) {
         self.telemetry.protocol(DownstreamProtocol::Http1);
         let drain = self.drain();
-        let connection = HttpConnection::new(self.worker, self.info, self.orig_dst, self.chain, trust, self.live);
+        let open = self.telemetry.open().clone();
+        let connection = HttpConnection::new(self.worker, self.info, open, self.orig_dst, self.chain, trust, self.live);
         if let Err(error) = h1::server::serve(io, connection, drain).await {
             tracing::debug!(%error, "HTTP/1 connection ended");
         }
@@ -308,7 +309,8 @@ impl Accepted {
     async fn http2(self, io: Replay<Downstream>, trust: Trust) {
         self.telemetry.protocol(DownstreamProtocol::Http2);
         let drain = self.drain();
-        let connection = HttpConnection::new(self.worker, self.info, self.orig_dst, self.chain, trust, self.live);
+        let open = self.telemetry.open().clone();
+        let connection = HttpConnection::new(self.worker, self.info, open, self.orig_dst, self.chain, trust, self.live);
         if let Err(error) = h2::serve(io, connection, drain).await {
             tracing::debug!(%error, "HTTP/2 connection ended");
         }

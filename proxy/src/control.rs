@@ -140,7 +140,8 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
         readiness: readiness.clone(),
         identity: identity.shown(),
         loggers,
-        clusters: clusters(&late),
+        clusters: asking(&late, |workers| async move { workers.clusters().await }),
+        connections: asking(&late, |workers| async move { workers.connections().await }),
         quit: stop.quit(),
         farewell: farewell.clone(),
         prober: Prober::new(&snapshot.probes),
@@ -195,16 +196,15 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     Ok(())
 }
 
-fn clusters(workers: &LateWorkers) -> Box<dyn Fn() -> admin::Clusters + Send + Sync> {
+/// A question to the workers, of whom there is none before the start is over.
+fn asking<T: Send + 'static, F>(workers: &LateWorkers, ask: fn(Arc<Workers>) -> F) -> admin::Ask<T>
+where
+    F: Future<Output = Vec<T>> + Send + 'static,
+{
     let workers = workers.clone();
-    Box::new(move || {
-        let workers = workers.clone();
-        Box::pin(async move {
-            match workers.get() {
-                Some(workers) => workers.clusters().await,
-                None => Vec::new(),
-            }
-        })
+    Box::new(move || match workers.get() {
+        Some(workers) => Box::pin(ask(workers.clone())),
+        None => Box::pin(std::future::ready(Vec::new())),
     })
 }
 

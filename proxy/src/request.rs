@@ -2,7 +2,7 @@
 
 mod response_body;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::http::informational::Informational;
 use crate::http::{RequestHead, ResponseHead, fields};
 use crate::io::{Downstream, Replay};
 use crate::live::{self, LiveConnection};
-use crate::telemetry::{ConnectionInfo, DownstreamMetrics, RequestTelemetry};
+use crate::telemetry::{ConnectionInfo, DownstreamMetrics, OpenConnection, RequestTelemetry};
 use crate::upstream::{self, Bound, Response, Upgrade};
 use crate::worker::{ChainView, Worker};
 use crate::{route, tcp_proxy};
@@ -31,14 +31,13 @@ use response_body::{Exchange, Timeout};
 pub(crate) struct HttpConnection {
     worker: Rc<Worker>,
     info: Rc<ConnectionInfo>,
+    open: Rc<OpenConnection>,
     orig_dst: OrigDst,
     /// The chain of the newest snapshot; looked up again when that changes.
     chain: RefCell<ChainView>,
     trust: fields::Trust,
     /// Of the mesh's connections.
     live: Option<Rc<LiveConnection>>,
-    active: Cell<u32>,
-    requests: Cell<u64>,
     cut: RefCell<Cut>,
 }
 
@@ -59,6 +58,7 @@ impl HttpConnection {
     pub(crate) fn new(
         worker: Rc<Worker>,
         info: Rc<ConnectionInfo>,
+        open: Rc<OpenConnection>,
         orig_dst: OrigDst,
         chain: ChainView,
         trust: fields::Trust,
@@ -67,12 +67,11 @@ impl HttpConnection {
         Rc::new(Self {
             worker,
             info,
+            open,
             orig_dst,
             chain: RefCell::new(chain),
             trust,
             live,
-            active: Cell::new(0),
-            requests: Cell::new(0),
             cut: RefCell::new(Cut { since: Instant::now(), count: 0, requests: 0 }),
         })
     }
@@ -81,7 +80,7 @@ impl HttpConnection {
     pub(crate) fn cut_short(&self) {
         let mut cut = self.cut.borrow_mut();
         if cut.since.elapsed() > CUT_WITHIN {
-            *cut = Cut { since: Instant::now(), count: 0, requests: self.requests.get() };
+            *cut = Cut { since: Instant::now(), count: 0, requests: self.open.requests() };
         }
         cut.count += 1;
     }
@@ -89,7 +88,7 @@ impl HttpConnection {
     /// Whether most of what the client asks is there to be taken back. Our own sidecar carries other clients' requests beside theirs.
     pub(crate) fn is_abused(&self) -> bool {
         let cut = self.cut.borrow();
-        cut.count > CUT_MAX && cut.count > (self.requests.get() - cut.requests) / 2 && !self.trust.hop
+        cut.count > CUT_MAX && cut.count > (self.open.requests() - cut.requests) / 2 && !self.trust.hop
     }
 
     /// What is counted of connections like this one.
@@ -115,9 +114,9 @@ impl HttpConnection {
             std::future::pending::<()>().await;
         }
         loop {
-            let seen = self.requests.get();
+            let seen = self.open.requests();
             tokio::time::sleep(timeout).await;
-            if self.active.get() == 0 && self.requests.get() == seen {
+            if self.open.active() == 0 && self.open.requests() == seen {
                 return;
             }
         }
@@ -270,15 +269,14 @@ struct Active(Rc<HttpConnection>);
 
 impl Active {
     fn new(connection: Rc<HttpConnection>) -> Self {
-        connection.active.set(connection.active.get() + 1);
-        connection.requests.set(connection.requests.get() + 1);
+        connection.open.request_begins();
         Self(connection)
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.set(self.0.active.get() - 1);
+        self.0.open.request_ends();
     }
 }
 

@@ -24,6 +24,7 @@ mod exposition;
 pub mod identity;
 mod ids;
 pub mod metrics;
+mod open;
 mod process;
 pub mod registry;
 mod request;
@@ -39,6 +40,7 @@ pub use metrics::{
     DownstreamMetrics, DownstreamProtocol, Refusal, RequestProtocol, TLS_FAILURE_REASONS, TlsMetrics, TlsSide, Traffic,
     UpstreamMetrics, UpstreamProtocol,
 };
+pub use open::{ConnectionStatus, OpenConnection};
 pub use registry::{Registry, Shard};
 pub use request::{ByteCounter, RequestTelemetry};
 
@@ -46,6 +48,7 @@ use access_log::AccessRecord;
 use channel::Batch;
 use context::Formats;
 use ids::IdGenerator;
+use open::OpenConnections;
 use registry::{DIRECTIONS, direction_index};
 use span::SpanRecord;
 
@@ -79,6 +82,7 @@ pub struct WorkerTelemetry {
     sinks: Sinks,
     spans: RefCell<Batch<SpanRecord>>,
     lines: RefCell<Batch<AccessRecord>>,
+    open: OpenConnections,
 }
 
 /// The part of the tracing configuration that requests need.
@@ -106,7 +110,13 @@ impl WorkerTelemetry {
             sinks,
             spans: RefCell::default(),
             lines: RefCell::default(),
+            open: OpenConnections::default(),
         })
+    }
+
+    /// The downstream connections that are open now.
+    pub fn open_connections(&self) -> Vec<ConnectionStatus> {
+        self.open.status()
     }
 
     /// Takes the settings of a snapshot; requests under way keep theirs.

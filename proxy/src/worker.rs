@@ -24,7 +24,7 @@ use crate::memory::Pressure;
 use crate::original_dst::OwnAddresses;
 use crate::readiness::ReadyGuard;
 use crate::signal::Signal;
-use crate::telemetry::{DrainReason, Registry, Sinks, TlsSide, WorkerTelemetry};
+use crate::telemetry::{ConnectionStatus, DrainReason, Registry, Sinks, TlsSide, WorkerTelemetry};
 use crate::tls::{Connector, Offer, TlsInfo};
 use crate::{allocator, filter_chain, listener};
 
@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Ping(oneshot::Sender<()>),
     /// Its endpoints, for the admin page.
     Clusters(oneshot::Sender<Vec<ClusterStatus>>),
+    /// Its downstream connections, for the admin page.
+    Connections(oneshot::Sender<Vec<ConnectionStatus>>),
 }
 
 /// What a worker thread starts with.
@@ -330,6 +332,7 @@ async fn run(start: Start) {
             Some(command) = commands.recv() => match command {
                 Command::Ping(reply) => drop(reply.send(())),
                 Command::Clusters(reply) => drop(reply.send(worker.cluster_status())),
+                Command::Connections(reply) => drop(reply.send(worker.telemetry.open_connections())),
             },
             _ = tick.tick() => {
                 worker.telemetry.flush();

@@ -14,7 +14,7 @@ use time::format_description::well_known::Rfc3339;
 use super::server::{Interface, Page};
 use super::{AdminState, IdentityView};
 use crate::drain::Phase;
-use crate::telemetry::Value;
+use crate::telemetry::{ConnectionStatus, Value};
 
 /// Prometheus' text format.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -24,6 +24,7 @@ pub(crate) enum PageId {
     Certs,
     Clusters,
     ConfigDump,
+    Connections,
     Help,
     Leave,
     Listeners,
@@ -56,11 +57,17 @@ const ADMIN: &[Interface] = &[Interface::Admin];
 const ADMIN_AND_METRICS: &[Interface] = &[Interface::Admin, Interface::Metrics];
 const EVERYWHERE: &[Interface] = &[Interface::Admin, Interface::Metrics, Interface::Readiness];
 
-pub(crate) const ROUTES: [Route; 18] = [
+pub(crate) const ROUTES: [Route; 19] = [
     route("/", PageId::Help, ADMIN, "this list"),
     route("/certs", PageId::Certs, ADMIN, "the workload's SVID and trust anchors"),
     route("/clusters", PageId::Clusters, ADMIN, "clusters and their endpoints; ?format=json"),
     route("/config_dump", PageId::ConfigDump, ADMIN, "the configuration in force"),
+    route(
+        "/connections",
+        PageId::Connections,
+        ADMIN,
+        "open downstream connections and their requests, the oldest first; ?format=json",
+    ),
     route("/healthz/live", PageId::Live, ADMIN_AND_METRICS, "whether the proxy runs"),
     route("/healthz/ready", PageId::Ready, EVERYWHERE, "whether traffic may come"),
     route("/help", PageId::Help, ADMIN, "this list"),
@@ -129,6 +136,7 @@ pub(crate) async fn page(interface: Interface, state: &AdminState, page: PageId,
         PageId::ConfigDump => as_json(&*Arc::clone(&state.snapshot.borrow())),
         PageId::Certs => certs(state),
         PageId::Clusters => clusters(state, json).await,
+        PageId::Connections => connections(state, json).await,
         PageId::Listeners => listeners(state, json),
         PageId::ServerInfo => server_info(state).await,
     }
@@ -316,6 +324,24 @@ async fn clusters(state: &AdminState, json: bool) -> Page {
             let (address, weight, active) = (endpoint.address.to_string(), endpoint.weight, endpoint.active);
             let _ = writeln!(body, "  {address:<24} {health:<9} weight {weight} active {active}");
         }
+    }
+    Page::ok(body)
+}
+
+async fn connections(state: &AdminState, json: bool) -> Page {
+    let connections = (state.connections)().await;
+    if json {
+        return as_json(&connections);
+    }
+    let mut body = String::new();
+    for open in connections {
+        let ConnectionStatus { direction, protocol, client, original_destination: aim, age_seconds: age, .. } = open;
+        let _ = write!(body, "{direction:<8} {protocol:<7} {client} -> {aim} age {age:.1}s");
+        let _ = match open.endpoint {
+            Some(endpoint) => write!(body, " endpoint {endpoint} received {} sent {}", open.received, open.sent),
+            None => write!(body, " active {} requests {}", open.active, open.requests),
+        };
+        let _ = writeln!(body, " peer {}", open.peer.as_deref().unwrap_or("-"));
     }
     Page::ok(body)
 }

@@ -90,6 +90,32 @@ fn state() -> Arc<AdminState> {
             let status = status.clone();
             Box::pin(async { status })
         }),
+        connections: Box::new(|| {
+            let relayed = ConnectionStatus {
+                direction: "outbound",
+                protocol: "tcp",
+                client: "10.7.0.1:40000".parse().unwrap(),
+                original_destination: "10.7.0.9:3306".parse().unwrap(),
+                peer: None,
+                age_seconds: 61.04,
+                active: 0,
+                requests: 0,
+                endpoint: Some("10.7.0.3:3306".parse().unwrap()),
+                received: 10,
+                sent: 2000,
+            };
+            let asked = ConnectionStatus {
+                direction: "inbound",
+                protocol: "http2",
+                peer: Some("spiffe://example.org/ns/shop/sa/web".into()),
+                active: 3,
+                requests: 120,
+                endpoint: None,
+                age_seconds: 1.0,
+                ..relayed.clone()
+            };
+            Box::pin(async { vec![relayed, asked] })
+        }),
         quit: Arc::default(),
         farewell: Farewell::default(),
         prober: Prober::new(&Default::default()),
@@ -238,6 +264,18 @@ async fn the_end_is_asked_for_by_post_and_by_names_of_this_machine() {
     let (status, _, text) = ask(address, "POST", "/quitquitquit").await;
     assert_eq!((status, text.as_str()), (200, "draining\n"));
     asked(Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_are_shown_with_what_they_carry() {
+    let address = start(&state(), Interface::Admin);
+    assert_eq!(
+        body(address, "/connections").await,
+        "outbound tcp     10.7.0.1:40000 -> 10.7.0.9:3306 age 61.0s endpoint 10.7.0.3:3306 received 10 sent 2000 peer -\n\
+         inbound  http2   10.7.0.1:40000 -> 10.7.0.9:3306 age 1.0s active 3 requests 120 peer spiffe://example.org/ns/shop/sa/web\n"
+    );
+    let json: Json = serde_json::from_str(&body(address, "/connections?format=json").await).unwrap();
+    assert_eq!((&json[0]["sent"], &json[1]["active"]), (&Json::from(2000), &Json::from(3)));
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::drain::Farewell;
 use crate::memory::Pressure;
 use crate::original_dst::OwnAddresses;
 use crate::readiness::Readiness;
-use crate::telemetry::{Registry, Sinks};
+use crate::telemetry::{ConnectionStatus, Registry, Sinks};
 use crate::worker::{self, Command, Input, Start};
 
 /// Open files kept for everything but connections.
@@ -115,6 +115,18 @@ impl Workers {
             }
         }
         clusters.into_iter().map(|(name, endpoints)| ClusterStatus { name, endpoints }).collect()
+    }
+
+    /// Every open downstream connection, the oldest first.
+    pub(super) async fn connections(&self) -> Vec<ConnectionStatus> {
+        let mut connections = Vec::new();
+        for answer in self.ask(Command::Connections) {
+            if let Ok(Ok(more)) = timeout(ANSWER, answer).await {
+                connections.extend(more);
+            }
+        }
+        connections.sort_by(|one, other| other.age_seconds.total_cmp(&one.age_seconds));
+        connections
     }
 
     fn ask<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<oneshot::Receiver<T>> {

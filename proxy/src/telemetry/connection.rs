@@ -1,15 +1,15 @@
 //! One downstream connection, from accept to close.
 
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use remora_model::Direction;
 
 use super::access_log::{AccessRecord, Subject};
 use super::metrics::{DownstreamMetrics, DownstreamProtocol, Refusal, Traffic};
+use super::open::OpenConnection;
 use super::span::Outcome;
 use super::{ConnectionInfo, WorkerTelemetry};
 use crate::error::Error;
@@ -20,15 +20,11 @@ use crate::error::Error;
 pub struct ConnectionTelemetry {
     worker: Rc<WorkerTelemetry>,
     metrics: Arc<DownstreamMetrics>,
-    started: Instant,
-    info: Option<Rc<ConnectionInfo>>,
-    protocol: Cell<Option<DownstreamProtocol>>,
+    /// Its number among the worker's open connections, and what is known of it there.
+    open: (u64, Rc<OpenConnection>),
     refusal: Option<Refusal>,
     traffic: Option<Arc<Traffic>>,
-    endpoint: Option<SocketAddr>,
     failure: Option<Error>,
-    sent: Cell<u64>,
-    received: Cell<u64>,
 }
 
 impl ConnectionTelemetry {
@@ -39,28 +35,28 @@ impl ConnectionTelemetry {
         Self {
             worker: Rc::clone(worker),
             metrics,
-            started: Instant::now(),
-            info: None,
-            protocol: Cell::new(None),
+            open: worker.open.enter(),
             refusal: None,
             traffic: None,
-            endpoint: None,
             failure: None,
-            sent: Cell::new(0),
-            received: Cell::new(0),
         }
     }
 
     /// Who it is, for the access log: without it the connection gets no line. May be told again as more is known.
-    pub fn connection(&mut self, info: &Rc<ConnectionInfo>) {
-        self.info = Some(Rc::clone(info));
+    pub fn connection(&self, info: &Rc<ConnectionInfo>) {
+        *self.open.1.info.borrow_mut() = Some(Rc::clone(info));
+    }
+
+    /// What the admin page shows of it.
+    pub fn open(&self) -> &Rc<OpenConnection> {
+        &self.open.1
     }
 
     /// What it speaks; counted once.
     pub fn protocol(&self, protocol: DownstreamProtocol) {
-        if self.protocol.replace(Some(protocol)).is_none() {
+        if self.open.1.protocol.replace(Some(protocol)).is_none() {
             self.metrics.identified(protocol);
-            self.metrics.detected(self.started.elapsed());
+            self.metrics.detected(self.open.1.started.elapsed());
         }
     }
 
@@ -82,13 +78,14 @@ impl ConnectionTelemetry {
     }
 
     /// The endpoint it is relayed to.
-    pub fn endpoint(&mut self, endpoint: SocketAddr) {
-        self.endpoint = Some(endpoint);
+    pub fn endpoint(&self, endpoint: SocketAddr) {
+        self.open.1.endpoint.set(Some(endpoint));
     }
 
     /// `n` more bytes were relayed to the client.
     pub fn sent(&self, n: usize) {
-        self.sent.set(self.sent.get() + n as u64);
+        let sent = &self.open.1.sent;
+        sent.set(sent.get() + n as u64);
         if let Some(traffic) = &self.traffic {
             traffic.tcp_sent.add(n as u64);
         }
@@ -96,7 +93,8 @@ impl ConnectionTelemetry {
 
     /// `n` more bytes were relayed from the client.
     pub fn received(&self, n: usize) {
-        self.received.set(self.received.get() + n as u64);
+        let received = &self.open.1.received;
+        received.set(received.get() + n as u64);
         if let Some(traffic) = &self.traffic {
             traffic.tcp_received.add(n as u64);
         }
@@ -124,10 +122,10 @@ impl ConnectionTelemetry {
             subject: Subject::Connection { protocol: protocol.as_str(), sni: info.sni.clone() },
             outcome: Outcome { status: None, grpc_status: None, flag, reason },
             cluster: self.traffic.as_ref().map(|traffic| Arc::clone(&traffic.cluster)),
-            endpoint: self.endpoint,
-            duration: self.started.elapsed(),
-            received: self.received.get(),
-            sent: self.sent.get(),
+            endpoint: self.open.1.endpoint.get(),
+            duration: self.open.1.started.elapsed(),
+            received: self.open.1.received.get(),
+            sent: self.open.1.sent.get(),
             trace_id: None,
         });
     }
@@ -135,7 +133,8 @@ impl ConnectionTelemetry {
 
 impl Drop for ConnectionTelemetry {
     fn drop(&mut self) {
-        let known = self.protocol.get();
+        self.worker.open.leave(self.open.0);
+        let known = self.open.1.protocol.get();
         let protocol = known.unwrap_or(DownstreamProtocol::Unknown);
         if known.is_none() {
             self.metrics.identified(protocol);
@@ -145,7 +144,7 @@ impl Drop for ConnectionTelemetry {
         let relayed = self.traffic.is_some();
         if (failed || relayed)
             && self.worker.logs(failed)
-            && let Some(info) = &self.info
+            && let Some(info) = self.open.1.info.borrow().as_ref()
         {
             self.record_line(info, protocol);
         }

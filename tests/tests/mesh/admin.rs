@@ -1,8 +1,10 @@
 //! The admin pages, each with something of its own to say.
 
 use remora_test::eventually;
+use remora_test::sidecar::Sidecar;
 
-use crate::pair::Pair;
+use crate::pair::{Pair, service};
+use crate::wire::Wire;
 
 #[test]
 fn every_page_answers() {
@@ -37,6 +39,25 @@ fn every_page_answers() {
         assert!(!pair.outbound.admin(path).body.contains(secret), "{path} shows the key");
     }
     assert_eq!(pair.outbound.admin("/nothing").code, 404);
+}
+
+#[test]
+fn open_connections_are_listed_until_they_end() {
+    let pair = Pair::usual();
+    let listed = |sidecar: &Sidecar, wanted: &[&str]| {
+        let page = sidecar.admin("/connections").body;
+        page.lines().any(|line| wanted.iter().all(|part| line.contains(part)))
+    };
+    let mut wire = Wire::open(&pair.client, service(8080));
+    let client = wire.local().to_string();
+    assert_eq!(wire.get("/name", &[]).code, 200);
+    assert!(listed(&pair.outbound, &["outbound", "http1", &client, "active 0 requests 1", "peer -"]));
+    assert!(listed(&pair.inbound, &["inbound", "http2", "active 0 requests 1", "ns/test/sa/client"]));
+    wire.send("POST /work HTTP/1.1\r\nhost: server:8080\r\ncontent-length: 5\r\n\r\n");
+    eventually("the request", || listed(&pair.inbound, &["http2", "active 1 requests 2"]).then_some(()));
+    drop(wire);
+    eventually("its end", || (!listed(&pair.outbound, &[&client])).then_some(()));
+    eventually("the stream's, too", || listed(&pair.inbound, &["http2", "active 0 requests 2"]).then_some(()));
 }
 
 #[test]

@@ -48,6 +48,10 @@ fn what_is_in_flight_ends_well() {
     pair.inbound.terminate();
     eventually("readiness is withdrawn", || (!pair.inbound.is_ready()).then_some(()));
     assert!(pair.inbound.ended().is_none(), "it waits for what is in flight");
+    let open = pair.inbound.admin("/connections?format=json").json();
+    let waited_for =
+        open.as_array().unwrap().iter().filter(|open| open["peer"] == "spiffe://example.org/ns/test/sa/client");
+    assert_eq!(waited_for.map(|open| open["active"].as_u64().unwrap()).sum::<u64>(), 2, "and says for whom: {open}");
     for request in &mut requests {
         assert!(request.wait().success());
         assert_eq!(request.stdout(), "server 200");

@@ -20,6 +20,11 @@ impl Wire {
         Self { stream, left: Vec::new() }
     }
 
+    /// Where it comes from, as its sidecar sees it.
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
     pub(crate) fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).unwrap();
     }

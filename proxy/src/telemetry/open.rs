@@ -1,0 +1,127 @@
+//! The downstream connections of a worker that are open now, as the admin page shows them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::ConnectionInfo;
+use super::metrics::DownstreamProtocol;
+
+/// An open downstream connection, for people.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ConnectionStatus {
+    /// Which way it goes.
+    pub direction: &'static str,
+    /// What it speaks; "unknown" until that is found out.
+    pub protocol: &'static str,
+    /// Where it came from.
+    pub client: SocketAddr,
+    /// Where it was aimed.
+    pub original_destination: SocketAddr,
+    /// The verified SPIFFE ID of the mTLS peer.
+    pub peer: Option<String>,
+    /// Since it was accepted.
+    pub age_seconds: f64,
+    /// Requests, which are HTTP/2's streams, that were not answered to their end yet; of HTTP only.
+    pub active: u32,
+    /// All requests so far.
+    pub requests: u64,
+    /// Where its bytes are relayed to; of TCP only, as are those bytes.
+    pub endpoint: Option<SocketAddr>,
+    /// Bytes relayed from the client.
+    pub received: u64,
+    /// Bytes relayed to the client.
+    pub sent: u64,
+}
+
+/// What is known of a connection while it is open. Written by its own task alone.
+#[derive(Debug)]
+pub struct OpenConnection {
+    pub(super) started: Instant,
+    pub(super) info: RefCell<Option<Rc<ConnectionInfo>>>,
+    pub(super) protocol: Cell<Option<DownstreamProtocol>>,
+    pub(super) endpoint: Cell<Option<SocketAddr>>,
+    pub(super) received: Cell<u64>,
+    pub(super) sent: Cell<u64>,
+    active: Cell<u32>,
+    requests: Cell<u64>,
+}
+
+impl OpenConnection {
+    /// A request begins.
+    pub(crate) fn request_begins(&self) {
+        self.active.set(self.active.get() + 1);
+        self.requests.set(self.requests.get() + 1);
+    }
+
+    /// A request was answered to its end, or given up.
+    pub(crate) fn request_ends(&self) {
+        self.active.set(self.active.get() - 1);
+    }
+
+    /// Requests that have begun and not ended.
+    pub(crate) fn active(&self) -> u32 {
+        self.active.get()
+    }
+
+    /// Requests that have begun.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    fn status(&self) -> Option<ConnectionStatus> {
+        let info = self.info.borrow().clone()?;
+        Some(ConnectionStatus {
+            direction: info.direction.as_str(),
+            protocol: self.protocol.get().unwrap_or(DownstreamProtocol::Unknown).as_str(),
+            client: info.client.socket(),
+            original_destination: info.orig_dst.socket(),
+            peer: info.peer.as_ref().map(ToString::to_string),
+            age_seconds: self.started.elapsed().as_secs_f64(),
+            active: self.active.get(),
+            requests: self.requests.get(),
+            endpoint: self.endpoint.get(),
+            received: self.received.get(),
+            sent: self.sent.get(),
+        })
+    }
+}
+
+/// A worker's open connections.
+#[derive(Debug, Default)]
+pub(super) struct OpenConnections {
+    entries: RefCell<HashMap<u64, Rc<OpenConnection>>>,
+    next: Cell<u64>,
+}
+
+impl OpenConnections {
+    /// Enters one that was just accepted; the number takes it from the list.
+    pub(super) fn enter(&self) -> (u64, Rc<OpenConnection>) {
+        let key = self.next.replace(self.next.get() + 1);
+        let open = Rc::new(OpenConnection {
+            started: Instant::now(),
+            info: RefCell::default(),
+            protocol: Cell::default(),
+            endpoint: Cell::default(),
+            received: Cell::default(),
+            sent: Cell::default(),
+            active: Cell::default(),
+            requests: Cell::default(),
+        });
+        self.entries.borrow_mut().insert(key, open.clone());
+        (key, open)
+    }
+
+    pub(super) fn leave(&self, key: u64) {
+        self.entries.borrow_mut().remove(&key);
+    }
+
+    /// All of which it is known where they go.
+    pub(super) fn status(&self) -> Vec<ConnectionStatus> {
+        self.entries.borrow().values().filter_map(|open| open.status()).collect()
+    }
+}
