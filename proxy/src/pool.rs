@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) sender: h2::Sender,
     /// Whether the other end is our own sidecar, which understands the hop header.
     pub(crate) ours: bool,
+    /// What was said on it.
+    pub(crate) named: h2::Named,
     active: Cell<u32>,
     closed: Cell<bool>,
     last_used: Cell<Instant>,
@@ -372,6 +374,7 @@ impl Shared {
         Rc::new(Self {
             sender,
             ours,
+            named: h2::Named::default(),
             active: Cell::new(0),
             closed: Cell::new(false),
             last_used: Cell::new(Instant::now()),

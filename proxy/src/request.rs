@@ -138,8 +138,9 @@ impl HttpConnection {
         let trailers = http2 && telemetry.is_grpc();
         match self.forward(&mut telemetry, head, body, informational).await {
             Ok((mut response, timeout)) => {
-                if response.upgrade.is_none() {
-                    fields::strip_hop_by_hop(&mut response.head.headers);
+                match response.upgrade {
+                    None => fields::strip_hop_by_hop(&mut response.head.headers),
+                    Some(_) => fields::strip_hop(&mut response.head.headers),
                 }
                 if self.trust.hop {
                     fields::mark_spelling(&mut response.head);

@@ -126,9 +126,19 @@ pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// Removes what belongs to one connection (RFC 9110 section 7.6.1), keeping `te: trailers`, which gRPC needs.
+/// Removes what belongs to one connection (RFC 9110 section 7.6.1), keeping `te: trailers`, which gRPC needs, and what a message may
+/// only say between our own sidecars.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.keys().any(|name| Kind::of(name.as_str()) == Kind::OfAHop) {
+    let (mut hop, mut of_a_hop) = (false, false);
+    for name in headers.keys() {
+        let kind = Kind::of(name.as_str());
+        hop |= kind == Kind::Hop;
+        of_a_hop |= kind == Kind::OfAHop;
+    }
+    if hop {
+        strip_hop(headers);
+    }
+    if of_a_hop {
         strip_connection(headers);
     }
 }

@@ -13,7 +13,7 @@ mod received;
 mod server;
 mod written;
 
-pub(crate) use client::{Sender, connect, informational, request, response_parts};
+pub(crate) use client::{Named, Sender, connect, informational, request, response_parts};
 pub(crate) use pump::pump;
 pub(crate) use server::serve;
 

@@ -30,7 +30,6 @@ impl Informational {
             return false;
         }
         fields::strip_hop_by_hop(&mut head.headers);
-        fields::strip_hop(&mut head.headers);
         let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         self.count.set(self.count.get() + 1);
         self.bytes.set(self.bytes.get() + bytes);

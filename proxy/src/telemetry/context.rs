@@ -70,6 +70,16 @@ impl Formats {
     fn is_single(self) -> bool {
         self.0.count_ones() == 1
     }
+
+    /// The format that a field of this name belongs to.
+    fn of_name(name: &str) -> Self {
+        match name {
+            "traceparent" => Self::TRACE_CONTEXT,
+            "b3" => Self::B3,
+            "x-b3-traceid" | "x-b3-spanid" | "x-b3-parentspanid" | "x-b3-sampled" | "x-b3-flags" => Self::B3_MULTI,
+            _ => Self::NONE,
+        }
+    }
 }
 
 /// What a request's headers say.
@@ -108,20 +118,19 @@ impl Incoming {
 
 /// Reads the W3C context, else the B3 single header, else the B3 headers.
 pub fn read(headers: &HeaderMap) -> Incoming {
-    let mut incoming = Incoming::default();
-    if headers.contains_key(&TRACEPARENT) {
-        incoming.found = Formats::TRACE_CONTEXT;
-        if let Some((parent, sampled)) = single(headers, &TRACEPARENT).and_then(parse_traceparent) {
-            (incoming.parent, incoming.sampled, incoming.w3c) = (Some(parent), Some(sampled), true);
-        }
+    // One look at each name: to ask for each that may be there would cost more than the rest.
+    let told = headers.keys().map(HeaderName::as_str).filter(|name| *name != B3_PARENT_SPAN_ID.as_str());
+    let found = told.map(Formats::of_name).fold(Formats::NONE, Formats::and);
+    let mut incoming = Incoming { found, ..Incoming::default() };
+    if found.contains(Formats::TRACE_CONTEXT)
+        && let Some((parent, sampled)) = single(headers, &TRACEPARENT).and_then(parse_traceparent)
+    {
+        (incoming.parent, incoming.sampled, incoming.w3c) = (Some(parent), Some(sampled), true);
     }
-    let b3 = headers.contains_key(&B3).then(|| single(headers, &B3).and_then(parse_b3));
-    let multi = [&B3_TRACE_ID, &B3_SPAN_ID, &B3_SAMPLED, &B3_FLAGS].into_iter().any(|name| headers.contains_key(name));
-    let multi = multi.then(|| parse_b3_multi(headers));
-    for (parsed, format) in [(b3, Formats::B3), (multi, Formats::B3_MULTI)] {
-        let Some(parsed) = parsed else { continue };
-        incoming.found = incoming.found.and(format);
-        if let (None, None, Some(b3)) = (incoming.parent, incoming.sampled, parsed) {
+    let b3 = found.contains(Formats::B3).then(|| single(headers, &B3).and_then(parse_b3)).flatten();
+    let multi = found.contains(Formats::B3_MULTI).then(|| parse_b3_multi(headers)).flatten();
+    for b3 in [b3, multi].into_iter().flatten() {
+        if let (None, None) = (incoming.parent, incoming.sampled) {
             (incoming.parent, incoming.sampled, incoming.debug) = (b3.parent, b3.sampled, b3.debug);
         }
     }
@@ -217,6 +226,11 @@ fn hex_lower(digits: &[u8]) -> Option<u128> {
 
 /// Writes `context` in every format of `formats` and takes away what other formats said.
 pub fn write(headers: &mut HeaderMap, context: &TraceContext, formats: Formats) {
+    let others: Vec<HeaderName> =
+        headers.keys().filter(|name| !formats.contains(Formats::of_name(name.as_str()))).cloned().collect();
+    for name in others {
+        headers.remove(name);
+    }
     let mut ids = [b'-'; 49];
     write_hex(context.trace_id, &mut ids[..32]);
     write_hex(u128::from(context.span_id), &mut ids[33..]);
@@ -225,24 +239,15 @@ pub fn write(headers: &mut HeaderMap, context: &TraceContext, formats: Formats) 
         value[3..52].copy_from_slice(&ids);
         value[54] = b'0' + u8::from(context.sampled) + 2 * u8::from(context.random);
         set(headers, &TRACEPARENT, &value);
-    } else {
-        headers.remove(&TRACEPARENT);
     }
-    let state = if context.debug { b'd' } else { b'0' + u8::from(context.sampled) };
     if formats.contains(Formats::B3) {
         let mut value = [b'-'; 51];
         value[..49].copy_from_slice(&ids);
-        value[50] = state;
+        value[50] = if context.debug { b'd' } else { b'0' + u8::from(context.sampled) };
         set(headers, &B3, &value);
-    } else {
-        headers.remove(&B3);
     }
     if formats.contains(Formats::B3_MULTI) {
         write_b3_multi(headers, context, &ids);
-    } else {
-        for name in [&B3_TRACE_ID, &B3_SPAN_ID, &B3_SAMPLED, &B3_FLAGS, &B3_PARENT_SPAN_ID] {
-            headers.remove(name);
-        }
     }
 }
 

@@ -109,9 +109,8 @@ pub(super) async fn exchange(
         }
     };
     match answered {
-        Ok((mut head, body)) => {
+        Ok((head, body)) => {
             lease.picked.reached();
-            fields::strip_hop(&mut head.headers);
             attempt.response(&head);
             // It leaves HTTP, and the pool.
             let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
@@ -221,7 +220,7 @@ async fn exchange_h2(
     if shared.ours && hop == Hop::MeshHttp1 {
         fields::mark_hop(&head, &mut headers);
     }
-    let request = h2::request(&head, headers)
+    let request = h2::request(&head, headers, &shared.named)
         .map_err(|message| Failure { error: Error::DownstreamProtocol(message), request: None })?;
     let failed = |error: Error| {
         let error = sent.as_ref().and_then(Lent::broken).map_or(error, |error| broke_off(&error));
@@ -265,7 +264,7 @@ async fn exchange_h2(
     let answered = response.await.map_err(broken);
     let answered = answered.and_then(|answer| h2::response_parts(answer).map_err(|why| at.broke(why)));
     let answered =
-        answered.and_then(|(mut head, body)| match fields::undelivered(&head.headers).filter(|_| shared.ours) {
+        answered.and_then(|(mut head, body)| match shared.ours.then(|| fields::undelivered(&head.headers)).flatten() {
             None => {
                 if shared.ours {
                     fields::learn_spelling(&mut head);

@@ -1,8 +1,10 @@
 //! A connection to an endpoint.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use http::uri::Scheme;
-use http::{HeaderMap, header};
+use http::{HeaderMap, Version, header};
 use remora_model::HttpLimits;
 
 use super::{MAX_STREAMS, SEND_BUFFER, max_header_list};
@@ -38,25 +40,48 @@ pub(crate) async fn connect(
         .await
 }
 
+/// Fields whose value is another in each request. In HPACK's table (RFC 7541 section 2.3.2) it would take the place of those that come
+/// again, and the h2 crate compares all that a name had.
+const UNIQUE: [&str; 7] =
+    ["traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-request-id"];
+
+/// Which of [`UNIQUE`] were sent on a connection, so that the table has their names.
+#[derive(Debug, Default)]
+pub(crate) struct Named(Cell<u8>);
+
+impl Named {
+    /// Keeps the values out of the table, but for the first.
+    fn keep_out(&self, headers: &mut HeaderMap) {
+        for (name, value) in headers {
+            if let Some(at) = UNIQUE.iter().position(|unique| name == unique) {
+                let named = self.0.replace(self.0.get() | 1 << at);
+                value.set_sensitive(named & 1 << at != 0);
+            }
+        }
+    }
+}
+
 /// The request as HTTP/2 puts it on the wire, with these fields.
 ///
 /// # Errors
 /// Its target does not make a URI; the text says what.
-pub(crate) fn request(head: &RequestHead, mut headers: HeaderMap) -> Result<http::Request<()>, String> {
+pub(crate) fn request(head: &RequestHead, mut headers: HeaderMap, named: &Named) -> Result<http::Request<()>, String> {
+    named.keep_out(&mut headers);
     let mut parts = http::uri::Parts::default();
     if let Some(authority) = &head.authority {
         parts.scheme = Some(head.scheme.clone().unwrap_or(Scheme::HTTP));
         parts.authority = Some(authority.clone());
-        // :authority says it (RFC 9113 section 8.3.1).
-        headers.remove(header::HOST);
+        // :authority says it (RFC 9113 section 8.3.1), and has taken its place where it came by HTTP/2.
+        if head.version != Version::HTTP_2 {
+            headers.remove(header::HOST);
+        }
     }
     parts.path_and_query = Some(head.path.clone());
     let mut request = http::Request::new(());
     *request.uri_mut() = http::Uri::from_parts(parts).map_err(|error| error.to_string())?;
     *request.method_mut() = head.method.clone();
     // Without an authority the h2 crate insists on a version that may lack one.
-    *request.version_mut() =
-        if request.uri().authority().is_some() { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
+    *request.version_mut() = if request.uri().authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
     *request.headers_mut() = headers;
     if let Some(protocol) = &head.protocol {
         request.extensions_mut().insert(protocol.clone());
@@ -82,4 +107,25 @@ pub(crate) fn response_parts(response: http::Response<h2::RecvStream>) -> Result
 pub(crate) fn informational(response: http::Response<()>) -> ResponseHead {
     let (parts, ()) = response.into_parts();
     ResponseHead { status: parts.status, version: parts.version, headers: parts.headers, spelling: Spelling::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn what_differs_in_each_request_is_kept_out_of_the_table_once_its_name_is_there() {
+        let named = Named::default();
+        let kept_out = |names: &[&'static str]| -> Vec<bool> {
+            let fields = names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("a")));
+            let head = RequestHead::unread();
+            let request = request(&head, fields.collect(), &named).unwrap();
+            names.iter().map(|name| request.headers()[*name].is_sensitive()).collect()
+        };
+        assert_eq!(kept_out(&["user-agent", "traceparent"]), [false, false]);
+        assert_eq!(kept_out(&["traceparent", "user-agent", "x-request-id"]), [true, false, false]);
+        assert_eq!(kept_out(&["x-request-id", "traceparent"]), [true, true]);
+    }
 }

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -91,18 +91,13 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             biased;
-            accepted = h2.accept() => match accepted {
-                Some(Ok(_)) if connection.is_abused() => {
+            ended = poll_fn(|cx| poll_streams(&mut h2, &connection, &streams, cx)) => match ended {
+                Ok(Ended::Over) => return Ok(()),
+                Ok(Ended::Abused) => {
                     connection.counts().violation("too_many_resets");
                     return end(h2, Reason::ENHANCE_YOUR_CALM).await;
                 }
-                Some(Ok((request, respond))) => {
-                    // Boxed: the runtime moves a task's future several times.
-                    let (head, body) = request_parts(request, &head_limits(&connection));
-                    spawn_local(Box::pin(serve_stream(connection.clone(), head, body, respond, streams.clone())));
-                }
-                Some(Err(error)) => return Err(told(error)),
-                None => return Ok(()),
+                Err(error) => return Err(told(error)),
             },
             () = &mut ends, if !ending => {
                 h2.graceful_shutdown();
@@ -125,11 +120,38 @@ pub(crate) async fn serve(
     }
 }
 
+type Server = h2::server::Connection<Watched<Replay<Downstream>>, Bytes>;
+
+/// Why no stream comes any more.
+enum Ended {
+    /// It is closed.
+    Over,
+    /// Its client takes back most of what it asks.
+    Abused,
+}
+
+/// Begins to serve each stream that comes, in a task of its own.
+fn poll_streams(
+    h2: &mut Server,
+    connection: &Rc<HttpConnection>,
+    open: &Rc<()>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Ended, h2::Error>> {
+    // A request is moved as little as can be: straight into its task.
+    while let Some(accepted) = ready!(h2.poll_accept(cx)) {
+        let (request, respond) = accepted?;
+        if connection.is_abused() {
+            return Poll::Ready(Ok(Ended::Abused));
+        }
+        let (head, body) = request_parts(request, &head_limits(connection));
+        // Boxed: the runtime moves a task's future several times.
+        spawn_local(Box::pin(serve_stream(connection.clone(), head, body, respond, open.clone())));
+    }
+    Poll::Ready(Ok(Ended::Over))
+}
+
 /// Ends a connection at once, and says why if that can be written soon.
-async fn end(
-    mut h2: h2::server::Connection<Watched<Replay<Downstream>>, Bytes>,
-    reason: Reason,
-) -> Result<(), h2::Error> {
+async fn end(mut h2: Server, reason: Reason) -> Result<(), h2::Error> {
     h2.abrupt_shutdown(reason);
     let _ = tokio::time::timeout(LAST_WORD, poll_fn(|cx| h2.poll_closed(cx))).await;
     Ok(())
