@@ -36,14 +36,15 @@ impl Scenario {
         self != Self::TcpPlain
     }
 
-    /// Instructions of both sidecars per request, or per MiB; with `traced`, each request's spans are made and exported.
+    /// Instructions of both sidecars per request, or per MiB; with `traced`, each request's spans are made and exported. `None` where the
+    /// shorter run took more than the longer, as happens where chance rules.
     ///
     /// # Panics
     /// When the chain does not come up, a request fails, or callgrind reports nothing.
     #[must_use]
-    pub fn instructions(self, traced: bool) -> u64 {
+    pub fn instructions(self, traced: bool) -> Option<u64> {
         let [few, many] = if self.is_tcp() { MEBIBYTES } else { REQUESTS };
-        (self.total(many, traced) - self.total(few, traced)) / (many - few)
+        Some(self.total(many, traced).checked_sub(self.total(few, traced))? / (many - few))
     }
 
     fn is_tcp(self) -> bool {

@@ -58,13 +58,13 @@ impl Recent {
     }
 
     /// Counts, again where it seems to have grown.
-    fn count(self, scenario: Scenario) -> u64 {
+    fn count(self, scenario: Scenario) -> Option<u64> {
         let mut count = scenario.instructions(false);
         for _ in 1..ATTEMPTS {
-            if !self.is_exceeded_by(count) {
+            if count.is_some_and(|count| !self.is_exceeded_by(count)) {
                 break;
             }
-            count = count.min(scenario.instructions(false));
+            count = count.into_iter().chain(scenario.instructions(false)).min();
         }
         count
     }
@@ -111,9 +111,9 @@ fn read(file: &Path) -> anyhow::Result<Option<Recorded>> {
 }
 
 /// Percent that a hundredth of the cost of tracing every request is of `plain`, a request's without.
-fn traces(plain: u64) -> f64 {
-    let traced = Scenario::H1Plain.instructions(true);
-    (traced as f64 - plain as f64) / plain as f64
+fn traces(plain: u64) -> anyhow::Result<f64> {
+    let traced = Scenario::H1Plain.instructions(true).context("traced requests took less than nothing")?;
+    Ok((traced as f64 - plain as f64) / plain as f64)
 }
 
 fn main() -> anyhow::Result<()> {
@@ -133,7 +133,11 @@ fn main() -> anyhow::Result<()> {
     for scenario in Scenario::COUNTED {
         let name = scenario.name();
         let recent = Recent::of(scenario, before.as_ref());
-        let count = if record { scenario.instructions(false) } else { recent.count(scenario) };
+        let Some(count) = (if record { scenario.instructions(false) } else { recent.count(scenario) }) else {
+            println!("{name:<12}{:>14}", "not measurable");
+            anyhow::ensure!(!scenario.is_compared(), "{name}: more requests took fewer instructions");
+            continue;
+        };
         let against = |base: Option<u64>| {
             base.map_or_else(|| "-".to_owned(), |base| format!("{:+.2} %", (count as f64 / base as f64 - 1.0) * 100.0))
         };
@@ -145,7 +149,7 @@ fn main() -> anyhow::Result<()> {
             counts.insert(name.to_owned(), count);
         }
     }
-    let traces = traces(counts[Scenario::H1Plain.name()]);
+    let traces = traces(counts[Scenario::H1Plain.name()])?;
     println!("traces of 1 % of the requests: {traces:+.2} % of h1-plain");
     if record {
         let first = before.filter(|all| all.place == here).map_or_else(|| counts.clone(), |all| all.first);
