@@ -80,7 +80,8 @@ fn two_framings(bed: &Bed) {
 }
 
 fn bad_content_lengths(bed: &Bed) {
-    let lengths = ["1\r\ncontent-length: 2", "1, 2", "+5", "-1", "0x10", "1_0", "", "1 1", "\u{661}"];
+    let lengths =
+        ["18446744073709551615", "1\r\ncontent-length: 2", "1, 2", "+5", "-1", "0x10", "1_0", "", "1 1", "\u{661}"];
     let message = |length| format!("POST /evil HTTP/1.1\r\nhost: server:8080\r\ncontent-length: {length}\r\n\r\nhello");
     let messages = lengths.map(message);
     refused(bed, &["400"], &messages.each_ref().map(|message| message.as_bytes()));

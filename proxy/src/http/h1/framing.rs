@@ -15,7 +15,8 @@ pub enum Framing {
     UntilClose,
 }
 
-/// The one Content-Length of a message: digits alone, and no leading zero, which some would read as octal.
+/// The one Content-Length of a message: digits alone, and no leading zero, which some would read as octal. What some keep in 63
+/// bits is negative to them beyond that, and the h2 crate reads no more than 19 digits.
 pub(crate) fn content_length(value: &[u8]) -> Result<u64, InvalidHead> {
     let valid = match value {
         [b'0'] => true,
@@ -23,7 +24,8 @@ pub(crate) fn content_length(value: &[u8]) -> Result<u64, InvalidHead> {
         _ => false,
     };
     let digits = str::from_utf8(value).ok().filter(|_| valid);
-    digits.and_then(|digits| digits.parse().ok()).ok_or(InvalidHead::ContentLength)
+    let length = digits.and_then(|digits| digits.parse().ok());
+    length.filter(|&length| i64::try_from(length).is_ok()).ok_or(InvalidHead::ContentLength)
 }
 
 /// Requires that Transfer-Encoding is `chunked` and nothing else, since no other coding can be undone here or passed on.

@@ -29,55 +29,54 @@ pub(super) fn request_parts(
         protocol: parts.extensions.remove(),
         spelling: Spelling::default(),
     });
-    let within = within_limits(&head.headers, limits);
-    let body = match within.map(|()| well_formed(&head).and_then(|()| authority(&head))) {
-        Ok(Ok(authority)) => {
+    let aim = || target(&head).and_then(|()| authority(&head)).map_err(|fault| Error::DownstreamProtocol(fault.into()));
+    let body = match fields(&head.headers, limits).and_then(|()| aim()) {
+        Ok(authority) => {
             head.authority = authority;
             head.headers.remove(header::HOST);
             join_cookies(&mut head.headers);
             Ok(Body::from_h2(stream))
         }
-        Ok(Err(reason)) => Err(Error::DownstreamProtocol(reason.into())),
-        Err(invalid) => Err(Error::InvalidHead(invalid)),
+        Err(error) => Err(error),
     };
     (head, body)
 }
 
-/// The limits of an HTTP/1 head, for a list of fields. The crumbs of a cookie are one field, as large as all of them.
-fn within_limits(headers: &HeaderMap, limits: &Limits) -> Result<(), InvalidHead> {
-    let (mut bytes, mut fields, mut crumbs) = (0, 0, 0);
+/// What the h2 crate leaves unchecked of a request's fields, in one walk: the limits of an HTTP/1 head first, where the crumbs of a
+/// cookie are one field, as large as all of them.
+fn fields(headers: &HeaderMap, limits: &Limits) -> Result<(), Error> {
+    let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let (mut bytes, mut fields, mut crumbs, mut lengths) = (0, 0, 0, 0);
+    let mut fault = None;
     for (name, value) in headers {
         bytes += name.as_str().len() + value.len() + 32;
         fields += 1;
-        crumbs += usize::from(name == header::COOKIE);
-    }
-    if bytes > limits.head_bytes {
-        return Err(InvalidHead::TooLarge(limits.head_bytes));
-    }
-    if fields - crumbs + crumbs.min(1) > limits.headers {
-        return Err(InvalidHead::TooManyFields(limits.headers));
-    }
-    Ok(())
-}
-
-/// What the h2 crate leaves unchecked of a request's fields.
-fn well_formed(head: &RequestHead) -> Result<(), &'static str> {
-    let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    let mut lengths = 0;
-    for (name, value) in &head.headers {
-        let bytes = value.as_bytes();
+        let value = value.as_bytes();
         // RFC 9113 section 8.2.1; HTTP/1 has no way to say it.
-        if space(bytes.first()) || space(bytes.last()) {
-            return Err("a field value begins or ends with whitespace");
+        if space(value.first()) || space(value.last()) {
+            fault = Some("a field value begins or ends with whitespace");
         }
-        // As over HTTP/1: several that are equal are refused, too (RFC 9110 section 8.6).
-        if name == header::CONTENT_LENGTH {
+        if name == header::COOKIE {
+            crumbs += 1;
+        } else if name == header::CONTENT_LENGTH {
             lengths += 1;
-            if lengths > 1 || h1::framing::content_length(bytes).is_err() {
-                return Err("invalid content-length");
+            // As over HTTP/1: several that are equal are refused, too (RFC 9110 section 8.6).
+            if lengths > 1 || h1::framing::content_length(value).is_err() {
+                fault = Some("invalid content-length");
             }
         }
     }
+    if bytes > limits.head_bytes {
+        return Err(Error::InvalidHead(InvalidHead::TooLarge(limits.head_bytes)));
+    }
+    if fields - crumbs + crumbs.min(1) > limits.headers {
+        return Err(Error::InvalidHead(InvalidHead::TooManyFields(limits.headers)));
+    }
+    fault.map_or(Ok(()), |fault| Err(Error::DownstreamProtocol(fault.into())))
+}
+
+/// What the h2 crate leaves unchecked of a request's target.
+fn target(head: &RequestHead) -> Result<(), &'static str> {
     // RFC 9113 section 8.3.1. One that is not ASCII is read in more ways than one.
     let path = head.path.as_str();
     let origin_form = path.starts_with('/') && path.is_ascii();

@@ -2,6 +2,8 @@ use http::HeaderName;
 
 use super::*;
 
+const LIMITS: Limits = Limits { head_bytes: 10_000, headers: 100 };
+
 fn request(authority: Option<&str>, fields: &[(&'static str, &'static str)]) -> RequestHead {
     let headers = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
     let mut head = RequestHead::unread();
@@ -27,24 +29,34 @@ fn an_authority_names_a_host_and_perhaps_a_port() {
 
 #[test]
 fn lists_are_limited_and_the_crumbs_of_a_cookie_are_one_field() {
-    let fields = |count: usize, name: &'static str, value: &'static str| {
+    let list = |count: usize, name: &'static str, value: &'static str| {
         let list = std::iter::repeat_n((HeaderName::from_static(name), HeaderValue::from_static(value)), count);
         list.collect::<HeaderMap>()
     };
-    let limits = Limits { head_bytes: 10_000, headers: 100 };
-    assert_eq!(within_limits(&fields(100, "a", "b"), &limits), Ok(()));
-    assert_eq!(within_limits(&fields(101, "a", "b"), &limits), Err(InvalidHead::TooManyFields(100)));
-    assert_eq!(within_limits(&fields(200, "cookie", "a=1"), &limits), Ok(()));
-    assert_eq!(within_limits(&fields(300, "cookie", "a=1"), &limits), Err(InvalidHead::TooLarge(10_000)));
+    let checked = |list: &HeaderMap| fields(list, &LIMITS);
+    assert!(checked(&list(100, "a", "b")).is_ok());
+    let many = checked(&list(101, "a", "b ")).unwrap_err();
+    assert!(matches!(many, Error::InvalidHead(InvalidHead::TooManyFields(100))), "{many}");
+    assert!(checked(&list(200, "cookie", "a=1")).is_ok());
+    let large = checked(&list(300, "cookie", "a=1")).unwrap_err();
+    assert!(matches!(large, Error::InvalidHead(InvalidHead::TooLarge(10_000))), "{large}");
+    let blank = checked(&list(1, "a", "b ")).unwrap_err();
+    assert!(matches!(blank, Error::DownstreamProtocol(_)), "{blank}");
 }
 
 #[test]
 fn a_length_is_one_number() {
-    for (lengths, good) in
-        [(&["3"][..], true), (&["0"], true), (&["3", "3"], false), (&["3, 3"], false), (&["03"], false), (&[""], false)]
-    {
-        let fields: Vec<_> = lengths.iter().map(|length| ("content-length", *length)).collect();
-        assert_eq!(well_formed(&request(Some("a"), &fields)).is_ok(), good, "{lengths:?}");
+    for (lengths, good) in [
+        (&["3"][..], true),
+        (&["0"], true),
+        (&["3", "3"], false),
+        (&["3, 3"], false),
+        (&["03"], false),
+        (&[""], false),
+        (&["18446744073709551615"], false),
+    ] {
+        let lines: Vec<_> = lengths.iter().map(|length| ("content-length", *length)).collect();
+        assert_eq!(fields(&request(Some("a"), &lines).headers, &LIMITS).is_ok(), good, "{lengths:?}");
     }
 }
 
@@ -58,7 +70,7 @@ fn a_path_begins_with_a_slash_and_is_ascii() {
     ] {
         let mut head = request(Some("a"), &[]);
         (head.method, head.path) = (method, path.parse().unwrap());
-        assert_eq!(well_formed(&head).is_ok(), good, "{path}");
+        assert_eq!(target(&head).is_ok(), good, "{path}");
     }
 }
 
