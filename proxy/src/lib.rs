@@ -36,6 +36,7 @@ pub mod telemetry;
 pub mod tls;
 mod upstream;
 pub mod wait;
+mod watch;
 mod worker;
 
 pub use error::Error;

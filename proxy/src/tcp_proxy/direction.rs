@@ -4,21 +4,18 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
 
 use super::pipe::Pipe;
+use crate::watch::Watch;
 
 /// What one read takes at most.
 const SCRATCH: usize = 64 * 1024;
 /// After this much in a row the other connections of the worker have their turn.
 const TURN: usize = 256 * 1024;
-/// How often a reader from which nothing is read is asked whether it is still there: no event tells.
-pub(super) const WATCH: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// Bytes pass through here from a read to the write that follows at once; only what the other side does not take is
@@ -67,8 +64,8 @@ pub(super) struct Direction {
     bulk: bool,
     /// Written since the last flush.
     unflushed: bool,
-    /// When to see whether the reader is still there; since the writer first took nothing.
-    watch: Option<Pin<Box<Sleep>>>,
+    /// Whether the reader is still there; since the writer first took nothing.
+    watch: Watch,
 }
 
 impl Direction {
@@ -137,14 +134,7 @@ impl Direction {
 
     /// Completes when the reader broke, while nothing is read from it because the writer takes nothing.
     fn poll_broken<R: Endpoint>(&mut self, cx: &mut Context<'_>, from: &R) -> Poll<Broken> {
-        let watch = self.watch.get_or_insert_with(|| Box::pin(sleep(WATCH)));
-        loop {
-            ready!(watch.as_mut().poll(cx));
-            if from.has_broken() {
-                return Poll::Ready(Broken::Read(io::ErrorKind::ConnectionReset.into()));
-            }
-            watch.as_mut().reset(Instant::now() + WATCH);
-        }
+        self.watch.poll(cx, || from.has_broken()).map(|()| Broken::Read(io::ErrorKind::ConnectionReset.into()))
     }
 
     /// Writes what was read before; ready when nothing is left.

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::*;
+use crate::watch::WATCH;
 
 #[derive(Default)]
 struct Counts(Cell<usize>, Cell<usize>);
@@ -128,7 +129,7 @@ async fn bulk_passes_both_ways_unchanged() {
 /// Sends until nothing more is taken anywhere on the way.
 async fn fill(stream: &mut TcpStream) {
     let part = [b'x'; 1 << 16];
-    while timeout(10 * direction::WATCH, stream.write_all(&part)).await.is_ok() {}
+    while timeout(10 * WATCH, stream.write_all(&part)).await.is_ok() {}
 }
 
 // Time is paused: it passes where nothing else happens.
@@ -168,7 +169,7 @@ async fn what_both_sides_have_ended_still_comes_to_a_slow_reader() {
         let receive = async {
             let mut heard = vec![0; sent.len()];
             for part in heard.chunks_mut(1 << 20) {
-                sleep(2 * direction::WATCH).await;
+                sleep(2 * WATCH).await;
                 server.read_exact(part).await.unwrap();
             }
             assert!(heard == sent);

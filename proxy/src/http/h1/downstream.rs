@@ -20,13 +20,12 @@ use crate::Error;
 use crate::http::body::{Body, BodyError};
 use crate::io::{Downstream, Replay};
 use crate::socket;
+use crate::watch::Watch;
 
 /// How long a head may take from its first byte to its last on a connection that is to end.
 const LAST_HEAD: Duration = Duration::from_secs(2);
 /// Bytes a client may send ahead of the answer to its last request.
 const AHEAD: usize = 64 * 1024;
-/// How often a client from which nothing is read is asked whether it is still there.
-const WATCH: Duration = Duration::from_secs(1);
 /// Bytes of a body nobody wants that are read for the sake of the next request.
 const UNWANTED: usize = 64 * 1024;
 
@@ -85,15 +84,13 @@ pub(super) struct Connection {
     task: Option<Waker>,
     /// Who waits for more of the body.
     body: Option<Waker>,
-    /// Whether it does now, so that the client's end is seen.
-    waiting: bool,
     /// The request under way is the client's last, so that its end says nothing but that. Of any other it says that the answer is
     /// not waited for.
     last: bool,
     /// The client has ended its side, behind its last request.
     ended: bool,
-    /// When to see whether the client is still there, while nothing is read from it.
-    watch: Option<Pin<Box<Sleep>>>,
+    /// Whether the client is still there, while nothing is read from it.
+    watch: Watch,
     scanned: usize,
     /// When a head that has begun is late.
     late: Option<Pin<Box<Sleep>>>,
@@ -110,10 +107,9 @@ impl Connection {
             lending: Lending::Read,
             task: None,
             body: None,
-            waiting: false,
             last: false,
             ended: false,
-            watch: None,
+            watch: Watch::default(),
             scanned: 0,
             late: None,
             hurried: false,
@@ -178,12 +174,8 @@ impl Connection {
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         match self.lending {
             Lending::Gone => return Poll::Ready(Ended::Gone),
-            Lending::Lent => {
-                keep(&mut self.task, cx);
-                if self.waiting {
-                    return Poll::Pending;
-                }
-            }
+            // Whoever waits for more of the body sees its end, but may have been given up since.
+            Lending::Lent => keep(&mut self.task, cx),
             Lending::Unwanted | Lending::Invalid => {}
             Lending::Read => {
                 while self.wire.input.len() < AHEAD && !self.ended {
@@ -201,15 +193,9 @@ impl Connection {
 
     /// Completes when the client has ended, or after its last request broke off, while nothing is read from it.
     fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let watch = self.watch.get_or_insert_with(|| Box::pin(tokio::time::sleep(WATCH)));
-        loop {
-            ready!(watch.as_mut().poll(cx));
-            let tcp = self.wire.stream.tcp();
-            if if self.last { socket::has_broken(tcp) } else { socket::has_peer_ended(tcp) } {
-                return Poll::Ready(Ended::Gone);
-            }
-            watch.as_mut().reset(Instant::now() + WATCH);
-        }
+        let (tcp, last) = (self.wire.stream.tcp(), self.last);
+        let gone = || if last { socket::has_broken(tcp) } else { socket::has_peer_ended(tcp) };
+        self.watch.poll(cx, gone).map(|()| Ended::Gone)
     }
 
     /// Who reads the body may be another task, which tells this one of its end.
@@ -294,10 +280,8 @@ impl RequestReader {
         }
         let Poll::Ready(frame) = inner.reader.poll_frame(&mut inner.wire, cx) else {
             keep(&mut inner.body, cx);
-            inner.waiting = true;
             return Poll::Pending;
         };
-        inner.waiting = false;
         let lending = match &frame {
             Some(Err(BodyError::Invalid(_))) => Lending::Invalid,
             Some(Err(_)) => Lending::Gone,

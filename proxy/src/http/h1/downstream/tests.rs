@@ -82,7 +82,7 @@ async fn who_waits_for_a_body_learns_that_it_is_wanted_no_more() {
     let (connection, _client) = connection("a").await;
     let read = body(&connection, Framing::Length(3));
     let refuse = async {
-        while !connection.borrow().waiting {
+        while connection.borrow().body.is_none() {
             tokio::task::yield_now().await;
         }
         connection.borrow_mut().refuse_body();
@@ -106,6 +106,19 @@ async fn a_client_that_leaves_is_seen_where_nothing_is_read_from_it() {
         drop(client);
         assert!(matches!(tokio::time::timeout(hour, gone).await.unwrap(), Ended::Gone), "{framing:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_is_seen_where_its_body_is_waited_for_no_more() {
+    let (connection, client) = connection("a").await;
+    let mut unread = body(&connection, Framing::Length(9));
+    let mut cx = Context::from_waker(Waker::noop());
+    let Body::H1Request(reader) = &mut unread else { panic!("it is read") };
+    while reader.poll_frame(&mut cx).is_ready() {}
+    // Another try of the request waits for a connection.
+    drop(client);
+    let gone = poll_fn(|cx| connection.borrow_mut().poll_gone(cx));
+    assert!(matches!(tokio::time::timeout(Duration::from_secs(3600), gone).await.unwrap(), Ended::Gone));
 }
 
 #[tokio::test(start_paused = true)]
