@@ -89,8 +89,16 @@ pub async fn connect(address: SocketAddr, source: Option<IpAddr>) -> io::Result<
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
+    dial(socket, address).await
+}
+
+/// Connects; dropped before that it ends with RST, since its peer may take it for connected and its end for a client's.
+async fn dial(socket: Socket, address: SocketAddr) -> io::Result<TcpStream> {
     set_options(&SockRef::from(&socket))?;
-    TcpSocket::from_std_stream(socket.into()).connect(address).await
+    socket.set_linger(Some(Duration::ZERO))?;
+    let stream = TcpSocket::from_std_stream(socket.into()).connect(address).await?;
+    end_on_drop(&stream)?;
+    Ok(stream)
 }
 
 /// Ports that are tried for a connection under another's address.
@@ -114,9 +122,8 @@ pub async fn connect_as(client: IpAddr, address: SocketAddr, random: u64) -> io:
         }
         socket.set_mark(capture::TPROXY_LEG_MARK)?;
         socket.set_reuse_address(true)?;
-        set_options(&SockRef::from(&socket))?;
         let connected = match socket.bind(&SocketAddr::new(client, port).into()) {
-            Ok(()) => TcpSocket::from_std_stream(socket.into()).connect(address).await,
+            Ok(()) => dial(socket, address).await,
             Err(error) => Err(error),
         };
         match connected {
@@ -263,6 +270,21 @@ mod tests {
         let address = local(&listen(LOOPBACK, false, false, 16).unwrap());
         let error = connect(address, None).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn a_dial_that_is_given_up_ends_with_a_reset() {
+        use tokio::io::AsyncReadExt;
+        let listener = tokio::net::TcpListener::from_std(listen(LOOPBACK, false, false, 16).unwrap()).unwrap();
+        let mut dialled = Box::pin(connect(listener.local_addr().unwrap(), None));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(dialled.as_mut().poll(&mut cx).is_pending(), "the runtime was not told yet");
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        drop(dialled);
+        assert_eq!(accepted.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let (stream, accepted) = tokio::join!(connect(listener.local_addr().unwrap(), None), listener.accept());
+        drop(stream.unwrap());
+        assert_eq!(accepted.unwrap().0.read(&mut [0]).await.unwrap(), 0, "as a connection it just ends");
     }
 
     #[tokio::test]
