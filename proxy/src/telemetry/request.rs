@@ -121,25 +121,30 @@ impl RequestTelemetry {
             authority: head.authority.clone(),
             path: head.path.clone(),
         });
-        Self(Box::new(Inner {
-            worker: Rc::clone(worker),
-            connection: Rc::clone(connection),
-            started: Instant::now(),
-            protocol,
-            version: head.version,
-            target,
-            trace_id,
-            sampled,
-            traffic: None,
-            route: None,
-            bytes: OnceCell::new(),
-            attempts: Cell::new(0),
-            endpoint: Cell::new(None),
-            status: None,
-            grpc_status: None,
-            failure: None,
-            complete: false,
-        }))
+        // Made where it stays.
+        let inner = Box::write(
+            Box::new_uninit(),
+            Inner {
+                worker: Rc::clone(worker),
+                connection: Rc::clone(connection),
+                started: Instant::now(),
+                protocol,
+                version: head.version,
+                target,
+                trace_id,
+                sampled,
+                traffic: None,
+                route: None,
+                bytes: OnceCell::new(),
+                attempts: Cell::new(0),
+                endpoint: Cell::new(None),
+                status: None,
+                grpc_status: None,
+                failure: None,
+                complete: false,
+            },
+        );
+        Self(inner)
     }
 
     /// Whether this is gRPC.

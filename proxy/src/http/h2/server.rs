@@ -144,8 +144,10 @@ fn poll_streams(
             return Poll::Ready(Ok(Ended::Abused));
         }
         let (head, body) = request_parts(request, &head_limits(connection));
-        // Boxed: the runtime moves a task's future several times.
-        spawn_local(Box::pin(serve_stream(connection.clone(), head, body, respond, open.clone())));
+        // Boxed: the runtime moves a task's future several times. It is made where it stays: it is large.
+        let place = Box::new_uninit();
+        let serving = Box::write(place, serve_stream(connection.clone(), head, body, respond, open.clone()));
+        spawn_local(Box::into_pin(serving));
     }
     Poll::Ready(Ok(Ended::Over))
 }
