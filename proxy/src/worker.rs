@@ -32,9 +32,9 @@ use crate::{allocator, filter_chain, listener};
 pub(crate) use files::{File, Files, Need};
 pub(crate) use view::{ChainView, Input, ListenerId, View};
 
-/// How often spans and log records are handed over.
+/// How often log records are handed over.
 const FLUSH: Duration = Duration::from_millis(100);
-/// How many flushes lie between two sweeps of the pools.
+/// How many flushes lie between two sweeps of the pools; spans are handed over as often.
 const FLUSHES_A_SWEEP: u32 = 10;
 
 /// The idle timeout of pooled connections while memory is short, and of clusters that were replaced.
@@ -370,12 +370,13 @@ async fn run(start: Start) {
                 Command::Connections(reply) => drop(reply.send(worker.telemetry.open_connections())),
             },
             _ = tick.tick() => {
-                worker.telemetry.flush();
+                worker.telemetry.flush_lines();
                 worker.lines.set(0);
                 worker.files.tell_one();
                 worker.spare.iter().for_each(|spare| spare.set(true));
                 ticks += 1;
                 if ticks % FLUSHES_A_SWEEP == 0 {
+                    worker.telemetry.flush();
                     worker.sweep();
                 }
             }
