@@ -1,4 +1,4 @@
-"""startup.py CALLGRIND   A linker script that puts the functions of remora-proxy that ran before all others. See startup.sh."""
+"""startup.py CALLGRIND...   A linker script that puts the functions of remora-proxy that ran before all others. See startup.sh."""
 import re
 import sys
 
@@ -22,20 +22,29 @@ def executed(file):
     return hot
 
 
+def exact(name):
+    """The sections of a function as it is named here: what two units have has a number behind its name, which may be another next time."""
+    name = re.sub(r"\.(llvm\.\d+|\d+)$", ".*", name)
+    return f"*(.text.{name} .text.unlikely.{name})"
+
+
 def pattern(name):
     """What the name is whatever the compiler, the profile and the versions of crates are. It has a `*` for their hashes."""
-    name = re.sub(r"'\d+$", "", name)  # how often it called itself
-    name = re.sub(r"\.(localalias|llvm\.\d+)$", "", name)
-    name = re.sub(r"17h[0-9a-f]{16}E$", "17h*", name)
+    name = re.sub(r"17h[0-9a-f]{16}E.*$", "17h*", name)
     if name.startswith("_R"):
         name = re.sub(r"Cs[0-9A-Za-z]+_", "Cs*_", name)
-    name = re.sub(r"aws_lc_\d+_\d+_\d+_", "aws_lc_*_", name)
-    # Also `.text.unlikely.NAME`.
-    return f"*(.text.*{name})"
+    return re.sub(r"aws_lc_\d+_\d+_\d+_", "aws_lc_*_", name)
 
 
-lines = {pattern(name) for name in executed(sys.argv[1]) if re.fullmatch(r"[A-Za-z_][\w.$']*", name)}
+names = {name for file in sys.argv[1:] for name in executed(file)}
+# Without how often one called itself.
+names = {re.sub(r"('\d+|\.localalias)+$", "", name) for name in names}
+names = {name for name in names if re.fullmatch(r"[A-Za-z_][\w.$]*", name)}
 print("/* Written by bench/startup.sh: what runs in a sidecar that has nothing to do. */")
 print("SECTIONS {\n.text : {")
-print("\n".join([f"*{name}*(.text)" for name in ASSEMBLY] + ["*(.text.startup .text.startup.*)"] + sorted(lines)))
+print("\n".join([f"*{name}*(.text)" for name in ASSEMBLY] + ["*(.text.startup .text.startup.*)"]))
+# As they are named, first: a pattern takes every instance of a generic function, of which most do not run. It is for names that have another
+# hash by now.
+print("\n".join(sorted(map(exact, names))))
+print("\n".join(sorted({f"*(.text.*{pattern(name)})" for name in names if pattern(name) != name})))
 print("*(.text .text.*)\n}\n}\nINSERT BEFORE .init;")

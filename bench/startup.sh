@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Writes proxy/startup.ld anew: the names of the functions that run in a sidecar until it is ready, and while it has nothing to do. The linker
-# puts them together (see proxy/build.rs), and most of the other code is never read into an idle sidecar's memory. Root; once in a while.
+# puts them together (see proxy/build.rs), and most of the other code is never read into an idle sidecar's memory. Root; once in a while, and
+# for each version that is published: compilers and versions of crates give functions other names.
+#   IMAGE=FILE    a container image's remora-proxy, built with CARGO_PROFILE_IMAGE_STRIP=none, whose functions are named too
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PATH=$PATH:/usr/sbin:/sbin
@@ -27,16 +29,19 @@ tracing: {endpoint: "http://10.77.0.4:4317", sampling: 0.01}
 YAML
 
 # In a namespace of its own, whose ports are free. Workers look once a second whether they have memory to give back.
-export bins work
-unshare --net bash -euc '
-  ip link set lo up
-  valgrind --tool=callgrind --demangle=no --callgrind-out-file="$work/out" "$bins/remora-proxy" --config "$work/remora.yaml" 2>"$work/log" &
-  trap "kill $!; wait $!" EXIT
-  "$bins/remora-proxy" wait || { cat "$work/log" >&2; exit 1; }
-  sleep 10
-  callgrind_control --dump $! >/dev/null 2>&1
-  until [ -s "$work/out.1" ] && tail -n 1 "$work/out.1" | grep -q ^totals; do sleep 0.1; done
-'
-python3 "$here/startup.py" "$work/out.1" >"$work/startup.ld"
+count() { # a program, and where the counts go
+  program=$1 out=$2 work=$work unshare --net bash -euc '
+    ip link set lo up
+    valgrind --tool=callgrind --demangle=no --callgrind-out-file="$out" "$program" --config "$work/remora.yaml" 2>"$work/log" &
+    trap "kill $!; wait $!" EXIT
+    "$program" wait || { cat "$work/log" >&2; exit 1; }
+    sleep 10
+    callgrind_control --dump $! >/dev/null 2>&1
+    until [ -s "$out.1" ] && tail -n 1 "$out.1" | grep -q ^totals; do sleep 0.1; done
+  '
+}
+count "$bins/remora-proxy" "$work/release"
+[ -z "${IMAGE:-}" ] || count "$IMAGE" "$work/image"
+python3 "$here/startup.py" "$work"/*.1 >"$work/startup.ld"
 mv "$work/startup.ld" "$here/../proxy/startup.ld"
 echo "proxy/startup.ld: $(wc -l <"$here/../proxy/startup.ld") lines"
