@@ -10,9 +10,75 @@ use nix::errno::Errno;
 use crate::http::h1::chunked::InvalidBody;
 use crate::http::h1::parse::InvalidHead;
 
-mod flag;
+/// Envoy's response flags, as far as this proxy raises them. The discriminant indexes metric arrays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ResponseFlag {
+    /// No healthy (or no) endpoint in the cluster.
+    UH,
+    /// Upstream connection failure, TLS included.
+    UF,
+    /// Upstream request timeout.
+    UT,
+    /// Upstream connection ended before the response was complete.
+    UC,
+    /// Upstream reset the stream.
+    UR,
+    /// Upstream protocol error.
+    UPE,
+    /// No route.
+    NR,
+    /// Downstream connection ended.
+    DC,
+    /// Downstream protocol error.
+    DPE,
+    /// Stream idle timeout.
+    SI,
+    /// A loop was refused.
+    LR,
+    /// Memory is short.
+    OM,
+    /// As much of the cluster is in use as may be.
+    UO,
+}
 
-pub use flag::ResponseFlag;
+impl ResponseFlag {
+    /// Every flag, in the order of the discriminants.
+    pub const ALL: [Self; 13] = [
+        Self::UH,
+        Self::UF,
+        Self::UT,
+        Self::UC,
+        Self::UR,
+        Self::UPE,
+        Self::NR,
+        Self::DC,
+        Self::DPE,
+        Self::SI,
+        Self::LR,
+        Self::OM,
+        Self::UO,
+    ];
+
+    /// The flag as Envoy writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UH => "UH",
+            Self::UF => "UF",
+            Self::UT => "UT",
+            Self::UC => "UC",
+            Self::UR => "UR",
+            Self::UPE => "UPE",
+            Self::NR => "NR",
+            Self::DC => "DC",
+            Self::DPE => "DPE",
+            Self::SI => "SI",
+            Self::LR => "LR",
+            Self::OM => "OM",
+            Self::UO => "UO",
+        }
+    }
+}
 
 /// Whose fault an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,9 +218,6 @@ pub enum Error {
     /// The process has hardly any memory left of what it may have.
     #[error("memory is short")]
     Overloaded,
-    /// As many connections are open as the limit of open files allows.
-    #[error("no file was free for a connection within {0:?}")]
-    NoFile(Duration),
     /// The client broke its protocol.
     #[error("bad request: {0}")]
     DownstreamProtocol(String),
@@ -204,8 +267,7 @@ impl Error {
             | Self::NoEndpoint { .. }
             | Self::Overflow { .. }
             | Self::Retired
-            | Self::Overloaded
-            | Self::NoFile(_) => Side::Internal,
+            | Self::Overloaded => Side::Internal,
             Self::Connect { .. }
             | Self::ConnectTimeout { .. }
             | Self::UpstreamTls { .. }
@@ -237,11 +299,6 @@ impl Error {
             Self::UpstreamReset { code, .. } => *code == h2::Reason::REFUSED_STREAM,
             _ => false,
         }
-    }
-
-    /// Whether no connection could be had for reasons that hold for every endpoint of the cluster, so that no other is asked.
-    pub(crate) fn is_ours(&self) -> bool {
-        matches!(self, Self::RequestTimeout { .. } | Self::Overflow { .. } | Self::NoFile(_))
     }
 
     /// Whether a connection was not even asked for, for want of files, ports or memory here.
@@ -295,7 +352,7 @@ impl Error {
             Self::RequestTimeout { .. } => ResponseFlag::UT,
             Self::IdleTimeout(_) => ResponseFlag::SI,
             Self::Loop(_) => ResponseFlag::LR,
-            Self::Overloaded | Self::NoFile(_) => ResponseFlag::OM,
+            Self::Overloaded => ResponseFlag::OM,
             Self::Overflow { .. } => ResponseFlag::UO,
             Self::DownstreamProtocol(_) | Self::InvalidHead(_) | Self::HeadTimeout(_) | Self::InvalidBody(_) => {
                 ResponseFlag::DPE
@@ -316,7 +373,6 @@ impl Error {
             | Self::UpstreamClosed { .. }
             | Self::Retired
             | Self::Overloaded
-            | Self::NoFile(_)
             | Self::Undelivered { .. } => (StatusCode::SERVICE_UNAVAILABLE, GRPC_UNAVAILABLE),
             Self::UpstreamReset { code, .. } => (StatusCode::SERVICE_UNAVAILABLE, grpc_status_of_reset(*code)),
             Self::ResponseReset(code) => (StatusCode::BAD_GATEWAY, grpc_status_of_reset(*code)),
@@ -344,4 +400,28 @@ fn grpc_status_of_reset(code: h2::Reason) -> u8 {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_indexed_by_their_discriminant() {
+        for (index, flag) in ResponseFlag::ALL.iter().enumerate() {
+            assert_eq!(*flag as usize, index);
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_504_and_deadline_exceeded() {
+        let error = Error::RequestTimeout { cluster: "a".into(), timeout: Duration::from_secs(1) };
+        assert_eq!(error.response(), Response { status: StatusCode::GATEWAY_TIMEOUT, grpc_status: 4 });
+        assert_eq!((error.side(), error.retryable()), (Side::Upstream, false));
+    }
+
+    #[test]
+    fn only_unprocessed_requests_are_tried_again() {
+        let reset = |code| Error::UpstreamReset { cluster: "a".into(), endpoint: ([127, 0, 0, 1], 1).into(), code };
+        assert!(reset(h2::Reason::REFUSED_STREAM).retryable());
+        assert!(!reset(h2::Reason::INTERNAL_ERROR).retryable());
+        assert!(!reset(h2::Reason::REFUSED_STREAM).undelivered(), "it was delivered, and refused");
+    }
+}

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -15,13 +16,11 @@ use tokio::time::Instant;
 
 use crate::Error;
 use crate::breaker::{Bounds, Place};
-use crate::http::h1;
+use crate::http::{h1, h2};
 
 mod dialling;
-mod shared;
 
 pub(crate) use dialling::{Dialling, Ticket};
-pub(crate) use shared::{Shared, Stream};
 
 /// How long a host's shared connections are kept at least after others were superseded.
 const SUPERSEDED: Duration = Duration::from_secs(1);
@@ -53,6 +52,29 @@ pub(crate) enum Fresh {
     /// Shared.
     Http2(Rc<Shared>),
 }
+
+/// A shared HTTP/2 connection.
+pub(crate) struct Shared {
+    /// Cloned for each request.
+    pub(crate) sender: h2::Sender,
+    /// Whether the other end is our own sidecar, which understands the hop header.
+    pub(crate) ours: bool,
+    /// What was said on it.
+    pub(crate) named: h2::Named,
+    active: Cell<u32>,
+    closed: Cell<bool>,
+    last_used: Cell<Instant>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("active", &self.active).field("closed", &self.closed).finish_non_exhaustive()
+    }
+}
+
+/// A stream on a shared connection, and its place within the cluster's bounds; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Stream(pub(crate) Rc<Shared>, pub(crate) Option<Place>);
 
 /// A connection for one request.
 #[derive(Debug)]
@@ -136,21 +158,6 @@ impl Pool {
         });
     }
 
-    /// Since when the connection waits for work that waits longest; of HTTP/2 ones there are few.
-    pub(crate) fn idle_since(&self) -> Option<Instant> {
-        self.hosts.borrow().values().filter_map(|host| host.idle_since()).min()
-    }
-
-    /// Closes it.
-    pub(crate) fn close_idle(&self) {
-        let hosts = self.hosts.borrow();
-        let longest =
-            hosts.values().filter_map(|host| Some((host.idle_since()?, host))).min_by_key(|(since, _)| *since);
-        if let Some((_, host)) = longest {
-            host.close_idle();
-        }
-    }
-
     /// Closes what was idle longer than `timeout` (zero: never), retires what an older SVID made, and forgets empty pools.
     pub(crate) fn sweep(&self, timeout: Duration, generation: u64) {
         let now = Instant::now();
@@ -182,8 +189,8 @@ impl Host {
     }
 
     /// Takes a waiting connection or a stream of a shared one, or says how to get one. Who has not `waited` goes behind those who
-    /// do. A `fresh` one is none that its server may have closed meanwhile: it comes in the place of the one that waits longest.
-    pub(crate) fn checkout(self: &Rc<Self>, hop: Hop, waited: bool, fresh: bool) -> Checkout {
+    /// do.
+    pub(crate) fn checkout(self: &Rc<Self>, hop: Hop, waited: bool) -> Checkout {
         if let Some(bounds) = self.bounds.as_ref().filter(|bounds| !waited && bounds.is_waited_for()) {
             // A server that lets more streams be opened tells nobody.
             self.pass_on();
@@ -192,9 +199,7 @@ impl Host {
         if let Some(shared) = self.shared.borrow().iter().find(|shared| shared.has_room()) {
             return Checkout::Ready(Connection::Http2(Stream::new(shared.clone())));
         }
-        if fresh {
-            self.close_idle();
-        } else if let Some(sender) = self.take_idle() {
+        if let Some(sender) = self.take_idle() {
             return Checkout::Ready(Connection::Http1(sender));
         }
         let unshared = hop == Hop::Http1 || self.exclusive.get();
@@ -239,16 +244,6 @@ impl Host {
         }
     }
 
-    fn idle_since(&self) -> Option<Instant> {
-        self.idle.borrow().first().map(|(_, since)| *since)
-    }
-
-    fn close_idle(&self) {
-        let mut idle = self.idle.borrow_mut();
-        let longest = (!idle.is_empty()).then(|| idle.remove(0));
-        drop((idle, longest));
-    }
-
     /// The connection used last, unless its server ended it or is about to.
     fn take_idle(&self) -> Option<h1::client::Sender> {
         let mut idle = self.idle.borrow_mut();
@@ -291,7 +286,6 @@ impl Host {
     /// Takes an HTTP/1.1 connection back after its exchange ended well.
     pub(crate) fn give_back(&self, sender: h1::client::Sender, generation: u64) {
         if self.generation.get() == generation && sender.is_reusable() {
-            sender.is_idle();
             self.idle.borrow_mut().push((sender, Instant::now()));
         }
     }
@@ -328,9 +322,10 @@ impl Host {
         self.shared.borrow_mut().retain(|other| !Rc::ptr_eq(other, shared));
     }
 
-    /// Forgets the connections that have ended unnoticed: where one had, others are likely to. Of HTTP/1.1 the kernel is asked.
+    /// Forgets the connections that have ended unnoticed: where one had, others are likely to. Of HTTP/1.1 none is told before
+    /// it is used, and those that wait are no younger.
     pub(crate) fn discard_ended(&self) {
-        self.idle.borrow_mut().retain(|(sender, since)| self.is_fit(sender, *since) && !sender.has_input());
+        self.idle.borrow_mut().clear();
         let mut context = Context::from_waker(Waker::noop());
         let mut ended = |shared: &Shared| matches!(shared.sender.clone().poll_ready(&mut context), Poll::Ready(Err(_)));
         self.shared.borrow_mut().retain(|shared| !ended(shared));
@@ -371,6 +366,46 @@ impl Host {
 
     fn is_unused(&self) -> bool {
         self.idle.borrow().is_empty() && self.shared.borrow().is_empty() && self.dialling.borrow().is_none()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(sender: h2::Sender, ours: bool) -> Rc<Self> {
+        Rc::new(Self {
+            sender,
+            ours,
+            named: h2::Named::default(),
+            active: Cell::new(0),
+            closed: Cell::new(false),
+            last_used: Cell::new(Instant::now()),
+        })
+    }
+
+    /// The driver found the connection ended.
+    pub(crate) fn mark_closed(&self) {
+        self.closed.set(true);
+    }
+
+    fn has_room(&self) -> bool {
+        let most = (self.sender.current_max_send_streams()).min(h2::MAX_STREAMS as usize);
+        !self.closed.get() && (self.active.get() as usize) < most
+    }
+}
+
+impl Stream {
+    fn new(shared: Rc<Shared>) -> Self {
+        shared.active.set(shared.active.get() + 1);
+        Self(shared, None)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let active = self.0.active.get() - 1;
+        self.0.active.set(active);
+        if active == 0 {
+            self.0.last_used.set(Instant::now());
+        }
     }
 }
 

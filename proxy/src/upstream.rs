@@ -22,13 +22,13 @@ use crate::io::{Replay, Upstream};
 use crate::live::LiveConnection;
 use crate::pool::{Checkout, Connection, Fresh, Hop, Host, Ticket};
 use crate::telemetry::{AttemptTelemetry, RequestTelemetry};
-use crate::worker::{Need, Worker};
+use crate::worker::Worker;
 
 mod connect;
 mod exchange;
 
-pub(crate) use connect::{UpstreamConnection, connect_tcp, tcp_place};
-use connect::{file, open};
+use connect::open;
+pub(crate) use connect::{UpstreamConnection, connect_tcp};
 pub(crate) use exchange::Lease;
 use exchange::exchange;
 
@@ -57,8 +57,6 @@ pub(crate) struct Request {
     pub(crate) head: Box<RequestHead>,
     /// Its body.
     pub(crate) body: RequestBody,
-    /// Whether others of the same client are under way.
-    pub(crate) need: Need,
     /// Our own sidecar sends it, which hears of a refusal and tries again itself: it may know another endpoint.
     pub(crate) relayed: bool,
 }
@@ -139,7 +137,7 @@ pub(crate) async fn send(
     informational: &Informational,
     telemetry: &mut RequestTelemetry,
 ) -> Result<Response, Error> {
-    let Request { caller, orig_dst, mut head, mut body, need, relayed } = request;
+    let Request { caller, orig_dst, mut head, mut body, relayed } = request;
     let hop = hop(cluster, &head, caller.direction);
     if head.protocol.is_some() && matches!(hop, Hop::Http1 | Hop::MeshHttp1) {
         return Err(Error::DownstreamProtocol(
@@ -153,11 +151,11 @@ pub(crate) async fn send(
         let Ok(_retry) = cluster.enter(bounds, Limit::Retries) else { break };
         let address = picked.address();
         let mut attempt = telemetry.attempt(&cluster.metrics, address, &mut head.headers);
-        let checking = checkout(worker, cluster, &picked, hop, (caller, need), tries.meets_ends());
+        let checking = checkout(worker, cluster, &picked, hop, caller, tries.served.is_some());
         let checked = within(bound, cluster.name(), pin!(checking)).await;
         let checked = match checked {
             Ok(checked) => checked,
-            Err(Failure { error, .. }) if error.is_ours() => {
+            Err(Failure { error: error @ (Error::RequestTimeout { .. } | Error::Overflow { .. }), .. }) => {
                 attempt.failed(&error);
                 return Err(error);
             }
@@ -212,11 +210,6 @@ impl Tries {
         self.last = Some(error);
     }
 
-    /// Whether the last one met a connection that its server had closed.
-    fn meets_ends(&self) -> bool {
-        matches!(self.last, Some(Error::UpstreamClosed { .. }))
-    }
-
     /// What the client is told. Of a request that may have been served nobody is to think that it had no effect.
     fn error(self, cluster: &ClusterState) -> Error {
         let error = self.last.unwrap_or_else(|| Error::NoEndpoint { cluster: cluster.name().clone() });
@@ -259,17 +252,20 @@ async fn checkout(
     cluster: &Rc<ClusterState>,
     picked: &Picked,
     hop: Hop,
-    (caller, need): (Caller, Need),
+    caller: Caller,
     fresh: bool,
 ) -> Result<Checked, Failure> {
-    let (mut pending, mut by, mut full) = (None, None, false);
+    let mut pending = None;
     let address = picked.address();
     loop {
         // Plaintext has nothing to do with the SVID in use.
         let plaintext = matches!(hop, Hop::Http1 | Hop::Http2);
         let generation = if plaintext { 0 } else { worker.generation() };
         let host = cluster.pool.host((address, hop, caller.kept), generation);
-        let connection = match host.checkout(hop, pending.is_some(), fresh) {
+        if fresh {
+            host.discard_ended();
+        }
+        let connection = match host.checkout(hop, pending.is_some()) {
             Checkout::Ready(connection) => {
                 cluster.metrics.reused();
                 connection
@@ -281,26 +277,15 @@ async fn checkout(
             }
             Checkout::Full(bounds) => {
                 wait(cluster, &mut pending)?;
-                if !std::mem::replace(&mut full, true) {
-                    cluster.metrics.overflowed(Limit::Connections);
-                }
+                cluster.metrics.overflowed(Limit::Connections);
                 bounds.freed().await?;
                 continue;
             }
             Checkout::Dial(ticket, place) => {
                 wait(cluster, &mut pending)?;
-                let by = *by.get_or_insert_with(|| Instant::now() + cluster.config.connect_timeout);
-                let file = match file(worker, cluster, need, by, ticket.is_some()).await {
-                    Ok(Some(file)) => file,
-                    Ok(None) => continue,
-                    Err(error) => {
-                        host.failed(ticket, &error);
-                        return Err(error.into());
-                    }
-                };
                 let (worker, cluster, host) = (worker.clone(), cluster.clone(), host.clone());
                 // Rare, and large: every connection that waits for its next request would keep room for it.
-                let open = Box::pin(async move { open(&worker, &cluster, address, hop, caller, (place, file)).await });
+                let open = Box::pin(async move { open(&worker, &cluster, address, hop, caller, place).await });
                 dial(host, generation, ticket, picked.endpoint(), open).await?
             }
         };

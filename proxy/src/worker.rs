@@ -3,7 +3,6 @@
 //! It is handed whole inputs (snapshot, resolved addresses, identity) through a `watch` and resolves them once, into a
 //! [`View`]; on the request path it only reads its own view.
 
-mod files;
 mod view;
 
 use std::cell::{Cell, RefCell};
@@ -29,7 +28,6 @@ use crate::telemetry::{ConnectionStatus, DrainReason, Registry, Sinks, TlsSide, 
 use crate::tls::{Connector, Offer, TlsInfo};
 use crate::{allocator, filter_chain, listener};
 
-pub(crate) use files::{File, Files, Need};
 pub(crate) use view::{ChainView, Input, ListenerId, View};
 
 /// How often log records are handed over.
@@ -78,8 +76,6 @@ pub(crate) struct Worker {
     live: Rc<Live>,
     pub(crate) own: OwnAddresses,
     most: usize,
-    /// Of the connections, and of those that are dialled for them.
-    pub(crate) files: Rc<Files>,
     pressure: Cell<Pressure>,
     /// Whether one connection, and one request, may still be let in before the next tick though memory is short.
     spare: [Cell<bool>; 2],
@@ -105,7 +101,6 @@ impl Worker {
             live: Rc::default(),
             own: start.own.clone(),
             most: start.most,
-            files: Files::new(start.most),
             pressure: Cell::default(),
             spare: Default::default(),
             view: RefCell::new(Rc::new(view)),
@@ -135,43 +130,13 @@ impl Worker {
 
     /// Whether there are as many connections as the limits of open files and of memory allow.
     pub(crate) fn is_full(&self) -> bool {
-        !self.has_files() || self.pressure.get() >= Pressure::Connections
-    }
-
-    /// Whether there are files for one more connection, if need be those of upstream connections that wait for work.
-    fn has_files(&self) -> bool {
-        let accepted = self.connections.count();
-        accepted < self.most && self.or_make_room(|| self.files.accepts(accepted))
-    }
-
-    /// A file for a connection to an endpoint, if need be that of another which waits for work.
-    pub(crate) fn file(&self, need: Need) -> Option<File> {
-        let accepted = self.connections.count();
-        self.or_make_room(|| self.files.dials(need, accepted)).then(|| self.files.take())
-    }
-
-    /// Whether there is room, after connections that wait for work were closed, the longest idle ones first.
-    fn or_make_room(&self, has_room: impl Fn() -> bool) -> bool {
-        loop {
-            if has_room() {
-                return true;
-            }
-            let view = self.view();
-            let replaced: Vec<_> = self.replaced.borrow().iter().filter_map(Weak::upgrade).collect();
-            let pools = || view.clusters.iter().chain(&replaced).map(|cluster| &cluster.pool);
-            let Some((_, longest)) =
-                pools().filter_map(|pool| Some((pool.idle_since()?, pool))).min_by_key(|(since, _)| *since)
-            else {
-                return false;
-            };
-            longest.close_idle();
-        }
+        self.connections.count() >= self.most || self.pressure.get() >= Pressure::Connections
     }
 
     /// Whether one connection is taken in though memory is short. None at all would be too few: what is free again is only found
     /// by use, and whoever waits must not wait for ever.
     pub(crate) fn has_spare_room(&self) -> bool {
-        self.has_files() && self.spare[0].get()
+        self.connections.count() < self.most && self.spare[0].get()
     }
 
     /// That one was taken in.
@@ -372,7 +337,6 @@ async fn run(start: Start) {
             _ = tick.tick() => {
                 worker.telemetry.flush_lines();
                 worker.lines.set(0);
-                worker.files.tell_one();
                 worker.spare.iter().for_each(|spare| spare.set(true));
                 ticks += 1;
                 if ticks % FLUSHES_A_SWEEP == 0 {

@@ -11,7 +11,6 @@ use model::{Direction, UpstreamTls, capture};
 use remora_model as model;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
 
 use super::{Caller, MAX_ATTEMPTS};
 use crate::address::OrigDst;
@@ -24,7 +23,7 @@ use crate::live::{self, LiveConnection};
 use crate::pool::{Fresh, Hop, Shared};
 use crate::telemetry::{TlsSide, UpstreamMetrics, UpstreamProtocol};
 use crate::tls::{MeshProtocol, Offer};
-use crate::worker::{File, Need, Worker};
+use crate::worker::Worker;
 use crate::{Error, socket, tls};
 
 /// How long an address is waited for before one of the other family is asked as well: the connection attempt delay that
@@ -38,8 +37,7 @@ pub(crate) struct UpstreamConnection {
     /// Of the mesh's connections.
     live: Option<Rc<LiveConnection>>,
     /// Within the cluster's bounds.
-    place: Option<Place>,
-    file: File,
+    _place: Option<Place>,
 }
 
 impl UpstreamConnection {
@@ -48,24 +46,9 @@ impl UpstreamConnection {
         protocol: UpstreamProtocol,
         live: Option<Rc<LiveConnection>>,
         place: Option<Place>,
-        file: File,
     ) -> Self {
         metrics.connection_opened(protocol);
-        Self { metrics: metrics.clone(), live, place, file }
-    }
-
-    /// It counts within the bounds of `cluster` from now on.
-    ///
-    /// # Errors
-    /// No place is left.
-    pub(crate) fn enter(&mut self, cluster: &ClusterState) -> Result<(), Error> {
-        self.place = tcp_place(cluster)?;
-        Ok(())
-    }
-
-    /// It waits for work.
-    pub(crate) fn is_idle(&self) {
-        self.file.is_idle();
+        Self { metrics: metrics.clone(), live, _place: place }
     }
 
     /// Completes when the connection was drained and its grace is over.
@@ -87,28 +70,6 @@ impl Drop for UpstreamConnection {
     }
 }
 
-/// A file for a connection, `by` the time it is to be made. `None`: ask again, since one may be idle by now. But who `holds` others up
-/// waits for the file.
-pub(super) async fn file(
-    worker: &Worker,
-    cluster: &ClusterState,
-    need: Need,
-    by: Instant,
-    holds: bool,
-) -> Result<Option<File>, Error> {
-    loop {
-        if let Some(file) = worker.file(need) {
-            return Ok(Some(file));
-        }
-        if !worker.files.freed(need, by).await {
-            return Err(Error::NoFile(cluster.config.connect_timeout));
-        }
-        if !holds {
-            return Ok(None);
-        }
-    }
-}
-
 /// Makes an HTTP connection to an endpoint and starts its driver.
 pub(super) async fn open(
     worker: &Rc<Worker>,
@@ -116,7 +77,7 @@ pub(super) async fn open(
     address: SocketAddr,
     hop: Hop,
     caller: Caller,
-    (mut place, file): (Option<Place>, File),
+    mut place: Option<Place>,
 ) -> Result<Fresh, Error> {
     let offer = match hop {
         Hop::Http1 | Hop::MeshHttp1 => Offer::Http1,
@@ -138,7 +99,7 @@ pub(super) async fn open(
     };
     let limits = worker.view().limits();
     if http1 {
-        let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http1, live.clone(), place, file);
+        let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http1, live.clone(), place);
         return Ok(Fresh::Http1(h1::client::Sender::new(io, counted, live, (&limits).into())));
     }
     let ours = protocol == Some(MeshProtocol::RemoraH2);
@@ -146,7 +107,7 @@ pub(super) async fn open(
     if let Some(place) = &mut place {
         place.is_shared();
     }
-    let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2, live.clone(), place, file);
+    let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2, live.clone(), place);
     let shared = Shared::new(sender, ours);
     let weak = Rc::downgrade(&shared);
     spawn_local(async move {
@@ -279,14 +240,6 @@ async fn connect_leg(worker: &Worker, to: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// The place of a TCP connection within the bounds of `cluster`.
-///
-/// # Errors
-/// None is left.
-pub(crate) fn tcp_place(cluster: &ClusterState) -> Result<Option<Place>, Error> {
-    cluster.enter(cluster.pool.bounds.as_ref(), Limit::Connections)
-}
-
 /// Connects to an endpoint of `cluster` for a TCP connection, and to another where that failed.
 ///
 /// # Errors
@@ -296,13 +249,12 @@ pub(crate) async fn connect_tcp(
     cluster: &ClusterState,
     orig_dst: OrigDst,
     caller: Caller,
-    place: Option<Place>,
 ) -> Result<(Upstream, Picked, UpstreamConnection), Error> {
-    let (mut tried, mut last) = (Vec::new(), None);
-    let by = Instant::now() + cluster.config.connect_timeout;
-    let file = file(worker, cluster, Need::First, by, true).await?.expect("it was waited for");
+    let mut tried = Vec::new();
+    let mut last = None;
     while tried.len() < MAX_ATTEMPTS {
         let Some(picked) = cluster.pick(orig_dst.socket(), &tried, || worker.random()) else { break };
+        let place = cluster.enter(cluster.pool.bounds.as_ref(), Limit::Connections)?;
         cluster.metrics.attempt();
         if last.is_some() {
             cluster.metrics.retry();
@@ -310,7 +262,7 @@ pub(crate) async fn connect_tcp(
         match dial(worker, cluster, picked.address(), Offer::Tcp, caller).await {
             Ok(Dialled { io, live, .. }) => {
                 picked.reached();
-                let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Tcp, live, place, file);
+                let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Tcp, live, place);
                 return Ok((io, picked, counted));
             }
             Err(error) => {

@@ -15,7 +15,6 @@ use crate::memory;
 use crate::origin::Origin;
 
 const TCP: Counter = ("remora_tcp_connections_total", &[("direction", "inbound")]);
-const OVERLOADED: Counter = ("remora_requests_total", &[("flag", "OM")]);
 const LOOP: Counter = ("remora_connections_refused_total", &[("reason", "loop")]);
 
 pub(crate) fn rows() -> Vec<Row> {
@@ -25,7 +24,6 @@ pub(crate) fn rows() -> Vec<Row> {
         Row { name: "loops", counter: LOOP, run: loops },
         Row { name: "no-original-destination", counter: LOOP, run: no_original_destination },
         Row { name: "no-open-files", counter: ("remora_accept_pauses_total", &[]), run: no_open_files },
-        Row { name: "streams-beyond-the-files", counter: OVERLOADED, run: streams_beyond_the_files },
         memory::row(),
         Row { name: "log-sinks", counter: ("remora_access_log_dropped_total", &[]), run: log_sinks },
         Row { name: "packet-loss", counter: ("remora_requests_total", &[("code", "200")]), run: packet_loss },
@@ -43,8 +41,7 @@ fn tcp_at_a_pod() {
 #[test]
 fn a_gateway_without_open_files() {
     let arguments = ["prlimit", "--nofile=80"].map(str::to_owned);
-    Bed::gateway_with(|_| String::new(), "workers: 2", &arguments)
-        .run(&crate::named(rows(), &["no-open-files", "streams-beyond-the-files"]));
+    Bed::gateway_with(|_| String::new(), "workers: 2", &arguments).run(&crate::named(rows(), &["no-open-files"]));
 }
 
 #[test]
@@ -210,22 +207,6 @@ fn no_open_files(bed: &Bed) {
     assert!(read_all(&mut waiting).starts_with("HTTP/1.1 200 "), "what waited is served");
     let after = bed.proxy.metric_until("remora_accept_pauses_total", &[], |count| count > pauses);
     assert!(after < pauses + 2_000.0, "accepting rests between two tries: {after}");
-}
-
-fn streams_beyond_the_files(bed: &Bed) {
-    let mut h2 = H2::open(&bed.attacker, bed.to);
-    let asked: Vec<u32> = (0..400).map(|_| h2.ask(&get("/silent"))).collect();
-    // A status that was answered before is an index of the dynamic table.
-    assert!(matches!(h2.outcome(asked[399]), Outcome::Answer(_)), "who finds no file is told");
-    bed.proxy.metric_until(OVERLOADED.0, OVERLOADED.1, |count| count >= 300.0);
-    assert!(!bed.origin.seen("/silent").is_empty(), "others are under way");
-    assert!(bed.open_files() < 80);
-    for _ in 0..10 {
-        assert!(bed.proxy.is_ready());
-        let answer = bed.answer_to(b"GET /other HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
-    }
-    assert!(h2.settled(), "and all the while it goes on");
 }
 
 fn log_sinks(bed: &Bed) {

@@ -132,11 +132,6 @@ impl Sender {
         Self { inner: Rc::new(RefCell::new(inner)), live }
     }
 
-    /// It waits for work.
-    pub(crate) fn is_idle(&self) {
-        self.inner.borrow().counted.is_idle();
-    }
-
     /// Whether it is to take no more requests.
     pub(crate) fn is_draining(&self) -> bool {
         self.live.as_ref().is_some_and(|live| live.is_draining())
@@ -148,11 +143,6 @@ impl Sender {
         // What is read here is lost, and so is the connection: nobody asked for it.
         let stream = &mut self.inner.borrow_mut().wire.stream;
         Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_ready()
-    }
-
-    /// Whether the kernel knows of anything that an idle connection's server said, if only that it ends.
-    pub(crate) fn has_input(&self) -> bool {
-        socket::has_input(self.inner.borrow().wire.stream.tcp())
     }
 
     /// Whoever waits for a request holds no buffer.

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use super::*;
 use crate::http::Spelling;
 use crate::telemetry::{ByteCounter, UpstreamMetrics, UpstreamProtocol};
-use crate::worker::Files;
 
 /// A connection, and its server's end.
 async fn connection() -> (Sender, TcpStream) {
@@ -23,8 +22,7 @@ async fn connection() -> (Sender, TcpStream) {
 
 fn sender(io: Upstream) -> Sender {
     let metrics = Arc::new(UpstreamMetrics::new("c".into()));
-    let counted =
-        UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None, None, Rc::new(Files::default()).take());
+    let counted = UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None, None);
     Sender::new(io, counted, None, Limits::default())
 }
 
