@@ -20,8 +20,8 @@ use crate::error::Error;
 pub struct ConnectionTelemetry {
     worker: Rc<WorkerTelemetry>,
     metrics: Arc<DownstreamMetrics>,
-    /// Its number among the worker's open connections, and what is known of it there.
-    open: (u64, Rc<OpenConnection>),
+    /// What is known of it, as the worker's list has it.
+    open: Rc<OpenConnection>,
     refusal: Option<Refusal>,
     traffic: Option<Arc<Traffic>>,
     failure: Option<Error>,
@@ -44,19 +44,19 @@ impl ConnectionTelemetry {
 
     /// Who it is, for the access log: without it the connection gets no line. May be told again as more is known.
     pub fn connection(&self, info: &Rc<ConnectionInfo>) {
-        *self.open.1.info.borrow_mut() = Some(Rc::clone(info));
+        *self.open.info.borrow_mut() = Some(Rc::clone(info));
     }
 
     /// What the admin page shows of it.
     pub fn open(&self) -> &Rc<OpenConnection> {
-        &self.open.1
+        &self.open
     }
 
     /// What it speaks; counted once.
     pub fn protocol(&self, protocol: DownstreamProtocol) {
-        if self.open.1.protocol.replace(Some(protocol)).is_none() {
+        if self.open.protocol.replace(Some(protocol)).is_none() {
             self.metrics.identified(protocol);
-            self.metrics.detected(self.open.1.started.elapsed());
+            self.metrics.detected(self.open.started.elapsed());
         }
     }
 
@@ -79,12 +79,12 @@ impl ConnectionTelemetry {
 
     /// The endpoint it is relayed to.
     pub fn endpoint(&self, endpoint: SocketAddr) {
-        self.open.1.endpoint.set(Some(endpoint));
+        self.open.endpoint.set(Some(endpoint));
     }
 
     /// `n` more bytes were relayed to the client.
     pub fn sent(&self, n: usize) {
-        let sent = &self.open.1.sent;
+        let sent = &self.open.sent;
         sent.set(sent.get() + n as u64);
         if let Some(traffic) = &self.traffic {
             traffic.tcp_sent.add(n as u64);
@@ -93,7 +93,7 @@ impl ConnectionTelemetry {
 
     /// `n` more bytes were relayed from the client.
     pub fn received(&self, n: usize) {
-        let received = &self.open.1.received;
+        let received = &self.open.received;
         received.set(received.get() + n as u64);
         if let Some(traffic) = &self.traffic {
             traffic.tcp_received.add(n as u64);
@@ -122,10 +122,10 @@ impl ConnectionTelemetry {
             subject: Subject::Connection { protocol: protocol.as_str(), sni: info.sni.clone() },
             outcome: Outcome { status: None, grpc_status: None, flag, reason },
             cluster: self.traffic.as_ref().map(|traffic| Arc::clone(&traffic.cluster)),
-            endpoint: self.open.1.endpoint.get(),
-            duration: self.open.1.started.elapsed(),
-            received: self.open.1.received.get(),
-            sent: self.open.1.sent.get(),
+            endpoint: self.open.endpoint.get(),
+            duration: self.open.started.elapsed(),
+            received: self.open.received.get(),
+            sent: self.open.sent.get(),
             trace_id: None,
         });
     }
@@ -133,8 +133,8 @@ impl ConnectionTelemetry {
 
 impl Drop for ConnectionTelemetry {
     fn drop(&mut self) {
-        self.worker.open.leave(self.open.0);
-        let known = self.open.1.protocol.get();
+        self.worker.open.leave(&self.open);
+        let known = self.open.protocol.get();
         let protocol = known.unwrap_or(DownstreamProtocol::Unknown);
         if known.is_none() {
             self.metrics.identified(protocol);
@@ -144,7 +144,7 @@ impl Drop for ConnectionTelemetry {
         let relayed = self.traffic.is_some();
         if (failed || relayed)
             && self.worker.logs(failed)
-            && let Some(info) = self.open.1.info.borrow().as_ref()
+            && let Some(info) = self.open.info.borrow().as_ref()
         {
             self.record_line(info, protocol);
         }

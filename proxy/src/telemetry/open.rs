@@ -41,6 +41,8 @@ pub struct ConnectionStatus {
 /// What is known of a connection while it is open. Written by its own task alone.
 #[derive(Debug)]
 pub struct OpenConnection {
+    /// Its place in the list.
+    key: u64,
     pub(super) started: Instant,
     pub(super) info: RefCell<Option<Rc<ConnectionInfo>>>,
     pub(super) protocol: Cell<Option<DownstreamProtocol>>,
@@ -99,10 +101,11 @@ pub(super) struct OpenConnections {
 }
 
 impl OpenConnections {
-    /// Enters one that was just accepted; the number takes it from the list.
-    pub(super) fn enter(&self) -> (u64, Rc<OpenConnection>) {
+    /// Enters one that was just accepted.
+    pub(super) fn enter(&self) -> Rc<OpenConnection> {
         let key = self.next.replace(self.next.get() + 1);
         let open = Rc::new(OpenConnection {
+            key,
             started: Instant::now(),
             info: RefCell::default(),
             protocol: Cell::default(),
@@ -113,11 +116,12 @@ impl OpenConnections {
             requests: Cell::default(),
         });
         self.entries.borrow_mut().insert(key, open.clone());
-        (key, open)
+        open
     }
 
-    pub(super) fn leave(&self, key: u64) {
-        self.entries.borrow_mut().remove(&key);
+    /// It has ended.
+    pub(super) fn leave(&self, open: &OpenConnection) {
+        self.entries.borrow_mut().remove(&open.key);
     }
 
     /// All of which it is known where they go.
