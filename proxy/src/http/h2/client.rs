@@ -55,7 +55,8 @@ impl Named {
         for (name, value) in headers {
             if let Some(at) = UNIQUE.iter().position(|unique| name == unique) {
                 let named = self.0.replace(self.0.get() | 1 << at);
-                value.set_sensitive(named & 1 << at != 0);
+                // What its sender keeps out of every table stays out (RFC 7541 section 6.2.3).
+                value.set_sensitive(value.is_sensitive() || named & 1 << at != 0);
             }
         }
     }
@@ -127,5 +128,9 @@ mod tests {
         assert_eq!(kept_out(&["user-agent", "traceparent"]), [false, false]);
         assert_eq!(kept_out(&["traceparent", "user-agent", "x-request-id"]), [true, false, false]);
         assert_eq!(kept_out(&["x-request-id", "traceparent"]), [true, true]);
+        let mut secret = HeaderMap::from_iter([(HeaderName::from_static("b3"), HeaderValue::from_static("0"))]);
+        secret.values_mut().for_each(|value| value.set_sensitive(true));
+        named.keep_out(&mut secret);
+        assert!(secret["b3"].is_sensitive(), "as its sender wants it");
     }
 }
