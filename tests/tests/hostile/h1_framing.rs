@@ -167,8 +167,21 @@ fn hosts(bed: &Bed) {
 }
 
 fn bad_targets(bed: &Bed) {
-    let targets: [&[u8]; 9] =
-        [b"/\xc3\xa9", b"/a\0b", b"evil", b"*", b"server:8080", b"/evil#x", b"http:///evil", b"http://u@a/", b"//\x7f"];
+    let targets: [&[u8]; 13] = [
+        b"/\xc3\xa9",
+        b"/a\0b",
+        b"evil",
+        b"*",
+        b"server:8080",
+        b"/evil#x",
+        b"http:///evil",
+        b"http://u@a/",
+        b"//\x7f",
+        b"/evil?\"",
+        b"/evil?<",
+        b"/evil>",
+        b"/evil`",
+    ];
     for target in targets {
         refused(bed, &["400"], &[&[b"GET ", target, b" HTTP/1.1\r\nhost: server:8080\r\n\r\n"].concat()]);
     }
