@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
 use crate::connection;
-use crate::worker::{ListenerId, Worker};
+use crate::worker::{Handed, ListenerId, Place, Worker};
 
 /// How long accepting rests when the process or system has no file or memory left.
 const REST: Duration = Duration::from_millis(100);
@@ -38,7 +38,11 @@ pub(crate) async fn accept(worker: Rc<Worker>, id: ListenerId, listener: TcpList
                 }
             }
             accepted = listener.accept(), if !worker.is_full() => match accepted {
-                Ok((stream, client)) => serve(&worker, id, stream, client),
+                Ok((stream, client)) => match worker.spread.hand_over(id, stream, client) {
+                    Ok(Some(stream)) => serve(&worker, id, stream, client),
+                    Ok(None) => {}
+                    Err(error) => lost(&worker, &error),
+                },
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     counts.accept_paused();
@@ -57,8 +61,27 @@ pub(crate) async fn accept(worker: Rc<Worker>, id: ListenerId, listener: TcpList
     drop(unemptied);
 }
 
+/// Serves a connection that another worker accepted.
+pub(crate) fn serve_handed(worker: &Rc<Worker>, Handed { listener, stream, client, place }: Handed) {
+    match TcpStream::from_std(stream) {
+        Ok(stream) => serve_at(place, worker, listener, stream, client),
+        Err(error) => lost(worker, &error),
+    }
+}
+
+/// A connection could not be moved from one worker's event loop to another's, and is closed.
+fn lost(worker: &Worker, error: &std::io::Error) {
+    if worker.may_log() {
+        tracing::warn!(%error, "a connection could not be handed to another worker");
+    }
+}
+
 fn serve(worker: &Rc<Worker>, id: ListenerId, stream: TcpStream, client: SocketAddr) {
-    let open = worker.connections.open();
+    serve_at(worker.spread.own_place(id), worker, id, stream, client);
+}
+
+fn serve_at(place: Place, worker: &Rc<Worker>, id: ListenerId, stream: TcpStream, client: SocketAddr) {
+    let open = (worker.connections.open(), place);
     let worker = worker.clone();
     spawn_local(async move {
         connection::serve(worker, id, stream, client).await;

@@ -3,10 +3,12 @@
 //! It is handed whole inputs (snapshot, resolved addresses, identity) through a `watch` and resolves them once, into a
 //! [`View`]; on the request path it only reads its own view.
 
+mod spread;
 mod view;
 
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -28,6 +30,7 @@ use crate::telemetry::{ConnectionStatus, DrainReason, Registry, Sinks, TlsSide, 
 use crate::tls::{Connector, Offer, TlsInfo};
 use crate::{allocator, filter_chain, listener};
 
+pub(crate) use spread::{Handed, Inbox, Place, Spread};
 pub(crate) use view::{ChainView, Input, ListenerId, View};
 
 /// How often log records are handed over.
@@ -59,6 +62,9 @@ pub(crate) struct Start {
     pub(crate) own: OwnAddresses,
     /// Connections it may have open.
     pub(crate) most: usize,
+    pub(crate) spread: Spread,
+    /// Connections that other workers hand over.
+    pub(crate) inbox: Inbox,
     pub(crate) input: watch::Receiver<Input>,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) pressure: watch::Receiver<Pressure>,
@@ -76,6 +82,7 @@ pub(crate) struct Worker {
     live: Rc<Live>,
     pub(crate) own: OwnAddresses,
     most: usize,
+    pub(crate) spread: Spread,
     pressure: Cell<Pressure>,
     /// Whether one connection, and one request, may still be let in before the next tick though memory is short.
     spare: [Cell<bool>; 2],
@@ -101,6 +108,7 @@ impl Worker {
             live: Rc::default(),
             own: start.own.clone(),
             most: start.most,
+            spread: start.spread.clone(),
             pressure: Cell::default(),
             spare: Default::default(),
             view: RefCell::new(Rc::new(view)),
@@ -242,6 +250,12 @@ impl Worker {
         x.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
+    /// Completes when the application is gone, and no connection is open.
+    async fn left(&self) {
+        self.phase.reaches(Phase::Gone).await;
+        self.connections.none().await;
+    }
+
     fn sweep(&self) {
         let view = self.view();
         let generation = view.generation();
@@ -296,7 +310,7 @@ pub(crate) fn spawn(start: Start) -> std::io::Result<std::thread::JoinHandle<()>
 
 async fn run(start: Start) {
     let worker = Worker::new(&start);
-    let Start { index, listeners, mut input, mut phase, mut pressure, mut commands, ready, .. } = start;
+    let Start { index, listeners, mut inbox, mut input, mut phase, mut pressure, mut commands, ready, .. } = start;
     for (id, socket) in listeners {
         match tokio::net::TcpListener::from_std(socket) {
             Ok(socket) => drop(spawn_local(listener::accept(worker.clone(), id, socket))),
@@ -313,11 +327,7 @@ async fn run(start: Start) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0;
     phase.mark_changed();
-    let left = async {
-        worker.phase.reaches(Phase::Gone).await;
-        worker.connections.none().await;
-    };
-    tokio::pin!(left);
+    let mut left = pin!(worker.left());
     loop {
         tokio::select! {
             changed = input.changed() => match changed {
@@ -334,6 +344,7 @@ async fn run(start: Start) {
                 Command::Clusters(reply) => drop(reply.send(worker.cluster_status())),
                 Command::Connections(reply) => drop(reply.send(worker.telemetry.open_connections())),
             },
+            Some(handed) = inbox.recv() => listener::serve_handed(&worker, handed),
             _ = tick.tick() => {
                 worker.telemetry.flush_lines();
                 worker.lines.set(0);
@@ -344,7 +355,13 @@ async fn run(start: Start) {
                     worker.sweep();
                 }
             }
-            () = &mut left => break,
+            () = &mut left => {
+                // Nobody hands anything over any more; what was on its way is served.
+                inbox.close();
+                let Some(handed) = inbox.recv().await else { break };
+                listener::serve_handed(&worker, handed);
+                left.set(worker.left());
+            }
         }
     }
     worker.telemetry.flush();

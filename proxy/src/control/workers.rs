@@ -16,7 +16,7 @@ use crate::memory::Pressure;
 use crate::original_dst::OwnAddresses;
 use crate::readiness::Readiness;
 use crate::telemetry::{ConnectionStatus, Registry, Sinks};
-use crate::worker::{self, Command, Input, Start};
+use crate::worker::{self, Command, Input, Spread, Start};
 
 /// Open files kept for everything but connections.
 const RESERVED: usize = 16;
@@ -60,13 +60,18 @@ impl Workers {
         let most = most_connections(bound.workers.len());
         let mut commands = Vec::new();
         let mut threads = Vec::new();
-        for (index, listeners) in std::mem::take(&mut bound.workers).into_iter().enumerate() {
+        let listeners = input.borrow().snapshot.listeners.len();
+        let spread = Spread::among(bound.workers.len(), listeners, most);
+        let sockets = std::mem::take(&mut bound.workers);
+        for (index, (listeners, (spread, inbox))) in sockets.into_iter().zip(spread).enumerate() {
             let (sender, receiver) = mpsc::unbounded_channel();
             let start = Start {
                 index,
                 listeners,
                 own: own.clone(),
                 most,
+                spread,
+                inbox,
                 input: input.clone(),
                 phase: farewell.subscribe(),
                 pressure: pressure.clone(),

@@ -14,21 +14,23 @@ use crate::telemetry::channels;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 struct Gateway {
+    /// Of the first worker's socket.
     address: SocketAddr,
-    /// The worker ends with them.
+    /// The workers end with them.
     input: watch::Sender<Input>,
     phase: watch::Sender<Phase>,
-    _commands: mpsc::UnboundedSender<Command>,
-    thread: JoinHandle<()>,
+    commands: Vec<mpsc::UnboundedSender<Command>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Gateway {
     fn start(routes: &str) -> Self {
+        Self::with_workers(1, routes)
+    }
+
+    fn with_workers(count: usize, routes: &str) -> Self {
         let config = format!("service: gateway\ngateway:\n  listen: 127.0.0.1:0\n  routes: {routes}\n");
         let snapshot = remora_config::parse("test", config.as_bytes(), &remora_config::Environment::default()).unwrap();
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let address = socket.local_addr().unwrap();
         let (input, phase) = (
             watch::Sender::new(Input {
                 snapshot: Arc::new(snapshot),
@@ -38,28 +40,44 @@ impl Gateway {
             }),
             watch::Sender::default(),
         );
-        let (commands, receiver) = mpsc::unbounded_channel();
-        let registry = Registry::new();
-        let start = Start {
-            most: usize::MAX,
-            index: 0,
-            listeners: vec![(ListenerId(0), socket)],
-            own: OwnAddresses::new(&[], Vec::new()),
-            input: input.subscribe(),
-            phase: phase.subscribe(),
-            pressure: watch::channel(Pressure::None).1,
-            commands: receiver,
-            sinks: channels(&registry).0,
-            registry,
-            ready: Readiness::new().register("worker"),
-        };
-        let thread = spawn(start).unwrap();
-        Self { address, input, phase, _commands: commands, thread }
+        let (registry, readiness) = (Registry::new(), Readiness::new());
+        let (mut addresses, mut commands, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, (spread, inbox)) in Spread::among(count, 1, usize::MAX).into_iter().enumerate() {
+            let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            addresses.push(socket.local_addr().unwrap());
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let start = Start {
+                most: usize::MAX,
+                index,
+                listeners: vec![(ListenerId(0), socket)],
+                own: OwnAddresses::new(&[], Vec::new()),
+                spread,
+                inbox,
+                input: input.subscribe(),
+                phase: phase.subscribe(),
+                pressure: watch::channel(Pressure::None).1,
+                commands: receiver,
+                sinks: channels(&registry).0,
+                registry: registry.clone(),
+                ready: readiness.register("worker"),
+            };
+            threads.push(spawn(start).unwrap());
+            commands.push(sender);
+        }
+        Self { address: addresses[0], input, phase, commands, threads }
+    }
+
+    /// How many connections `worker` serves.
+    fn open(&self, worker: usize) -> usize {
+        let (reply, answer) = oneshot::channel();
+        self.commands[worker].send(Command::Connections(reply)).unwrap();
+        answer.blocking_recv().unwrap().len()
     }
 
     fn end(self) {
         drop(self.input);
-        self.thread.join().unwrap();
+        self.threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 }
 
@@ -81,20 +99,39 @@ fn held<T: Send + Sync>(watched: &watch::Sender<T>, work: impl FnOnce()) {
     });
 }
 
+fn open(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Has a request answered for which there is no route.
+fn ask(stream: &mut TcpStream) {
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut answer = [0; 1024];
+    let length = stream.read(&mut answer).unwrap();
+    assert!(answer[..length].starts_with(b"HTTP/1.1 404 "), "no route");
+}
+
+#[test]
+fn connections_are_spread_over_the_workers_and_outlive_the_drain() {
+    let gateway = Gateway::with_workers(2, "[{path: /a, to: \"127.0.0.1:9\"}]");
+    // All come to the first worker's socket.
+    let mut streams: Vec<_> = (0..8).map(|_| open(gateway.address)).collect();
+    streams.iter_mut().for_each(ask);
+    assert_eq!((gateway.open(0), gateway.open(1)), (4, 4));
+    gateway.phase.send_replace(Phase::Gone);
+    // Each is told, wherever it is served, and then both workers end by themselves.
+    for stream in &mut streams {
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    }
+    gateway.threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
 #[test]
 fn connections_wait_for_no_other_thread() {
     let gateway = Gateway::start("[{path: /a, to: \"127.0.0.1:9\"}]");
-    let open = || {
-        let stream = TcpStream::connect(gateway.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-    };
-    let ask = |stream: &mut TcpStream| {
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
-        let mut answer = [0; 1024];
-        let length = stream.read(&mut answer).unwrap();
-        assert!(answer[..length].starts_with(b"HTTP/1.1 404 "), "no route");
-    };
+    let open = || open(gateway.address);
     let mut stream = open();
     ask(&mut stream);
     held(&gateway.phase, || {
@@ -193,8 +230,7 @@ fn gateway_to(application: &Application) -> Gateway {
 fn an_application_that_refuses_requests_is_asked_twice() {
     let application = Application::start(Refusal::Stream);
     let gateway = gateway_to(&application);
-    let mut stream = TcpStream::connect(gateway.address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = open(gateway.address);
     stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -208,8 +244,7 @@ fn a_body_of_which_too_much_was_sent_is_not_sent_again() {
     let application = Application::start(Refusal::GoAway);
     let gateway = gateway_to(&application);
     for (asked, sent) in [TAKEN, 20 * TAKEN].into_iter().enumerate() {
-        let mut stream = TcpStream::connect(gateway.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = open(gateway.address);
         write!(stream, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 20 * TAKEN).unwrap();
         let mut rest = stream.try_clone().unwrap();
         // The connection may end before all of it is sent.
