@@ -13,6 +13,8 @@ use crate::peers::{OURS, peers, version};
 use crate::report::same;
 
 const CLIENTS: [&str; 9] = ["curl1", "http.client", "httpx1", "undici", "java", "go1", "curl2", "httpx2", "go2"];
+/// The servers, and whether they know HTTP/2 besides.
+const SERVERS: [(&str, bool); 4] = [("go", true), ("node", true), ("python", false), ("java", false)];
 /// What belongs to a hop or to the moment.
 const UNCOMPARED: [&str; 4] = ["connection", "keep-alive", "transfer-encoding", "date"];
 
@@ -23,15 +25,31 @@ struct Peers {
     java: PathBuf,
 }
 
+/// The clients that can speak to a server.
+fn clients(http2: bool) -> impl Iterator<Item = &'static str> {
+    CLIENTS.into_iter().filter(move |client| http2 || !client.ends_with('2'))
+}
+
 impl Peers {
     fn server(&self, name: &str, pod: &Pod) -> Command {
         let mut command;
-        if name == "go" {
-            command = pod.command(readable(&self.go.join("answer")));
-            command.arg("[::]:8080");
-        } else {
-            command = pod.command(self.python.join("bin/python"));
-            command.args([&format!("{OURS}/apps/answer.py"), "8080"]);
+        match name {
+            "go" => {
+                command = pod.command(readable(&self.go.join("answer")));
+                command.arg("[::]:8080");
+            }
+            "node" => {
+                command = pod.command("node");
+                command.args([&format!("{OURS}/apps/answer.cjs"), "8080"]);
+            }
+            "java" => {
+                command = pod.command("java");
+                command.arg("-cp").arg(self.java.join("lib/*")).args([&format!("{OURS}/apps/Answer.java"), "8080"]);
+            }
+            _ => {
+                command = pod.command(self.python.join("bin/python"));
+                command.args([&format!("{OURS}/apps/answer.py"), "8080"]);
+            }
         }
         command
     }
@@ -56,11 +74,10 @@ impl Peers {
     }
 
     /// What each client tells of each scenario, by `client to server: scenario`.
-    fn tell(&self, server: &str, way: Way) -> BTreeMap<String, Value> {
+    fn tell(&self, server: &str, http2: bool, way: Way) -> BTreeMap<String, Value> {
         let course = Course::start(way, 8080, |pod| self.server(server, pod));
         let mut told = BTreeMap::new();
-        // http.server knows HTTP/1 only.
-        for client in CLIENTS.iter().filter(|client| server == "go" || !client.ends_with('2')) {
+        for client in clients(http2) {
             let output = self.client(client, &course.client).output().unwrap();
             assert!(output.status.success(), "{client}: {output:?}");
             for line in String::from_utf8(output.stdout).unwrap().lines() {
@@ -81,11 +98,8 @@ fn languages() {
     let peers = Peers { go, python, node, java };
     let scenarios = std::fs::read_to_string(Path::new(OURS).join("scenarios.json")).unwrap();
     let scenarios: Vec<Value> = serde_json::from_str(&scenarios).unwrap();
-    let tell = |way| {
-        let mut told = peers.tell("go", way);
-        told.extend(peers.tell("python", way));
-        told
-    };
+    let tell = |way| SERVERS.iter().flat_map(|(server, http2)| peers.tell(server, *http2, way)).collect();
     let versions = format!("httpx {}, undici {}", version("httpx[http2]"), version("undici"));
-    same("clients and servers", &versions, scenarios.len() * (CLIENTS.len() + 6), tell);
+    let pairs: usize = SERVERS.iter().map(|(_, http2)| clients(*http2).count()).sum();
+    same("clients and servers", &versions, scenarios.len() * pairs, tell);
 }
