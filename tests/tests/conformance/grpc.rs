@@ -39,11 +39,21 @@ fn go_server(go: &Path, pod: &Pod) -> Command {
 
 fn go_client(go: &Path, course: &Course, case: &str) -> Command {
     let mut command = course.client.command(readable(&go.join("client")));
-    command.args(["--server_host=server", &format!("--server_port={PORT}"), &format!("--test_case={case}")]);
-    // How long a call may take says nothing on a shared machine.
-    command.args(["--soak_iterations=200", "--soak_per_iteration_max_acceptable_latency_ms=60000"]);
-    command.arg("--soak_overall_timeout_seconds=120");
+    command.args(asked(case));
     command
+}
+
+/// What the clients in Go and Java are told.
+fn asked(case: &str) -> [String; 6] {
+    [
+        "--server_host=server".into(),
+        format!("--server_port={PORT}"),
+        format!("--test_case={case}"),
+        "--soak_iterations=200".into(),
+        // How long a call may take says nothing on a shared machine.
+        "--soak_per_iteration_max_acceptable_latency_ms=60000".into(),
+        "--soak_overall_timeout_seconds=120".into(),
+    ]
 }
 
 fn java(folder: &Path, pod: &Pod, class: &str) -> Command {
@@ -93,11 +103,12 @@ fn python_to_go() {
 fn java_to_go_and_back() {
     let Some([java_folder, go]) = peers("grpc-java", ["java", "go"]) else { return };
     let version = || version("grpc-interop-testing").to_owned();
+    let cases = [&CASES[..], &SOAKS].concat();
     Way::both(|way| {
         let course = Course::start(way, PORT, |pod| go_server(&go, pod));
-        run("grpc-java to grpc-go", version(), &CASES, way, |case| {
+        run("grpc-java to grpc-go", version(), &cases, way, |case| {
             let mut command = java(&java_folder, &course.client, "TestServiceClient");
-            command.args(["--server_host=server", &format!("--server_port={PORT}"), &format!("--test_case={case}")]);
+            command.args(asked(case));
             command
         });
         drop(course);
@@ -106,6 +117,6 @@ fn java_to_go_and_back() {
             command.arg(format!("--port={PORT}"));
             command
         });
-        run("grpc-go to grpc-java", version(), &CASES, way, |case| go_client(&go, &course, case));
+        run("grpc-go to grpc-java", version(), &cases, way, |case| go_client(&go, &course, case));
     });
 }
