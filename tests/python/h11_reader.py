@@ -1,5 +1,5 @@
-"""Reads HTTP/1 requests as h11, a strict origin, does. On standard input each is a length in four bytes and that many bytes, one
-connection's whole input; on standard output each is a line of JSON: the request it is, or what is wrong with it."""
+"""Reads HTTP/1 requests as h11, a strict origin, does. On standard input each connection's whole input is a length in four bytes and
+that many bytes; on standard output it is a line of JSON: a list of the requests, ended by what is wrong with the first that is none."""
 
 import json
 import sys
@@ -21,19 +21,25 @@ def read(message):
             told["body"] += bytes(event.data).decode("latin-1")
         elif isinstance(event, h11.EndOfMessage):
             told["trailers"] = [[name.decode(), value.decode("latin-1")] for name, value in event.headers]
-            told["behind"] = len(connection.trailing_data[0])
-            return told
+            return told, connection.trailing_data[0]
         else:
             raise ValueError(f"{event!r} within a request")
 
 
+def read_all(wire):
+    requests = []
+    try:
+        while wire:
+            told, wire = read(wire)
+            requests.append(told)
+    except (h11.RemoteProtocolError, ValueError) as error:
+        requests.append({"error": str(error)})
+    return requests
+
+
 def main():
     while length := sys.stdin.buffer.read(4):
-        try:
-            told = read(sys.stdin.buffer.read(int.from_bytes(length)))
-        except (h11.RemoteProtocolError, ValueError) as error:
-            told = {"error": str(error)}
-        print(json.dumps(told))
+        print(json.dumps(read_all(sys.stdin.buffer.read(int.from_bytes(length)))))
 
 
 main()

@@ -1,7 +1,8 @@
 """A strict HTTP/1.1 origin on h11: h1_origin.py PORT LOG. Notes in LOG, a line each, what arrived.
 
-    request METHOD TARGET     a whole request, body and all
-    broken SENTENCE           bytes that are no request, or a request that was cut
+    request METHOD TARGET BODY    a whole request; its body in hexadecimal
+    cut METHOD                    a request whose client ended it within its body
+    broken SENTENCE               bytes that are no request
 """
 
 import asyncio
@@ -18,16 +19,18 @@ def note(line):
 
 
 async def serve(reader, writer):
-    connection, request = h11.Connection(h11.SERVER), None
+    connection, request, body = h11.Connection(h11.SERVER), None, b""
     try:
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA:
                 connection.receive_data(await reader.read(65536))
             elif isinstance(event, h11.Request):
-                request = event
+                request, body = event, b""
+            elif isinstance(event, h11.Data):
+                body += event.data
             elif isinstance(event, h11.EndOfMessage):
-                note(f"request {request.method.decode()} {request.target.decode()}")
+                note(f"request {request.method.decode()} {request.target.decode()} {body.hex()}")
                 headers = [("content-length", "3"), ("content-type", "text/plain")]
                 answer = [h11.Response(status_code=200, headers=headers)]
                 answer += [] if request.method == b"HEAD" else [h11.Data(data=b"ok\n")]
