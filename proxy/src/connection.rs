@@ -1,6 +1,7 @@
 //! The life of one downstream connection: where it was aimed, what it carries, who the peer is, and where it goes.
 
 mod first_speaker;
+mod misdeclared;
 mod relay;
 
 use std::io;
@@ -14,6 +15,7 @@ use remora_model as model;
 use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 
+pub(crate) use self::misdeclared::Mentions;
 use self::relay::Relay;
 use crate::address::{ClientAddr, OrigDst};
 use crate::cluster::Picked;
@@ -271,6 +273,7 @@ impl Accepted {
             }
             Inspected::Http1 => Some(Carried::Http1(self, io, trust)),
             Inspected::Http2 => Some(Carried::Http2(self, io, trust)),
+            Inspected::Tls(_) if self.chain.chain().tcp.is_none() && !self.info.https => self.refuse_undeclared_tls(),
             Inspected::Tls(_) | Inspected::Tcp => self.tcp(io).await,
             Inspected::Silent => self.first_speaker(io, trust).await,
             Inspected::Undecided => {

@@ -20,6 +20,7 @@ use tokio::task::{LocalSet, spawn_local};
 use crate::address::OrigDst;
 use crate::admin::{ClusterStatus, EndpointStatus};
 use crate::cluster::ClusterState;
+use crate::connection::Mentions;
 use crate::drain::{Connections, Drain, Phase};
 use crate::live::{Drained, Live, LiveConnection};
 use crate::memory::Pressure;
@@ -93,6 +94,8 @@ pub(crate) struct Worker {
     phase: Rc<Signal<Phase>>,
     random: Cell<u64>,
     lines: Cell<u32>,
+    /// Of ports that are declared wrongly.
+    pub(crate) mentions: RefCell<Mentions>,
     /// Which of the reserved source addresses the inbound leg dials from.
     pub(crate) leg_source: Cell<u8>,
 }
@@ -116,6 +119,7 @@ impl Worker {
             phase: Rc::default(),
             random: Cell::new(seed(start.index)),
             lines: Cell::new(0),
+            mentions: RefCell::default(),
             leg_source: Cell::new(0),
             telemetry,
         })

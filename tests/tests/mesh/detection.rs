@@ -144,6 +144,25 @@ fn a_declared_protocol_is_not_guessed() {
 }
 
 #[test]
+fn tls_to_a_port_declared_as_http_is_told_once() {
+    let mesh = Mesh::new();
+    let (server, stranger) = (mesh.pod("server"), mesh.pod("stranger"));
+    let ports = "[{port: 8443, protocol: http}, {port: 9443, protocol: http2}]";
+    // One line a worker.
+    let inbound = server.sidecar(&format!("workers: 1\ninbound: {{mtls: permissive, ports: {ports}}}"));
+    for port in [8443, 8443, 8443, 9443] {
+        let answer = exchange(&stranger, server.at(port), &client_hello(&["h2", "http/1.1"]));
+        assert!(answer.is_empty(), "{port}: {}", answer.escape_ascii());
+    }
+    // The last connection's line stands behind those of the others.
+    for (port, declared) in [(9443, "`protocol: http2`"), (8443, "`protocol: http`")] {
+        let line = inbound.said(&format!("TLS came to port {port}"));
+        assert!(line.contains(declared) && line.contains("declare `protocol: auto`"), "{line}");
+    }
+    assert_eq!(inbound.stderr().matches("only HTTP is served").count(), 2, "{}", inbound.stderr());
+}
+
+#[test]
 fn a_request_that_comes_byte_by_byte_is_still_http() {
     let pair = Pair::usual();
     let mut stream = pair.client.enter(|| TcpStream::connect(service(8080))).unwrap();
