@@ -144,14 +144,15 @@ fn written(out: &mut BytesMut, framing: Framing, body: &[u8], trailers: &HeaderM
 fn requests(bytes: &[u8], step: usize) {
     let messages = read_requests(bytes, usize::MAX);
     assert_eq!(messages, read_requests(bytes, step), "in pieces of {step}");
+    let compared = !hyper_reading::may_refuse(bytes);
     let theirs = hyper_reading::requests(bytes);
     for (index, (ours, out)) in messages.iter().enumerate() {
-        assert_eq!(Some(ours), theirs.get(index), "hyper reads something else");
+        assert!(!compared || Some(ours) == theirs.get(index), "hyper reads something else: {ours:?}, {theirs:?}");
         let again = read_requests(out, usize::MAX);
         let [(content, same)] = &again[..] else { panic!("{} messages: {}", again.len(), out.escape_ascii()) };
         assert_eq!(same, out, "{}", out.escape_ascii());
         assert_eq!(end_to_end(content), end_to_end(ours), "{}", out.escape_ascii());
-        assert_eq!(hyper_reading::requests(out).len(), 1, "{}", out.escape_ascii());
+        assert!(!compared || hyper_reading::requests(out).len() == 1, "{}", out.escape_ascii());
     }
 }
 

@@ -230,6 +230,7 @@ impl HttpConnection {
         }
         if let Some(path) = route::rewrite(route, &head.path) {
             head.path = path;
+            head.spelling.forget_target();
         }
         let own = if telemetry.is_grpc() { fields::grpc_timeout(&head.headers) } else { None };
         let timeout = route.request_timeout.into_iter().chain(own).min();

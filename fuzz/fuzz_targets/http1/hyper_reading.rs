@@ -43,6 +43,12 @@ pub(super) fn path(method: &Method, path: &str) -> String {
     }
 }
 
+/// Whether a line may be a request that hyper refuses and the proxy takes: with bytes in its target that no URI has.
+pub(super) fn may_refuse(bytes: &[u8]) -> bool {
+    let odd = |byte: &u8| b"\"<>`".contains(byte);
+    bytes.split(|&byte| byte == b'\n').any(|line| line.windows(7).any(|word| word == b"HTTP/1.") && line.iter().any(odd))
+}
+
 pub(super) fn version(version: Version) -> String {
     format!("{version:?}")
 }

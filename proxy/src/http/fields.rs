@@ -57,7 +57,8 @@ pub(crate) fn receive(head: &mut RequestHead, trust: &Trust) {
         && let Some(hop) = head.headers.remove(&HOP)
         && trust.hop
     {
-        (head.version, head.spelling) = Spelling::from_hop(&hop).unwrap_or((Version::HTTP_11, Spelling::default()));
+        (head.version, head.spelling) =
+            Spelling::of_request(&hop, &head.path).unwrap_or((Version::HTTP_11, Spelling::default()));
     }
     if of_a_hop {
         strip_connection(&mut head.headers);
@@ -182,7 +183,7 @@ pub(crate) fn mark_spelling(head: &mut ResponseHead) {
 
 /// Learns from our own sidecar how an HTTP/1 response was written.
 pub(crate) fn learn_spelling(head: &mut ResponseHead) {
-    if let Some((_, spelling)) = head.headers.get(&HOP).and_then(Spelling::from_hop) {
+    if let Some((_, spelling)) = head.headers.get(&HOP).and_then(Spelling::of_response) {
         head.spelling = spelling;
     }
 }

@@ -6,6 +6,8 @@
 
 use remora_model::HttpLimits;
 
+use super::spelling::MAX_TARGET;
+
 mod client;
 pub(crate) mod keep_alive;
 mod pump;
@@ -24,7 +26,7 @@ pub(crate) const MAX_STREAMS: u32 = 100;
 const SEND_BUFFER: usize = 32 * 1024;
 
 /// Between our own sidecars, whatever HTTP/1 head one of them takes must reach the other: a field counts 32 bytes more in a
-/// list, and the hop adds the version, the spelling and the trace.
+/// list, and the hop adds the version, the spelling and the trace, and to a target that no URI has what its other form takes.
 fn max_header_list(limits: &HttpLimits, hop: bool) -> u32 {
-    limits.header_bytes + if hop { limits.headers * 32 + 4 * 1024 } else { 0 }
+    limits.header_bytes + if hop { limits.headers * 32 + 4 * 1024 + 3 * MAX_TARGET as u32 } else { 0 }
 }

@@ -317,6 +317,29 @@ fn names_keep_their_case_and_statuses_their_reason() {
 }
 
 #[test]
+fn targets_that_no_uri_has_arrive_as_they_were_written() {
+    both(|mut pair| {
+        let heads = scripted(&mut pair, |_, served| {
+            while served.head().is_some() {
+                served.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            }
+        });
+        let mut wire = open(&pair);
+        let long = format!("/?{}", "\"".repeat(8000));
+        for target in ["/a<b>`\"{}|\\^", "/;a?q=\"<;%3C>`", "/plain", "//<", &long] {
+            let answer = wire.get(target, &[]);
+            assert_eq!(answer.code, 200, "{target}: {answer:?}");
+            let head = heads.recv_timeout(PATIENCE).unwrap();
+            assert!(head.starts_with(&format!("GET {target} HTTP/1.1\r\n")), "{target}: {head}");
+            assert!(!head.to_lowercase().contains("x-remora-"), "{head}");
+        }
+        assert_eq!(wire.get("/%3C", &["x-remora-hop: 1.1;l;/<"]).code, 200);
+        let head = heads.recv_timeout(PATIENCE).unwrap();
+        assert!(head.starts_with("GET /%3C HTTP/1.1\r\n"), "an application's word counts for nothing: {head}");
+    });
+}
+
+#[test]
 fn a_head_as_large_as_may_be_arrives_and_is_answered_by_another() {
     both(|mut pair| {
         // 98 fields beside Host and Content-Length, and 60 KiB with the lines' ends; each name in a form of its own.

@@ -32,6 +32,21 @@ fn the_hop_header_is_believed_from_our_own_sidecar_only() {
 }
 
 #[test]
+fn a_target_is_taken_from_the_hop_only_where_it_is_the_path_that_rules_see() {
+    for (path, hop, trusted, expected) in [
+        ("/a%3C", "1.1;l;/a<", true, Some(&b"/a<"[..])),
+        ("/a%3C", "1.1;l;/a<", false, None),
+        ("/public", "1.1;l;/admin<", true, None),
+        ("/a%3C", "1.1;l;/a< HTTP/1.1", true, None),
+    ] {
+        let mut head = head(&[("x-remora-hop", hop)]);
+        head.path = PathAndQuery::from_static(path);
+        receive(&mut head, &Trust { hop: trusted, ..Trust::default() });
+        assert_eq!((head.spelling.target(), names(&head)), (expected, vec![]), "{path} {hop}");
+    }
+}
+
+#[test]
 fn what_is_taken_out_is_known_by_its_name() {
     let kinds = [
         ("x-remora-hop", Kind::Hop),

@@ -24,15 +24,17 @@ pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) {
     out.reserve(HEAD);
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.put_u8(b' ');
+    let path = head.spelling.target().unwrap_or(head.path.as_str().as_bytes());
     match (&head.scheme, &head.authority) {
         (_, Some(authority)) if head.method == Method::CONNECT => out.extend_from_slice(authority.as_str().as_bytes()),
         // HTTP/2 names a scheme in every request.
         (Some(scheme), Some(authority)) if head.version != Version::HTTP_2 => {
-            for part in [scheme.as_str(), "://", authority.as_str(), head.path.as_str().trim_start_matches('*')] {
+            for part in [scheme.as_str(), "://", authority.as_str()] {
                 out.extend_from_slice(part.as_bytes());
             }
+            out.extend_from_slice(if head.path == "*" { b"" } else { path });
         }
-        _ => target(out, head.path.as_str()),
+        _ => target(out, path),
     }
     // Chunks are HTTP/1.1's.
     let old = head.version == Version::HTTP_10 && framing != Framing::Chunked;
@@ -68,11 +70,11 @@ pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) {
     writer.end(framing);
 }
 
-fn target(out: &mut BytesMut, path: &str) {
-    if !path.starts_with('/') && path != "*" {
+fn target(out: &mut BytesMut, path: &[u8]) {
+    if !path.starts_with(b"/") && path != b"*" {
         out.put_u8(b'/');
     }
-    out.extend_from_slice(path.as_bytes());
+    out.extend_from_slice(path);
 }
 
 fn request_length(head: &RequestHead, framing: Framing) -> Option<u64> {

@@ -127,7 +127,10 @@ fn request_head<'a>(
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| InvalidHead::RequestLine)?;
     let target = target::parse(&method, bytes.slice_ref(path.as_bytes()))?;
     let version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    let fields = Fields::read(bytes, parsed.headers)?;
+    let mut fields = Fields::read(bytes, parsed.headers)?;
+    if let Some(written) = target.written {
+        fields.spelling.learn_target(written);
+    }
     let host = fields.host(version)?;
     let framing = fields.framing(version)?.unwrap_or(Framing::Empty);
     let head = Box::new(RequestHead {

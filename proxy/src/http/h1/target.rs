@@ -5,12 +5,16 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Uri};
 
 use super::parse::InvalidHead;
+use crate::http::spelling::encode_target;
 
 /// A target taken apart.
 pub(super) struct Target {
     pub(super) scheme: Option<Scheme>,
     pub(super) authority: Option<Authority>,
+    /// Percent-encoded where it was written with bytes that the parser refuses.
     pub(super) path: PathAndQuery,
+    /// The path as it was written, where `path` is another.
+    pub(super) written: Option<Bytes>,
 }
 
 /// Reads a target in the one form that is for its method.
@@ -21,30 +25,46 @@ pub(super) fn parse(method: &Method, target: Bytes) -> Result<Target, InvalidHea
     }
     if *method == Method::CONNECT {
         let authority = authority(target).filter(|authority| authority.port().is_some()).ok_or(InvalidHead::Target)?;
-        return Ok(Target { scheme: None, authority: Some(authority), path: PathAndQuery::from_static("/") });
+        return Ok(Target {
+            scheme: None,
+            authority: Some(authority),
+            path: PathAndQuery::from_static("/"),
+            written: None,
+        });
     }
-    let origin = |path| Target { scheme: None, authority: None, path };
+    let origin = |(path, written)| Target { scheme: None, authority: None, path, written };
     match &target[..] {
-        [b'/', ..] => PathAndQuery::from_maybe_shared(target).map(origin).map_err(|_| InvalidHead::Target),
-        b"*" if *method == Method::OPTIONS => Ok(origin(PathAndQuery::from_static("*"))),
+        [b'/', ..] => path_and_query(target).map(origin),
+        b"*" if *method == Method::OPTIONS => Ok(origin((PathAndQuery::from_static("*"), None))),
         _ => absolute(method, target),
     }
 }
 
 fn absolute(method: &Method, target: Bytes) -> Result<Target, InvalidHead> {
-    let parts = Uri::from_maybe_shared(target.clone()).map_err(|_| InvalidHead::Target)?.into_parts();
-    let (Some(scheme), Some(written)) = (parts.scheme, parts.authority) else { return Err(InvalidHead::Target) };
-    let begin = scheme.as_str().len() + "://".len();
-    let rest = target.slice(begin + written.as_str().len()..);
-    let path = match &rest[..] {
+    let begin = memchr::memmem::find(&target, b"://").ok_or(InvalidHead::Target)? + "://".len();
+    let end = memchr::memchr2(b'/', b'?', &target[begin..]).map_or(target.len(), |length| begin + length);
+    let parts = Uri::from_maybe_shared(target.slice(..end)).map_err(|_| InvalidHead::Target)?.into_parts();
+    let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else { return Err(InvalidHead::Target) };
+    let authority = valid(authority).ok_or(InvalidHead::Target)?;
+    let (path, written) = match &target[end..] {
         // Section 3.2.4: about the server as a whole.
-        b"" if *method == Method::OPTIONS => PathAndQuery::from_static("*"),
-        b"" => PathAndQuery::from_static("/"),
-        [b'/', ..] => PathAndQuery::from_maybe_shared(rest).map_err(|_| InvalidHead::Target)?,
-        query => PathAndQuery::try_from([b"/", query].concat()).map_err(|_| InvalidHead::Target)?,
+        b"" if *method == Method::OPTIONS => (PathAndQuery::from_static("*"), None),
+        b"" => (PathAndQuery::from_static("/"), None),
+        [b'/', ..] => path_and_query(target.slice(end..))?,
+        query => path_and_query([b"/", query].concat().into())?,
     };
-    let authority = valid(written).ok_or(InvalidHead::Target)?;
-    Ok(Target { scheme: Some(scheme), authority: Some(authority), path })
+    Ok(Target { scheme: Some(scheme), authority: Some(authority), path, written })
+}
+
+/// Reads a path, and a query. Some clients write bytes there that are no URI's (RFC 3986 section 2), and most servers take them:
+/// then it is also handed back as it was written.
+fn path_and_query(written: Bytes) -> Result<(PathAndQuery, Option<Bytes>), InvalidHead> {
+    if let Ok(path) = PathAndQuery::from_maybe_shared(written.clone()) {
+        return Ok((path, None));
+    }
+    let encoded = encode_target(&written).ok_or(InvalidHead::Target)?;
+    let path = PathAndQuery::try_from(encoded).map_err(|_| InvalidHead::Target)?;
+    Ok((path, Some(written)))
 }
 
 /// Reads a host and, perhaps, a port.

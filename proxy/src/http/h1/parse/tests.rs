@@ -147,7 +147,12 @@ fn a_target_is_in_the_form_of_its_method() {
         b"GET http://u@a/ HTTP/1.1",
         b"GET http://a:x/ HTTP/1.1",
         b"GET http://a/#b HTTP/1.1",
-        b"GET /<a> HTTP/1.1",
+        b"GET /<a>#b HTTP/1.1",
+        b"GET /<\xc3\xa9 HTTP/1.1",
+        b"GET <a> HTTP/1.1",
+        b"GET http://a<b/ HTTP/1.1",
+        b"GET http://a`/ HTTP/1.1",
+        b"GET x/y://a/ HTTP/1.1",
         b"OPTIONS *a HTTP/1.1",
         b"CONNECT / HTTP/1.1",
         b"CONNECT a HTTP/1.1",
@@ -198,6 +203,28 @@ fn targets_are_taken_apart_and_the_absolute_form_wins() {
         let head = accepted(format!("{line} HTTP/1.1\r\nHost: host\r\n\r\n").as_bytes()).head;
         assert_eq!((head.authority.unwrap().as_str(), head.path.as_str()), (authority, path), "{line}");
     }
+}
+
+#[test]
+fn a_target_that_no_uri_has_is_routed_encoded_and_kept_as_it_was_written() {
+    for (target, path, written) in [
+        ("/a\"<b>`", "/a\"%3Cb%3E%60", Some("/a\"<b>`")),
+        ("/?q=<%3C>{}|\\^`", "/?q=%3C%3C%3E{}|\\^`", Some("/?q=<%3C>{}|\\^`")),
+        ("http://other/<", "/%3C", Some("/<")),
+        ("http://other?<", "/?%3C", Some("/?<")),
+        ("http://other/://?u=http://a/b", "/://?u=http://a/b", None),
+        ("/a?b=c%22", "/a?b=c%22", None),
+    ] {
+        let head = accepted(format!("GET {target} HTTP/1.1\r\nhost: host\r\n\r\n").as_bytes()).head;
+        assert_eq!((head.path.as_str(), head.spelling.target()), (path, written.map(str::as_bytes)), "{target}");
+        let mut out = BytesMut::new();
+        crate::http::h1::encode::request(&mut out, &head, Framing::Empty);
+        let line = out[..].split(|&byte| byte == b'\r').next().unwrap();
+        let sent = format!("GET {} HTTP/1.1", target.replace("r?", "r/?"));
+        assert_eq!(line.escape_ascii().to_string(), sent.as_bytes().escape_ascii().to_string());
+    }
+    let long = format!("GET /<{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(8 * 1024));
+    assert_eq!(refused(long.as_bytes()), (400, "target"));
 }
 
 #[test]
