@@ -10,75 +10,9 @@ use nix::errno::Errno;
 use crate::http::h1::chunked::InvalidBody;
 use crate::http::h1::parse::InvalidHead;
 
-/// Envoy's response flags, as far as this proxy raises them. The discriminant indexes metric arrays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum ResponseFlag {
-    /// No healthy (or no) endpoint in the cluster.
-    UH,
-    /// Upstream connection failure, TLS included.
-    UF,
-    /// Upstream request timeout.
-    UT,
-    /// Upstream connection ended before the response was complete.
-    UC,
-    /// Upstream reset the stream.
-    UR,
-    /// Upstream protocol error.
-    UPE,
-    /// No route.
-    NR,
-    /// Downstream connection ended.
-    DC,
-    /// Downstream protocol error.
-    DPE,
-    /// Stream idle timeout.
-    SI,
-    /// A loop was refused.
-    LR,
-    /// Memory is short.
-    OM,
-    /// As much of the cluster is in use as may be.
-    UO,
-}
+mod flag;
 
-impl ResponseFlag {
-    /// Every flag, in the order of the discriminants.
-    pub const ALL: [Self; 13] = [
-        Self::UH,
-        Self::UF,
-        Self::UT,
-        Self::UC,
-        Self::UR,
-        Self::UPE,
-        Self::NR,
-        Self::DC,
-        Self::DPE,
-        Self::SI,
-        Self::LR,
-        Self::OM,
-        Self::UO,
-    ];
-
-    /// The flag as Envoy writes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::UH => "UH",
-            Self::UF => "UF",
-            Self::UT => "UT",
-            Self::UC => "UC",
-            Self::UR => "UR",
-            Self::UPE => "UPE",
-            Self::NR => "NR",
-            Self::DC => "DC",
-            Self::DPE => "DPE",
-            Self::SI => "SI",
-            Self::LR => "LR",
-            Self::OM => "OM",
-            Self::UO => "UO",
-        }
-    }
-}
+pub use flag::ResponseFlag;
 
 /// Whose fault an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -400,28 +334,4 @@ fn grpc_status_of_reset(code: h2::Reason) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags_are_indexed_by_their_discriminant() {
-        for (index, flag) in ResponseFlag::ALL.iter().enumerate() {
-            assert_eq!(*flag as usize, index);
-        }
-    }
-
-    #[test]
-    fn a_timeout_is_504_and_deadline_exceeded() {
-        let error = Error::RequestTimeout { cluster: "a".into(), timeout: Duration::from_secs(1) };
-        assert_eq!(error.response(), Response { status: StatusCode::GATEWAY_TIMEOUT, grpc_status: 4 });
-        assert_eq!((error.side(), error.retryable()), (Side::Upstream, false));
-    }
-
-    #[test]
-    fn only_unprocessed_requests_are_tried_again() {
-        let reset = |code| Error::UpstreamReset { cluster: "a".into(), endpoint: ([127, 0, 0, 1], 1).into(), code };
-        assert!(reset(h2::Reason::REFUSED_STREAM).retryable());
-        assert!(!reset(h2::Reason::INTERNAL_ERROR).retryable());
-        assert!(!reset(h2::Reason::REFUSED_STREAM).undelivered(), "it was delivered, and refused");
-    }
-}
+mod tests;
