@@ -18,7 +18,8 @@ use tokio::net::TcpStream;
 pub(crate) use self::misdeclared::Mentions;
 use self::relay::Relay;
 use crate::address::{ClientAddr, OrigDst};
-use crate::cluster::Picked;
+use crate::breaker::Place;
+use crate::cluster::{ClusterState, Picked};
 use crate::drain::Drain;
 use crate::http::{fields::Trust, h1, h2};
 use crate::inspect::{self, Inspected, Limits};
@@ -286,6 +287,15 @@ impl Accepted {
         }
     }
 
+    /// Whether what was found is relayed as bytes.
+    fn is_bytes(&self, inspected: &Inspected) -> bool {
+        match inspected {
+            Inspected::Tcp | Inspected::Eof => true,
+            Inspected::Tls(hello) => !(hello.is_mesh() && self.terminates()),
+            _ => false,
+        }
+    }
+
     /// What looks like HTTP on a port declared as TCP is bytes.
     fn as_declared(&self, inspected: Inspected) -> Inspected {
         match (self.chain.chain().protocol, inspected) {
@@ -324,14 +334,18 @@ impl Accepted {
         matches!(self.chain.chain().tls, DownstreamTls::Mesh(MtlsMode::Strict | MtlsMode::Permissive))
     }
 
-    async fn dial_tcp(&self) -> Result<Dialled, Error> {
-        let Some(id) = self.chain.chain().tcp else {
-            return Err(Error::DownstreamProtocol("not HTTP, and nothing else is served here".into()));
-        };
-        let cluster = self.chain.view().cluster(id);
+    /// Where bytes go.
+    fn tcp_cluster(&self) -> Result<&Rc<ClusterState>, Error> {
+        let id = self.chain.chain().tcp;
+        let id = id.ok_or_else(|| Error::DownstreamProtocol("not HTTP, and nothing else is served here".into()))?;
+        Ok(self.chain.view().cluster(id))
+    }
+
+    async fn dial_tcp(&self, place: Option<Place>) -> Result<Dialled, Error> {
+        let cluster = self.tcp_cluster()?;
         let caller = self.chain.caller(self.info.client);
         let (io, picked, counted) = tokio::select! {
-            dialled = upstream::connect_tcp(&self.worker, cluster, self.orig_dst, caller) => dialled?,
+            dialled = upstream::connect_tcp(&self.worker, cluster, self.orig_dst, caller, place) => dialled?,
             () = self.drain().over() => return Err(Error::Retired),
         };
         Ok((Replay::new(io), picked, counted))
@@ -341,7 +355,11 @@ impl Accepted {
         if self.chain.chain().tcp.is_some() {
             self.telemetry.protocol(DownstreamProtocol::Tcp);
         }
-        match self.dial_tcp().await {
+        let dialled = match self.tcp_cluster().and_then(|cluster| upstream::tcp_place(cluster)) {
+            Ok(place) => self.dial_tcp(place).await,
+            Err(error) => Err(error),
+        };
+        match dialled {
             Ok(dialled) => self.relay(io, dialled, 0),
             Err(error) => self.fail(&io.prefix, io.stream.tcp(), &error),
         }

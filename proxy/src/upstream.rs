@@ -28,7 +28,7 @@ mod connect;
 mod exchange;
 
 use connect::open;
-pub(crate) use connect::{UpstreamConnection, connect_tcp};
+pub(crate) use connect::{UpstreamConnection, connect_tcp, tcp_place};
 pub(crate) use exchange::Lease;
 use exchange::exchange;
 

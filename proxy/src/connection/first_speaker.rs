@@ -38,7 +38,13 @@ impl Accepted {
         // Bytes of the prefix that the upstream has seen.
         let mut shown = 0;
         let who_speaks = async |io: &mut _| self.who_speaks(io, &mut dialled, &mut shown).await;
-        let inspected = match self.wanted(&mut io, Duration::ZERO, who_speaks).await {
+        let inspected = self.wanted(&mut io, Duration::ZERO, who_speaks).await;
+        // On suspicion it was nobody's connection yet: of clients that are silent before they speak HTTP none holds a place.
+        let inspected = inspected.and_then(|inspected| match &mut dialled {
+            Some((.., counted)) if self.is_bytes(&inspected) => counted.enter(self.tcp_cluster()?).map(|()| inspected),
+            _ => Ok(inspected),
+        });
+        let inspected = match inspected {
             Ok(inspected) => inspected,
             Err(error) => {
                 if let Some((upstream, picked, _)) = dialled.filter(|_| !is_quiet(&io.prefix, &error)) {
@@ -91,17 +97,12 @@ impl Accepted {
     /// Dials, and hears what the client says meanwhile.
     async fn dial_listening(&self, io: &mut Replay<Downstream>) -> Result<Heard, Error> {
         let mut inspected = pin!(self.inspect(io, Limits { first_byte: None, complete: EVER, unclear: EVER }));
-        let mut dial = pin!(self.dial_tcp());
+        let mut dial = pin!(self.dial_tcp(None));
         let upstream = tokio::select! {
             biased;
             inspected = &mut inspected => {
                 let inspected = inspected?;
-                let bytes = match &inspected {
-                    Inspected::Tcp | Inspected::Eof => true,
-                    Inspected::Tls(hello) => !(hello.is_mesh() && self.terminates()),
-                    _ => false,
-                };
-                if !bytes {
+                if !self.is_bytes(&inspected) {
                     return Ok(Heard::Client(inspected, None));
                 }
                 self.telemetry.protocol(DownstreamProtocol::Tcp);

@@ -37,7 +37,7 @@ pub(crate) struct UpstreamConnection {
     /// Of the mesh's connections.
     live: Option<Rc<LiveConnection>>,
     /// Within the cluster's bounds.
-    _place: Option<Place>,
+    place: Option<Place>,
 }
 
 impl UpstreamConnection {
@@ -48,7 +48,16 @@ impl UpstreamConnection {
         place: Option<Place>,
     ) -> Self {
         metrics.connection_opened(protocol);
-        Self { metrics: metrics.clone(), live, _place: place }
+        Self { metrics: metrics.clone(), live, place }
+    }
+
+    /// It counts within the bounds of `cluster` from now on.
+    ///
+    /// # Errors
+    /// No place is left.
+    pub(crate) fn enter(&mut self, cluster: &ClusterState) -> Result<(), Error> {
+        self.place = tcp_place(cluster)?;
+        Ok(())
     }
 
     /// Completes when the connection was drained and its grace is over.
@@ -240,6 +249,14 @@ async fn connect_leg(worker: &Worker, to: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
+/// The place of a TCP connection within the bounds of `cluster`.
+///
+/// # Errors
+/// None is left.
+pub(crate) fn tcp_place(cluster: &ClusterState) -> Result<Option<Place>, Error> {
+    cluster.enter(cluster.pool.bounds.as_ref(), Limit::Connections)
+}
+
 /// Connects to an endpoint of `cluster` for a TCP connection, and to another where that failed.
 ///
 /// # Errors
@@ -249,12 +266,12 @@ pub(crate) async fn connect_tcp(
     cluster: &ClusterState,
     orig_dst: OrigDst,
     caller: Caller,
+    place: Option<Place>,
 ) -> Result<(Upstream, Picked, UpstreamConnection), Error> {
     let mut tried = Vec::new();
     let mut last = None;
     while tried.len() < MAX_ATTEMPTS {
         let Some(picked) = cluster.pick(orig_dst.socket(), &tried, || worker.random()) else { break };
-        let place = cluster.enter(cluster.pool.bounds.as_ref(), Limit::Connections)?;
         cluster.metrics.attempt();
         if last.is_some() {
             cluster.metrics.retry();

@@ -238,6 +238,32 @@ fn a_connection_of_bytes_beyond_the_limit_is_ended_and_told_of() {
 }
 
 #[test]
+fn clients_that_are_silent_before_they_speak_http_hold_no_place() {
+    let bed = Bed::start("{max_connections: 1}", 1);
+    let open = || {
+        let wire = Wire::open(&bed.client, service(7100));
+        // On the suspicion that its server speaks first.
+        (wire, bed.listener.accept().unwrap().0)
+    };
+    let (mut clients, _dialled): (Vec<_>, Vec<_>) = (0..3).map(|_| open()).unzip();
+    clients[0].send(REQUEST);
+    let mut server = bed.accept("GET / ");
+    serve(&mut server, &mut clients[0]);
+    for client in &mut clients[1..] {
+        client.send(REQUEST);
+        hear(&mut server, "GET / ");
+        serve(&mut server, client);
+    }
+    bed.overflows("max_connections", 0.0);
+    // But who turns out to say bytes needs one.
+    let (mut bytes, _dialled) = open();
+    bytes.send("\x01bytes");
+    let end = bytes.stream.read_to_end(&mut Vec::new());
+    assert!(!end.is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+    bed.overflows("max_connections", 1.0);
+}
+
+#[test]
 fn a_call_beyond_the_limit_is_unavailable() {
     let bed = Bed::start("{max_requests: 1}", 1);
     let mut first = bed.say(REQUEST);
