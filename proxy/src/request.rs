@@ -42,7 +42,7 @@ pub(crate) struct HttpConnection {
 }
 
 /// Requests that HTTP/2 took back, or that were refused, before an answer began: cheap to make, dear to serve.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Cut {
     since: Instant,
     count: u64,
@@ -53,6 +53,17 @@ struct Cut {
 /// Requests of [`CUT_WITHIN`] that a connection may cut short; and then only if they are most of them.
 const CUT_MAX: u64 = 500;
 const CUT_WITHIN: Duration = Duration::from_secs(5);
+/// As many times as much of it another sidecar may: beside each client's requests it carries those of others.
+const HOP_CUT: u64 = 10;
+
+impl Cut {
+    /// Whether that is too much of all there were: most of them, or of another sidecar's nearly all.
+    fn is_abuse(self, requests: u64, hop: bool) -> bool {
+        let since = requests - self.requests;
+        let (most, usual) = if hop { (CUT_MAX * HOP_CUT, since / 10 * 9) } else { (CUT_MAX, since / 2) };
+        self.count > most && self.count > usual
+    }
+}
 
 impl HttpConnection {
     pub(crate) fn new(
@@ -85,10 +96,9 @@ impl HttpConnection {
         cut.count += 1;
     }
 
-    /// Whether most of what the client asks is there to be taken back. Our own sidecar carries other clients' requests beside theirs.
+    /// Whether what the client asks is there to be taken back.
     pub(crate) fn is_abused(&self) -> bool {
-        let cut = self.cut.borrow();
-        cut.count > CUT_MAX && cut.count > (self.open.requests() - cut.requests) / 2 && !self.trust.hop
+        self.cut.borrow().is_abuse(self.open.requests(), self.trust.hop)
     }
 
     /// What is counted of connections like this one.
@@ -286,4 +296,17 @@ impl Drop for Active {
 pub(crate) fn forwarded_client_cert(own: &str, peer: &str, certificate: &Fingerprint) -> HeaderValue {
     let text = format!("By={own};Hash={certificate};URI={peer}");
     HeaderValue::from_str(&text).expect("SPIFFE IDs and hexadecimal digits are visible ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_sidecar_may_take_back_more_but_not_without_bound() {
+        let abuse =
+            |count, requests: u64, hop| Cut { since: Instant::now(), count, requests: 7 }.is_abuse(7 + requests, hop);
+        assert!(!abuse(500, 500, false) && abuse(501, 501, false) && !abuse(501, 1_002, false));
+        assert!(!abuse(5_000, 5_000, true) && abuse(5_001, 5_001, true) && !abuse(5_001, 6_000, true));
+    }
 }
