@@ -6,7 +6,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -16,11 +15,13 @@ use tokio::time::Instant;
 
 use crate::Error;
 use crate::breaker::{Bounds, Place};
-use crate::http::{h1, h2};
+use crate::http::h1;
 
 mod dialling;
+mod shared;
 
 pub(crate) use dialling::{Dialling, Ticket};
+pub(crate) use shared::{Shared, Stream};
 
 /// How long a host's shared connections are kept at least after others were superseded.
 const SUPERSEDED: Duration = Duration::from_secs(1);
@@ -52,29 +53,6 @@ pub(crate) enum Fresh {
     /// Shared.
     Http2(Rc<Shared>),
 }
-
-/// A shared HTTP/2 connection.
-pub(crate) struct Shared {
-    /// Cloned for each request.
-    pub(crate) sender: h2::Sender,
-    /// Whether the other end is our own sidecar, which understands the hop header.
-    pub(crate) ours: bool,
-    /// What was said on it.
-    pub(crate) named: h2::Named,
-    active: Cell<u32>,
-    closed: Cell<bool>,
-    last_used: Cell<Instant>,
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("active", &self.active).field("closed", &self.closed).finish_non_exhaustive()
-    }
-}
-
-/// A stream on a shared connection, and its place within the cluster's bounds; ends when dropped.
-#[derive(Debug)]
-pub(crate) struct Stream(pub(crate) Rc<Shared>, pub(crate) Option<Place>);
 
 /// A connection for one request.
 #[derive(Debug)]
@@ -366,46 +344,6 @@ impl Host {
 
     fn is_unused(&self) -> bool {
         self.idle.borrow().is_empty() && self.shared.borrow().is_empty() && self.dialling.borrow().is_none()
-    }
-}
-
-impl Shared {
-    pub(crate) fn new(sender: h2::Sender, ours: bool) -> Rc<Self> {
-        Rc::new(Self {
-            sender,
-            ours,
-            named: h2::Named::default(),
-            active: Cell::new(0),
-            closed: Cell::new(false),
-            last_used: Cell::new(Instant::now()),
-        })
-    }
-
-    /// The driver found the connection ended.
-    pub(crate) fn mark_closed(&self) {
-        self.closed.set(true);
-    }
-
-    fn has_room(&self) -> bool {
-        let most = (self.sender.current_max_send_streams()).min(h2::MAX_STREAMS as usize);
-        !self.closed.get() && (self.active.get() as usize) < most
-    }
-}
-
-impl Stream {
-    fn new(shared: Rc<Shared>) -> Self {
-        shared.active.set(shared.active.get() + 1);
-        Self(shared, None)
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        let active = self.0.active.get() - 1;
-        self.0.active.set(active);
-        if active == 0 {
-            self.0.last_used.set(Instant::now());
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::http::h2;
 use crate::io::Upstream;
 use crate::telemetry::{UpstreamMetrics, UpstreamProtocol};
 use crate::upstream::UpstreamConnection;

@@ -1,0 +1,73 @@
+//! HTTP/2 connections that requests share.
+
+use std::cell::Cell;
+use std::fmt;
+use std::rc::Rc;
+
+use tokio::time::Instant;
+
+use crate::breaker::Place;
+use crate::http::h2;
+
+/// A shared HTTP/2 connection.
+pub(crate) struct Shared {
+    /// Cloned for each request.
+    pub(crate) sender: h2::Sender,
+    /// Whether the other end is our own sidecar, which understands the hop header.
+    pub(crate) ours: bool,
+    /// What was said on it.
+    pub(crate) named: h2::Named,
+    pub(super) active: Cell<u32>,
+    pub(super) closed: Cell<bool>,
+    pub(super) last_used: Cell<Instant>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("active", &self.active).field("closed", &self.closed).finish_non_exhaustive()
+    }
+}
+
+/// A stream on a shared connection, and its place within the cluster's bounds; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Stream(pub(crate) Rc<Shared>, pub(crate) Option<Place>);
+
+impl Shared {
+    pub(crate) fn new(sender: h2::Sender, ours: bool) -> Rc<Self> {
+        Rc::new(Self {
+            sender,
+            ours,
+            named: h2::Named::default(),
+            active: Cell::new(0),
+            closed: Cell::new(false),
+            last_used: Cell::new(Instant::now()),
+        })
+    }
+
+    /// The driver found the connection ended.
+    pub(crate) fn mark_closed(&self) {
+        self.closed.set(true);
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        let most = (self.sender.current_max_send_streams()).min(h2::MAX_STREAMS as usize);
+        !self.closed.get() && (self.active.get() as usize) < most
+    }
+}
+
+impl Stream {
+    pub(super) fn new(shared: Rc<Shared>) -> Self {
+        shared.active.set(shared.active.get() + 1);
+        Self(shared, None)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let active = self.0.active.get() - 1;
+        self.0.active.set(active);
+        if active == 0 {
+            self.0.last_used.set(Instant::now());
+        }
+    }
+}
