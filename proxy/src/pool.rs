@@ -167,8 +167,8 @@ impl Host {
     }
 
     /// Takes a waiting connection or a stream of a shared one, or says how to get one. Who has not `waited` goes behind those who
-    /// do.
-    pub(crate) fn checkout(self: &Rc<Self>, hop: Hop, waited: bool) -> Checkout {
+    /// do. A `fresh` one is none that its server may have closed meanwhile: it comes in the place of the one that waits longest.
+    pub(crate) fn checkout(self: &Rc<Self>, hop: Hop, waited: bool, fresh: bool) -> Checkout {
         if let Some(bounds) = self.bounds.as_ref().filter(|bounds| !waited && bounds.is_waited_for()) {
             // A server that lets more streams be opened tells nobody.
             self.pass_on();
@@ -177,7 +177,9 @@ impl Host {
         if let Some(shared) = self.shared.borrow().iter().find(|shared| shared.has_room()) {
             return Checkout::Ready(Connection::Http2(Stream::new(shared.clone())));
         }
-        if let Some(sender) = self.take_idle() {
+        if fresh {
+            self.close_idle();
+        } else if let Some(sender) = self.take_idle() {
             return Checkout::Ready(Connection::Http1(sender));
         }
         let unshared = hop == Hop::Http1 || self.exclusive.get();
@@ -220,6 +222,12 @@ impl Host {
         {
             bounds.tell_one();
         }
+    }
+
+    fn close_idle(&self) {
+        let mut idle = self.idle.borrow_mut();
+        let longest = (!idle.is_empty()).then(|| idle.remove(0));
+        drop((idle, longest));
     }
 
     /// The connection used last, unless its server ended it or is about to.
@@ -300,10 +308,9 @@ impl Host {
         self.shared.borrow_mut().retain(|other| !Rc::ptr_eq(other, shared));
     }
 
-    /// Forgets the connections that have ended unnoticed: where one had, others are likely to. Of HTTP/1.1 none is told before
-    /// it is used, and those that wait are no younger.
+    /// Forgets the connections that have ended unnoticed: where one had, others are likely to. Of HTTP/1.1 the kernel is asked.
     pub(crate) fn discard_ended(&self) {
-        self.idle.borrow_mut().clear();
+        self.idle.borrow_mut().retain(|(sender, since)| self.is_fit(sender, *since) && !sender.has_input());
         let mut context = Context::from_waker(Waker::noop());
         let mut ended = |shared: &Shared| matches!(shared.sender.clone().poll_ready(&mut context), Poll::Ready(Err(_)));
         self.shared.borrow_mut().retain(|shared| !ended(shared));

@@ -151,7 +151,7 @@ pub(crate) async fn send(
         let Ok(_retry) = cluster.enter(bounds, Limit::Retries) else { break };
         let address = picked.address();
         let mut attempt = telemetry.attempt(&cluster.metrics, address, &mut head.headers);
-        let checking = checkout(worker, cluster, &picked, hop, caller, tries.served.is_some());
+        let checking = checkout(worker, cluster, &picked, hop, caller, tries.meets_ends());
         let checked = within(bound, cluster.name(), pin!(checking)).await;
         let checked = match checked {
             Ok(checked) => checked,
@@ -210,6 +210,11 @@ impl Tries {
         self.last = Some(error);
     }
 
+    /// Whether the last one met a connection that its server had closed.
+    fn meets_ends(&self) -> bool {
+        matches!(self.last, Some(Error::UpstreamClosed { .. }))
+    }
+
     /// What the client is told. Of a request that may have been served nobody is to think that it had no effect.
     fn error(self, cluster: &ClusterState) -> Error {
         let error = self.last.unwrap_or_else(|| Error::NoEndpoint { cluster: cluster.name().clone() });
@@ -255,17 +260,14 @@ async fn checkout(
     caller: Caller,
     fresh: bool,
 ) -> Result<Checked, Failure> {
-    let mut pending = None;
+    let (mut pending, mut full) = (None, false);
     let address = picked.address();
     loop {
         // Plaintext has nothing to do with the SVID in use.
         let plaintext = matches!(hop, Hop::Http1 | Hop::Http2);
         let generation = if plaintext { 0 } else { worker.generation() };
         let host = cluster.pool.host((address, hop, caller.kept), generation);
-        if fresh {
-            host.discard_ended();
-        }
-        let connection = match host.checkout(hop, pending.is_some()) {
+        let connection = match host.checkout(hop, pending.is_some(), fresh) {
             Checkout::Ready(connection) => {
                 cluster.metrics.reused();
                 connection
@@ -277,7 +279,9 @@ async fn checkout(
             }
             Checkout::Full(bounds) => {
                 wait(cluster, &mut pending)?;
-                cluster.metrics.overflowed(Limit::Connections);
+                if !std::mem::replace(&mut full, true) {
+                    cluster.metrics.overflowed(Limit::Connections);
+                }
                 bounds.freed().await?;
                 continue;
             }

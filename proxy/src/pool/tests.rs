@@ -31,7 +31,7 @@ fn http2(host: &Rc<Host>, sender: h2::Sender) -> Rc<Shared> {
 
 /// The shared connection that a request gets.
 fn given(host: &Rc<Host>) -> Option<Rc<Shared>> {
-    match host.checkout(Hop::MeshHttp2, false) {
+    match host.checkout(Hop::MeshHttp2, false, false) {
         Checkout::Ready(Connection::Http2(Stream(ref shared, _))) => Some(shared.clone()),
         _ => None,
     }
@@ -97,14 +97,21 @@ async fn how_long_a_server_waits_is_learned() {
 }
 
 #[tokio::test]
-async fn where_one_connection_has_ended_those_that_wait_are_not_tried() {
+async fn where_one_connection_has_ended_others_that_have_are_not_tried() {
     let host = Rc::new(Host::new(0, None));
-    let (io, end) = connected().await;
-    host.give_back(http1(io), 0);
-    drop(end);
+    let mut ends = Vec::new();
+    for _ in 0..4 {
+        let (io, end) = connected().await;
+        host.give_back(http1(io), 0);
+        ends.push(end);
+    }
+    drop(ends.drain(2..));
     assert!(host.take_idle().map(|sender| host.give_back(sender, 0)).is_some(), "its end is not yet seen");
     host.discard_ended();
-    assert!(matches!(host.checkout(Hop::Http1, false), Checkout::Dial(None, _)));
+    assert_eq!(host.idle.borrow().len(), 2, "those that have not ended stay");
+    assert!(matches!(host.checkout(Hop::Http1, false, true), Checkout::Dial(None, _)), "one may end at any time");
+    assert!(matches!(host.checkout(Hop::Http1, false, false), Checkout::Ready(_)));
+    assert!(host.is_unused(), "the fresh one came in another's place");
 }
 
 #[tokio::test]
@@ -155,7 +162,7 @@ async fn streams_that_a_server_allows_later_are_for_those_who_wait() {
     let limits = CircuitBreakers { max_connections: Some(1), ..Default::default() };
     let bounds = Bounds::new(limits, Arc::default());
     let host = Rc::new(Host::new(0, Some(bounds.clone())));
-    let Checkout::Dial(Some(ticket), Some(mut place)) = host.checkout(Hop::Http2, false) else {
+    let Checkout::Dial(Some(ticket), Some(mut place)) = host.checkout(Hop::Http2, false, false) else {
         panic!("none is made")
     };
     let (io, mut end) = connected().await;
@@ -163,7 +170,7 @@ async fn streams_that_a_server_allows_later_are_for_those_who_wait() {
     place.is_shared();
     let lasts = host.add(Fresh::Http2(Shared::new(sender, false)), 0);
     drop(ticket);
-    assert!(matches!(host.checkout(Hop::Http2, false), Checkout::Full(_)));
+    assert!(matches!(host.checkout(Hop::Http2, false, false), Checkout::Full(_)));
     let mut first = pin!(bounds.freed());
     let cx = &mut Context::from_waker(Waker::noop());
     assert!(first.as_mut().poll(cx).is_pending());
@@ -175,7 +182,7 @@ async fn streams_that_a_server_allows_later_are_for_those_who_wait() {
         if shared.has_room() { Poll::Ready(()) } else { Poll::Pending }
     });
     tokio::time::timeout(Duration::from_secs(120), told).await.unwrap();
-    assert!(matches!(host.checkout(Hop::Http2, false), Checkout::Full(_)), "it waits behind the first");
+    assert!(matches!(host.checkout(Hop::Http2, false, false), Checkout::Full(_)), "it waits behind the first");
     assert!(first.as_mut().poll(cx).is_ready());
     let mut second = pin!(bounds.freed());
     assert!(second.as_mut().poll(cx).is_pending());

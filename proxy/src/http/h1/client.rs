@@ -145,6 +145,11 @@ impl Sender {
         Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_ready()
     }
 
+    /// Whether the kernel knows of anything that an idle connection's server said, if only that it ends.
+    pub(crate) fn has_input(&self) -> bool {
+        socket::has_input(self.inner.borrow().wire.stream.tcp())
+    }
+
     /// Whoever waits for a request holds no buffer.
     pub(crate) fn free_buffer(&self) {
         self.inner.borrow_mut().wire.free();
