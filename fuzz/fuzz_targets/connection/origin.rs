@@ -4,6 +4,8 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
+use crate::hyper_reading::plain;
+
 /// A request as the origin reads it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Request {
@@ -16,7 +18,8 @@ impl Request {
     /// The target of a CONNECT, which has a form of its own, does not count.
     pub(crate) fn new(method: &str, target: &str, body: Vec<u8>) -> Self {
         let target = if method == "CONNECT" { "" } else { target };
-        Self { method: method.to_owned(), target: target.to_owned(), body }
+        let target = String::from_utf8_lossy(&plain(target.as_bytes())).into_owned();
+        Self { method: method.to_owned(), target, body: plain(&body) }
     }
 }
 

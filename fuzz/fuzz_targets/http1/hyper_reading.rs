@@ -34,19 +34,34 @@ pub(super) fn sorted(trailers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     fields
 }
 
-/// A path in the form of an origin's. hyper does not tell `OPTIONS http://a`, which means `*`, from `OPTIONS http://a/`.
-pub(super) fn path(method: &Method, path: &str) -> String {
-    match path {
-        "/" if *method == Method::OPTIONS => "*".to_owned(),
-        path if path.starts_with(['/', '*']) => path.to_owned(),
-        query => format!("/{query}"),
-    }
+/// What should have been percent-encoded in a target, which hyper refuses and we pass, and what stands for it.
+const RAW: [(u8, u8); 4] = [(b'"', b'!'), (b'<', b'('), (b'>', b')'), (b'`', b'\'')];
+
+/// With other characters in the place of raw ones.
+pub(super) fn plain(bytes: &[u8]) -> Vec<u8> {
+    let plain = |byte: &u8| RAW.iter().find(|(raw, _)| raw == byte).map_or(*byte, |(_, plain)| *plain);
+    bytes.iter().map(plain).collect()
 }
 
-/// Whether a line may be a request that hyper refuses and the proxy takes: with bytes in its target that no URI has.
-pub(super) fn may_refuse(bytes: &[u8]) -> bool {
-    let odd = |byte: &u8| b"\"<>`".contains(byte);
-    bytes.split(|&byte| byte == b'\n').any(|line| line.windows(7).any(|word| word == b"HTTP/1.") && line.iter().any(odd))
+/// The same, in what looks like a request's line: bodies are compared in their plain form, so it does no harm there.
+fn plain_targets(bytes: &[u8]) -> Vec<u8> {
+    let line = |line: &[u8]| match line.splitn(3, |byte| *byte == b' ').collect::<Vec<_>>()[..] {
+        // Not a field's, whose name has no space behind it.
+        [method, target, b"HTTP/1.1\r\n" | b"HTTP/1.0\r\n"] if !method.contains(&b':') => {
+            [method, b" ", &plain(target), &line[method.len() + 1 + target.len()..]].concat()
+        }
+        _ => line.to_vec(),
+    };
+    bytes.split_inclusive(|byte| *byte == b'\n').flat_map(line).collect()
+}
+
+/// A path in the form of an origin's. hyper does not tell `OPTIONS http://a`, which means `*`, from `OPTIONS http://a/`.
+pub(super) fn path(method: &Method, path: &str) -> String {
+    if path == "/" && *method == Method::OPTIONS {
+        return "*".to_owned();
+    }
+    let slash = if path.starts_with(['/', '*']) { "" } else { "/" };
+    slash.to_owned() + str::from_utf8(&plain(path.as_bytes())).expect("ASCII is left")
 }
 
 pub(super) fn version(version: Version) -> String {
@@ -89,6 +104,7 @@ impl Write for Sent<'_> {
 
 /// Whole requests, one after another.
 pub(super) fn requests(bytes: &[u8]) -> Vec<Content> {
+    let bytes = &plain_targets(bytes);
     let seen = RefCell::new(Vec::new());
     let service = service_fn(|request: Request<Incoming>| async {
         let (parts, body) = request.into_parts();
@@ -102,7 +118,7 @@ pub(super) fn requests(bytes: &[u8]) -> Vec<Content> {
                 version(parts.version),
             ];
             let trailers = kept(body.trailers());
-            let body = body.to_bytes().to_vec();
+            let body = plain(&body.to_bytes());
             seen.borrow_mut().push(Content { line, headers: fields(&parts.headers), body, trailers });
         }
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))

@@ -94,7 +94,7 @@ impl Spelling {
     }
 
     /// The path of a request as it was written, if the head has another form of it.
-    pub(super) fn target(&self) -> Option<&[u8]> {
+    pub fn target(&self) -> Option<&[u8]> {
         self.irregular.as_ref()?.target.as_deref()
     }
 
