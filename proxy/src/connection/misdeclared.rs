@@ -30,12 +30,11 @@ impl Mentions {
 
 /// What is wrong, and what to declare instead.
 fn sentence(port: u16, chain: &FilterChain, direction: Direction) -> String {
+    const LET_PASS: &str = "declare `protocol: auto`, which lets TLS pass as it is, or `tcp`";
     let (because, instead) = match (direction, chain.protocol) {
         (Direction::Gateway, _) => ("a gateway without `tls`", "give it `tls`, or ask it for http://"),
-        (_, Protocol::Http) => ("`protocol: http`", "declare `protocol: auto`, which lets TLS pass as it is, or `tcp`"),
-        (_, Protocol::Http2) => {
-            ("`protocol: http2`", "declare `protocol: auto`, which lets TLS pass as it is, or `tcp`")
-        }
+        (_, Protocol::Http) => ("`protocol: http`", LET_PASS),
+        (_, Protocol::Http2) => ("`protocol: http2`", LET_PASS),
         (_, Protocol::Auto | Protocol::Tcp) => ("no way for anything else", "give it one for other connections"),
     };
     format!("TLS came to port {port}, where only HTTP is served ({because}), and was refused: {instead}")

@@ -70,6 +70,15 @@ fn scripted(pair: &mut Pair, script: impl Fn(usize, &mut Served) + Send + Sync +
     received
 }
 
+/// Puts a server there that gives the same answer to every request.
+fn answering(pair: &mut Pair, answer: &'static str) -> Receiver<String> {
+    scripted(pair, move |_, served| {
+        while served.head().is_some() {
+            served.say(answer);
+        }
+    })
+}
+
 fn open(pair: &Pair) -> Wire {
     Wire::open(&pair.client, service(8080))
 }
@@ -295,11 +304,10 @@ fn http_1_0_keeps_a_connection_that_it_asks_to_keep() {
 #[test]
 fn names_keep_their_case_and_statuses_their_reason() {
     both(|mut pair| {
-        let heads = scripted(&mut pair, |_, served| {
-            while served.head().is_some() {
-                served.say("HTTP/1.1 200 Very Well\r\nX-ReSponse: 1\r\nContent-Length: 2\r\nETag: \"a\"\r\n\r\nok");
-            }
-        });
+        let heads = answering(
+            &mut pair,
+            "HTTP/1.1 200 Very Well\r\nX-ReSponse: 1\r\nContent-Length: 2\r\nETag: \"a\"\r\n\r\nok",
+        );
         let mut wire = open(&pair);
         wire.send("GET / HTTP/1.1\r\nHost: server:8080\r\nX-CamelCase: 1\r\nX-lower: 2\r\nSHOUTED: 3\r\n\r\n");
         let answer = wire.answer();
@@ -319,11 +327,7 @@ fn names_keep_their_case_and_statuses_their_reason() {
 #[test]
 fn targets_that_no_uri_has_arrive_as_they_were_written() {
     both(|mut pair| {
-        let heads = scripted(&mut pair, |_, served| {
-            while served.head().is_some() {
-                served.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-            }
-        });
+        let heads = answering(&mut pair, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         let mut wire = open(&pair);
         let long = format!("/?{}", "\"".repeat(8000));
         for target in ["/a<b>`\"{}|\\^", "/;a?q=\"<;%3C>`", "/plain", "//<", &long] {
