@@ -152,6 +152,9 @@ pub enum Error {
     /// The process has hardly any memory left of what it may have.
     #[error("memory is short")]
     Overloaded,
+    /// As many connections are open as the limit of open files allows, and none ended within the connect timeout.
+    #[error("no file was free for a connection within {0:?}")]
+    NoFile(Duration),
     /// The client broke its protocol.
     #[error("bad request: {0}")]
     DownstreamProtocol(String),
@@ -201,7 +204,8 @@ impl Error {
             | Self::NoEndpoint { .. }
             | Self::Overflow { .. }
             | Self::Retired
-            | Self::Overloaded => Side::Internal,
+            | Self::Overloaded
+            | Self::NoFile(_) => Side::Internal,
             Self::Connect { .. }
             | Self::ConnectTimeout { .. }
             | Self::UpstreamTls { .. }
@@ -286,7 +290,7 @@ impl Error {
             Self::RequestTimeout { .. } => ResponseFlag::UT,
             Self::IdleTimeout(_) => ResponseFlag::SI,
             Self::Loop(_) => ResponseFlag::LR,
-            Self::Overloaded => ResponseFlag::OM,
+            Self::Overloaded | Self::NoFile(_) => ResponseFlag::OM,
             Self::Overflow { .. } => ResponseFlag::UO,
             Self::DownstreamProtocol(_) | Self::InvalidHead(_) | Self::HeadTimeout(_) | Self::InvalidBody(_) => {
                 ResponseFlag::DPE
@@ -307,6 +311,7 @@ impl Error {
             | Self::UpstreamClosed { .. }
             | Self::Retired
             | Self::Overloaded
+            | Self::NoFile(_)
             | Self::Undelivered { .. } => (StatusCode::SERVICE_UNAVAILABLE, GRPC_UNAVAILABLE),
             Self::UpstreamReset { code, .. } => (StatusCode::SERVICE_UNAVAILABLE, grpc_status_of_reset(*code)),
             Self::ResponseReset(code) => (StatusCode::BAD_GATEWAY, grpc_status_of_reset(*code)),

@@ -136,6 +136,13 @@ impl Pool {
         });
     }
 
+    /// The host of the connection that waits for work longest, and since when.
+    pub(crate) fn longest_idle(&self) -> Option<(Instant, Rc<Host>)> {
+        let hosts = self.hosts.borrow();
+        let idle = hosts.values().filter_map(|host| Some((host.idle_since()?, host)));
+        idle.min_by_key(|(since, _)| *since).map(|(since, host)| (since, host.clone()))
+    }
+
     /// Closes what was idle longer than `timeout` (zero: never), retires what an older SVID made, and forgets empty pools.
     pub(crate) fn sweep(&self, timeout: Duration, generation: u64) {
         let now = Instant::now();
@@ -182,7 +189,7 @@ impl Host {
         } else if let Some(sender) = self.take_idle() {
             return Checkout::Ready(Connection::Http1(sender));
         }
-        let unshared = hop == Hop::Http1 || self.exclusive.get();
+        let unshared = self.is_unshared(hop);
         let mut dialling = self.dialling.borrow_mut();
         if let Some(dialling) = dialling.as_ref().filter(|_| !unshared) {
             return Checkout::Wait(dialling.clone());
@@ -198,6 +205,11 @@ impl Host {
         let ticket = Ticket::new(self);
         *dialling = Some(ticket.dialling());
         Checkout::Dial(Some(ticket), place)
+    }
+
+    /// Whether each request has a connection of its own.
+    pub(crate) fn is_unshared(&self, hop: Hop) -> bool {
+        hop == Hop::Http1 || self.exclusive.get()
     }
 
     /// Whether there are streams for whose end to wait.
@@ -221,6 +233,32 @@ impl Host {
             && (!self.idle.borrow().is_empty() || self.shared.borrow().iter().any(|shared| shared.has_room()))
         {
             bounds.tell_one();
+        }
+    }
+
+    /// Since when the one waits for work that waits longest.
+    fn idle_since(&self) -> Option<Instant> {
+        let shared = self.longest_idle_shared().map(|shared| shared.last_used.get());
+        self.idle.borrow().first().map(|(_, since)| *since).into_iter().chain(shared).min()
+    }
+
+    fn longest_idle_shared(&self) -> Option<Rc<Shared>> {
+        let shared = self.shared.borrow();
+        shared.iter().filter(|shared| shared.active.get() == 0).min_by_key(|shared| shared.last_used.get()).cloned()
+    }
+
+    /// Closes that one. A shared one says so first: `false`.
+    pub(crate) fn close_longest_idle(&self) -> bool {
+        let since = self.idle_since();
+        match self.longest_idle_shared() {
+            Some(shared) if since == Some(shared.last_used.get()) => {
+                self.discard(&shared);
+                false
+            }
+            _ => {
+                self.close_idle();
+                true
+            }
         }
     }
 
@@ -269,9 +307,10 @@ impl Host {
         (learned.elapsed() < BELIEVED).then_some(limit)
     }
 
-    /// Takes an HTTP/1.1 connection back after its exchange ended well.
+    /// Takes an HTTP/1.1 connection back after its exchange ended well; it is closed where somebody waits for an open file.
     pub(crate) fn give_back(&self, sender: h1::client::Sender, generation: u64) {
         if self.generation.get() == generation && sender.is_reusable() {
+            sender.rest();
             self.idle.borrow_mut().push((sender, Instant::now()));
         }
     }

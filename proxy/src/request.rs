@@ -20,7 +20,7 @@ use crate::io::{Downstream, Replay};
 use crate::live::{self, LiveConnection};
 use crate::telemetry::{ConnectionInfo, DownstreamMetrics, OpenConnection, RequestTelemetry};
 use crate::upstream::{self, Bound, Response, Upgrade};
-use crate::worker::{ChainView, Worker};
+use crate::worker::{ChainView, Need, Worker};
 use crate::{route, tcp_proxy};
 
 pub(crate) use response_body::ResponseBody;
@@ -248,6 +248,7 @@ impl HttpConnection {
             caller: chain.caller(self.info.client),
             orig_dst: self.orig_dst,
             body: RequestBody::new(body, telemetry.request_bytes_handle(), chain.listener().limits.stream_idle),
+            need: if self.open.active() > 1 { Need::More } else { Need::First },
             relayed: self.trust.hop,
             head,
         };

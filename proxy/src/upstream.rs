@@ -7,27 +7,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use remora_model::{Direction, Discovery, Protocol, UpstreamTls};
-use tokio::sync::oneshot;
-use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use crate::Error;
 use crate::address::OrigDst;
-use crate::breaker::{Limit, Place};
-use crate::cluster::{ClusterState, EndpointState, Picked};
+use crate::breaker::Limit;
+use crate::cluster::ClusterState;
 use crate::http::body::{Body, RequestBody};
 use crate::http::informational::Informational;
 use crate::http::{RequestHead, ResponseHead};
 use crate::io::{Replay, Upstream};
 use crate::live::LiveConnection;
-use crate::pool::{Checkout, Connection, Fresh, Hop, Host, Ticket};
+use crate::pool::Hop;
 use crate::telemetry::{AttemptTelemetry, RequestTelemetry};
-use crate::worker::Worker;
+use crate::worker::{Need, Worker};
 
+mod checkout;
 mod connect;
 mod exchange;
 
-use connect::open;
+use checkout::{Checked, checkout};
 pub(crate) use connect::{UpstreamConnection, connect_tcp, tcp_place};
 pub(crate) use exchange::Lease;
 use exchange::exchange;
@@ -57,6 +56,8 @@ pub(crate) struct Request {
     pub(crate) head: Box<RequestHead>,
     /// Its body.
     pub(crate) body: RequestBody,
+    /// Whether others of the same client are under way.
+    pub(crate) need: Need,
     /// Our own sidecar sends it, which hears of a refusal and tries again itself: it may know another endpoint.
     pub(crate) relayed: bool,
 }
@@ -137,7 +138,7 @@ pub(crate) async fn send(
     informational: &Informational,
     telemetry: &mut RequestTelemetry,
 ) -> Result<Response, Error> {
-    let Request { caller, orig_dst, mut head, mut body, relayed } = request;
+    let Request { caller, orig_dst, mut head, mut body, need, relayed } = request;
     let hop = hop(cluster, &head, caller.direction);
     if head.protocol.is_some() && matches!(hop, Hop::Http1 | Hop::MeshHttp1) {
         return Err(Error::DownstreamProtocol(
@@ -151,11 +152,15 @@ pub(crate) async fn send(
         let Ok(_retry) = cluster.enter(bounds, Limit::Retries) else { break };
         let address = picked.address();
         let mut attempt = telemetry.attempt(&cluster.metrics, address, &mut head.headers);
-        let checking = checkout(worker, cluster, &picked, hop, caller, tries.meets_ends());
+        let checking = checkout(worker, cluster, &picked, (hop, caller, need), tries.meets_ends());
         let checked = within(bound, cluster.name(), pin!(checking)).await;
         let checked = match checked {
             Ok(checked) => checked,
-            Err(Failure { error: error @ (Error::RequestTimeout { .. } | Error::Overflow { .. }), .. }) => {
+            // Of no endpoint's making.
+            Err(Failure {
+                error: error @ (Error::RequestTimeout { .. } | Error::Overflow { .. } | Error::NoFile(_)),
+                ..
+            }) => {
                 attempt.failed(&error);
                 return Err(error);
             }
@@ -240,110 +245,6 @@ fn hop(cluster: &ClusterState, head: &RequestHead, direction: Direction) -> Hop 
         (UpstreamTls::Mesh { .. }, false) => Hop::MeshHttp1,
         (UpstreamTls::Mesh { .. }, true) => Hop::MeshHttp2,
     }
-}
-
-struct Checked {
-    host: Rc<Host>,
-    connection: Connection,
-    generation: u64,
-    hop: Hop,
-    /// The request's within the cluster's bounds.
-    place: Option<Place>,
-}
-
-/// A connection for a request; a `fresh` one where it must not be one that its server has closed meanwhile.
-async fn checkout(
-    worker: &Rc<Worker>,
-    cluster: &Rc<ClusterState>,
-    picked: &Picked,
-    hop: Hop,
-    caller: Caller,
-    fresh: bool,
-) -> Result<Checked, Failure> {
-    let (mut pending, mut full) = (None, false);
-    let address = picked.address();
-    loop {
-        // Plaintext has nothing to do with the SVID in use.
-        let plaintext = matches!(hop, Hop::Http1 | Hop::Http2);
-        let generation = if plaintext { 0 } else { worker.generation() };
-        let host = cluster.pool.host((address, hop, caller.kept), generation);
-        let connection = match host.checkout(hop, pending.is_some(), fresh) {
-            Checkout::Ready(connection) => {
-                cluster.metrics.reused();
-                connection
-            }
-            Checkout::Wait(dialling) => {
-                wait(cluster, &mut pending)?;
-                dialling.wait().await?;
-                continue;
-            }
-            Checkout::Full(bounds) => {
-                wait(cluster, &mut pending)?;
-                if !std::mem::replace(&mut full, true) {
-                    cluster.metrics.overflowed(Limit::Connections);
-                }
-                bounds.freed().await?;
-                continue;
-            }
-            Checkout::Dial(ticket, place) => {
-                wait(cluster, &mut pending)?;
-                let (worker, cluster, host) = (worker.clone(), cluster.clone(), host.clone());
-                // Rare, and large: every connection that waits for its next request would keep room for it.
-                let open = Box::pin(async move { open(&worker, &cluster, address, hop, caller, place).await });
-                dial(host, generation, ticket, picked.endpoint(), open).await?
-            }
-        };
-        let place = match cluster.enter(host.bounds.as_ref(), Limit::Requests) {
-            Ok(place) => place,
-            Err(error) => {
-                host.put_back(connection, generation);
-                return Err(error.into());
-            }
-        };
-        host.pass_on();
-        return Ok(Checked { host, connection, generation, hop, place });
-    }
-}
-
-/// Dials. Who has the ticket, or of those without one who is first, does so in a task of its own, for however short a time it waits
-/// itself: others get the connection, and that an endpoint cannot be reached becomes known.
-async fn dial(
-    host: Rc<Host>,
-    generation: u64,
-    ticket: Option<Ticket>,
-    endpoint: Rc<EndpointState>,
-    open: Pin<Box<impl Future<Output = Result<Fresh, Error>> + 'static>>,
-) -> Result<Connection, Error> {
-    let proof = if ticket.is_none() { host.prove() } else { None };
-    let outlives = ticket.is_some() || proof.is_some();
-    let pool = host.clone();
-    let dialled = async move {
-        let dialled = open.await.map(|fresh| host.add(fresh, generation));
-        if let Err(error) = &dialled {
-            endpoint.unreachable(error);
-            host.failed(ticket, error);
-        }
-        drop(proof);
-        dialled
-    };
-    if !outlives {
-        return dialled.await;
-    }
-    let (tell, told) = oneshot::channel();
-    spawn_local(async move {
-        if let Err(Ok(connection)) = tell.send(dialled.await) {
-            pool.put_back(connection, generation);
-        }
-    });
-    told.await.expect("the dial's task ends with a word")
-}
-
-/// Counts a request among those that wait for a connection, from its first wait.
-fn wait(cluster: &ClusterState, pending: &mut Option<Option<Place>>) -> Result<(), Error> {
-    if pending.is_none() {
-        *pending = Some(cluster.enter(cluster.pool.bounds.as_ref(), Limit::Pending)?);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

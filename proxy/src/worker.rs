@@ -3,6 +3,7 @@
 //! It is handed whole inputs (snapshot, resolved addresses, identity) through a `watch` and resolves them once, into a
 //! [`View`]; on the request path it only reads its own view.
 
+mod files;
 mod spread;
 mod view;
 
@@ -16,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use remora_model::{Direction, SpiffeId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
+use tokio::time::Instant;
 
 use crate::address::OrigDst;
 use crate::admin::{ClusterStatus, EndpointStatus};
@@ -31,6 +33,7 @@ use crate::telemetry::{ConnectionStatus, DrainReason, Registry, Sinks, TlsSide, 
 use crate::tls::{Connector, Offer, TlsInfo};
 use crate::{allocator, filter_chain, listener};
 
+pub(crate) use files::{File, Files, Need, Share};
 pub(crate) use spread::{Handed, Inbox, Place, Spread};
 pub(crate) use view::{ChainView, Input, ListenerId, View};
 
@@ -83,6 +86,8 @@ pub(crate) struct Worker {
     live: Rc<Live>,
     pub(crate) own: OwnAddresses,
     most: usize,
+    /// Of the connections that are dialled.
+    pub(crate) files: Rc<Files>,
     pub(crate) spread: Spread,
     pressure: Cell<Pressure>,
     /// Whether one connection, and one request, may still be let in before the next tick though memory is short.
@@ -111,6 +116,7 @@ impl Worker {
             live: Rc::default(),
             own: start.own.clone(),
             most: start.most,
+            files: Files::new(start.most),
             spread: start.spread.clone(),
             pressure: Cell::default(),
             spare: Default::default(),
@@ -149,6 +155,30 @@ impl Worker {
     /// by use, and whoever waits must not wait for ever.
     pub(crate) fn has_spare_room(&self) -> bool {
         self.connections.count() < self.most && self.spare[0].get()
+    }
+
+    /// A file for a connection to an endpoint, by then: that of connections that wait for work, if need be, the longest idle ones first.
+    pub(crate) async fn file(&self, need: Need, share: Option<Share>, by: Instant) -> Option<File> {
+        let mut share = match share {
+            None => self.files.wait_to_share(need, by).await?,
+            share => share,
+        };
+        loop {
+            if let Some(file) = self.files.take(need, &mut share) {
+                return Some(file);
+            }
+            if !self.close_longest_idle() {
+                return self.files.wait(share, by).await;
+            }
+        }
+    }
+
+    /// Closes the connection that waits for work longest. Whether its file is free now.
+    fn close_longest_idle(&self) -> bool {
+        let view = self.view();
+        let replaced: Vec<_> = self.replaced.borrow().iter().filter_map(Weak::upgrade).collect();
+        let hosts = view.clusters.iter().chain(&replaced).filter_map(|cluster| cluster.pool.longest_idle());
+        hosts.min_by_key(|(since, _)| *since).is_some_and(|(_, host)| host.close_longest_idle())
     }
 
     /// That one was taken in.

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use remora_model::{CircuitBreakers, HttpLimits};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
@@ -13,6 +13,7 @@ use crate::http::h2;
 use crate::io::Upstream;
 use crate::telemetry::{UpstreamMetrics, UpstreamProtocol};
 use crate::upstream::UpstreamConnection;
+use crate::worker::{Files, Need};
 
 /// SETTINGS, and GOAWAY with no stream processed.
 const GOODBYE: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -64,13 +65,36 @@ async fn shared_connections_are_superseded_once_a_second() {
 }
 
 fn http1(io: Upstream) -> h1::client::Sender {
+    http1_of(&Files::new(1), io)
+}
+
+fn http1_of(files: &Rc<Files>, io: Upstream) -> h1::client::Sender {
     let metrics = Arc::new(UpstreamMetrics::new("c".into()));
-    h1::client::Sender::new(
-        io,
-        UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None, None),
-        None,
-        Default::default(),
-    )
+    let file = files.take(Need::First, &mut None).unwrap();
+    let counted = UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None, None, file);
+    h1::client::Sender::new(io, counted, None, Default::default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_work_gives_way_to_what_waits_for_a_file() {
+    let (host, files) = (Rc::new(Host::new(0, None)), Files::new(2));
+    let ((io, mut end), (other_io, _other_end), (shared_io, _shared_end)) =
+        (connected().await, connected().await, connected().await);
+    host.give_back(http1_of(&files, io), 0);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let (sender, _connection) = h2::connect(shared_io, true, HttpLimits::default()).await.unwrap();
+    let shared = http2(&host, sender);
+    assert!(host.close_longest_idle(), "its file is free");
+    assert_eq!(end.read(&mut [0]).await.unwrap(), 0);
+    let stream = Stream::new(shared.clone());
+    assert_eq!(host.idle_since(), None, "it is in use");
+    drop(stream);
+    assert!(!host.close_longest_idle() && shared.closed.get(), "it says so first");
+
+    let (other, _last) = (http1_of(&files, other_io), files.take(Need::First, &mut None).unwrap());
+    let by = Instant::now() + Duration::from_secs(1);
+    let (file, ()) = tokio::join!(files.wait(None, by), async { host.give_back(other, 0) });
+    assert!(file.is_some() && host.is_unused());
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use model::{Direction, UpstreamTls, capture};
 use remora_model as model;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 use super::{Caller, MAX_ATTEMPTS};
 use crate::address::OrigDst;
@@ -23,7 +24,7 @@ use crate::live::{self, LiveConnection};
 use crate::pool::{Fresh, Hop, Shared};
 use crate::telemetry::{TlsSide, UpstreamMetrics, UpstreamProtocol};
 use crate::tls::{MeshProtocol, Offer};
-use crate::worker::Worker;
+use crate::worker::{File, Need, Share, Worker};
 use crate::{Error, socket, tls};
 
 /// How long an address is waited for before one of the other family is asked as well: the connection attempt delay that
@@ -38,6 +39,7 @@ pub(crate) struct UpstreamConnection {
     live: Option<Rc<LiveConnection>>,
     /// Within the cluster's bounds.
     place: Option<Place>,
+    pub(crate) file: File,
 }
 
 impl UpstreamConnection {
@@ -46,9 +48,10 @@ impl UpstreamConnection {
         protocol: UpstreamProtocol,
         live: Option<Rc<LiveConnection>>,
         place: Option<Place>,
+        file: File,
     ) -> Self {
         metrics.connection_opened(protocol);
-        Self { metrics: metrics.clone(), live, place }
+        Self { metrics: metrics.clone(), live, place, file }
     }
 
     /// It counts within the bounds of `cluster` from now on.
@@ -79,6 +82,29 @@ impl Drop for UpstreamConnection {
     }
 }
 
+/// What the need takes of the share of the open files, within the time that there is to make a connection.
+///
+/// # Errors
+/// Others have it.
+pub(super) async fn share(worker: &Worker, cluster: &ClusterState, need: Need) -> Result<Option<Share>, Error> {
+    let timeout = cluster.config.connect_timeout;
+    worker.files.wait_to_share(need, Instant::now() + timeout).await.ok_or(Error::NoFile(timeout))
+}
+
+/// A file for a connection, within the time that there is to make one.
+///
+/// # Errors
+/// None was free.
+pub(super) async fn file(
+    worker: &Worker,
+    cluster: &ClusterState,
+    need: Need,
+    share: Option<Share>,
+) -> Result<File, Error> {
+    let timeout = cluster.config.connect_timeout;
+    worker.file(need, share, Instant::now() + timeout).await.ok_or(Error::NoFile(timeout))
+}
+
 /// Makes an HTTP connection to an endpoint and starts its driver.
 pub(super) async fn open(
     worker: &Rc<Worker>,
@@ -86,7 +112,7 @@ pub(super) async fn open(
     address: SocketAddr,
     hop: Hop,
     caller: Caller,
-    mut place: Option<Place>,
+    (mut place, file): (Option<Place>, File),
 ) -> Result<Fresh, Error> {
     let offer = match hop {
         Hop::Http1 | Hop::MeshHttp1 => Offer::Http1,
@@ -108,7 +134,7 @@ pub(super) async fn open(
     };
     let limits = worker.view().limits();
     if http1 {
-        let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http1, live.clone(), place);
+        let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http1, live.clone(), place, file);
         return Ok(Fresh::Http1(h1::client::Sender::new(io, counted, live, (&limits).into())));
     }
     let ours = protocol == Some(MeshProtocol::RemoraH2);
@@ -116,7 +142,7 @@ pub(super) async fn open(
     if let Some(place) = &mut place {
         place.is_shared();
     }
-    let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2, live.clone(), place);
+    let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2, live.clone(), place, file);
     let shared = Shared::new(sender, ours);
     let weak = Rc::downgrade(&shared);
     spawn_local(async move {
@@ -180,7 +206,7 @@ async fn dial_once(
     };
     let connected = tokio::select! {
         connected = tokio::time::timeout(timeout, connecting) => connected.ok(),
-        () = overtaken(cluster, address) => None,
+        () = overtaken(worker, cluster, address) => None,
     };
     let stream = match connected {
         Some(Ok(stream)) => stream,
@@ -222,9 +248,10 @@ async fn dial_once(
 
 /// Completes when another family's address of the same name took a connection, though it was asked later: this one is passed
 /// over then, and the other asked in its place (RFC 8305 section 5).
-async fn overtaken(cluster: &ClusterState, address: SocketAddr) {
+async fn overtaken(worker: &Worker, cluster: &ClusterState, address: SocketAddr) {
     let Some(other) = cluster.other_family(address) else { return std::future::pending().await };
     tokio::time::sleep(HEAD_START).await;
+    let Some(_file) = worker.files.take(Need::More, &mut None) else { return std::future::pending().await };
     if socket::connect(other, None).await.is_err() {
         std::future::pending().await
     }
@@ -268,6 +295,7 @@ pub(crate) async fn connect_tcp(
     caller: Caller,
     place: Option<Place>,
 ) -> Result<(Upstream, Picked, UpstreamConnection), Error> {
+    let file = file(worker, cluster, Need::First, None).await?;
     let mut tried = Vec::new();
     let mut last = None;
     while tried.len() < MAX_ATTEMPTS {
@@ -279,7 +307,7 @@ pub(crate) async fn connect_tcp(
         match dial(worker, cluster, picked.address(), Offer::Tcp, caller).await {
             Ok(Dialled { io, live, .. }) => {
                 picked.reached();
-                let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Tcp, live, place);
+                let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Tcp, live, place, file);
                 return Ok((io, picked, counted));
             }
             Err(error) => {

@@ -1,6 +1,6 @@
 //! Connections that are not HTTP, and what the machine no longer gives.
 
-use std::fs::OpenOptions;
+use std::fs::{DirEntry, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -15,6 +15,7 @@ use crate::memory;
 use crate::origin::Origin;
 
 const TCP: Counter = ("remora_tcp_connections_total", &[("direction", "inbound")]);
+const OVERLOADED: Counter = ("remora_requests_total", &[("flag", "OM")]);
 const LOOP: Counter = ("remora_connections_refused_total", &[("reason", "loop")]);
 
 pub(crate) fn rows() -> Vec<Row> {
@@ -24,6 +25,7 @@ pub(crate) fn rows() -> Vec<Row> {
         Row { name: "loops", counter: LOOP, run: loops },
         Row { name: "no-original-destination", counter: LOOP, run: no_original_destination },
         Row { name: "no-open-files", counter: ("remora_accept_pauses_total", &[]), run: no_open_files },
+        Row { name: "streams-beyond-the-files", counter: OVERLOADED, run: streams_beyond_the_files },
         memory::row(),
         Row { name: "log-sinks", counter: ("remora_access_log_dropped_total", &[]), run: log_sinks },
         Row { name: "packet-loss", counter: ("remora_requests_total", &[("code", "200")]), run: packet_loss },
@@ -41,7 +43,8 @@ fn tcp_at_a_pod() {
 #[test]
 fn a_gateway_without_open_files() {
     let arguments = ["prlimit", "--nofile=80"].map(str::to_owned);
-    Bed::gateway_with(|_| String::new(), "workers: 2", &arguments).run(&crate::named(rows(), &["no-open-files"]));
+    Bed::gateway_with(|_| String::new(), "workers: 2", &arguments)
+        .run(&crate::named(rows(), &["no-open-files", "streams-beyond-the-files"]));
 }
 
 #[test]
@@ -194,10 +197,11 @@ fn no_open_files(bed: &Bed) {
     let mut command = bed.gateway.command(tool("strace"));
     command.args(["-f", "-qq", "-e", "trace=accept4", "-e", "inject=accept4:error=EMFILE", "-p"]);
     let strace = bed.gateway.process("strace", command.arg(bed.proxy.pid().to_string()));
-    let status = format!("/proc/{}/status", bed.proxy.pid());
-    eventually("strace is attached", || {
-        let status = std::fs::read_to_string(&status).unwrap();
-        status.lines().any(|line| line == format!("TracerPid:\t{}", strace.pid())).then_some(())
+    let tracer = format!("TracerPid:\t{}", strace.pid());
+    eventually("strace is attached to every thread", || {
+        let mut threads = std::fs::read_dir(format!("/proc/{}/task", bed.proxy.pid())).unwrap();
+        let status = |thread: &DirEntry| std::fs::read_to_string(thread.path().join("status")).unwrap();
+        threads.all(|thread| status(&thread.unwrap()).lines().any(|line| line == tracer)).then_some(())
     });
     let mut waiting = bed.connect();
     waiting.write_all(b"GET /waiting HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
@@ -207,6 +211,22 @@ fn no_open_files(bed: &Bed) {
     assert!(read_all(&mut waiting).starts_with("HTTP/1.1 200 "), "what waited is served");
     let after = bed.proxy.metric_until("remora_accept_pauses_total", &[], |count| count > pauses);
     assert!(after < pauses + 2_000.0, "accepting rests between two tries: {after}");
+}
+
+fn streams_beyond_the_files(bed: &Bed) {
+    let mut h2 = H2::open(&bed.attacker, bed.to);
+    let asked: Vec<u32> = (0..400).map(|_| h2.ask(&get("/silent"))).collect();
+    // A status that was answered before is an index of the dynamic table.
+    assert!(matches!(h2.outcome(asked[399]), Outcome::Answer(_)), "who finds no file is told");
+    bed.proxy.metric_until(OVERLOADED.0, OVERLOADED.1, |count| count >= 300.0);
+    assert!(!bed.origin.seen("/silent").is_empty(), "others are under way");
+    assert!(bed.open_files() < 80);
+    for _ in 0..10 {
+        assert!(bed.proxy.is_ready());
+        let answer = bed.answer_to(b"GET /other HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+    }
+    assert!(h2.settled(), "and all the while it goes on");
 }
 
 fn log_sinks(bed: &Bed) {

@@ -26,6 +26,7 @@ use crate::io::{Replay, Upstream};
 use crate::live::LiveConnection;
 use crate::socket;
 use crate::upstream::{Lease, STALLED, Upgrade, UpstreamConnection};
+use crate::worker::Share;
 
 mod answer;
 
@@ -155,10 +156,15 @@ impl Sender {
         self.inner.borrow_mut().wire.free();
     }
 
-    /// Whether its exchange left it clean: what came behind the answer would be taken for the next one.
+    /// Whether its exchange left it clean, since what came behind the answer would be taken for the next one, and nobody waits for
+    /// its file.
     pub(crate) fn is_reusable(&self) -> bool {
         let inner = self.inner.borrow();
-        inner.kept && inner.reader.is_done() && inner.is_sent() && inner.wire.input.is_empty()
+        inner.kept
+            && inner.reader.is_done()
+            && inner.is_sent()
+            && inner.wire.input.is_empty()
+            && !inner.counted.file.is_wanted()
     }
 
     /// Whether the request is still being sent though its answer is complete.
@@ -178,6 +184,16 @@ impl Sender {
                 return;
             }
         }
+    }
+
+    /// It serves a request that has this share of the open files, until it rests.
+    pub(crate) fn serve(&self, share: Option<Share>) {
+        self.inner.borrow().counted.file.serve(share);
+    }
+
+    /// It waits for work.
+    pub(crate) fn rest(&self) {
+        self.inner.borrow().counted.file.rest();
     }
 
     /// How long it may be idle before its server could close it.

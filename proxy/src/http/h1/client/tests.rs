@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::http::Spelling;
 use crate::telemetry::{ByteCounter, UpstreamMetrics, UpstreamProtocol};
+use crate::worker::{Files, Need};
 
 /// A connection, and its server's end.
 async fn connection() -> (Sender, TcpStream) {
@@ -22,7 +23,8 @@ async fn connection() -> (Sender, TcpStream) {
 
 fn sender(io: Upstream) -> Sender {
     let metrics = Arc::new(UpstreamMetrics::new("c".into()));
-    let counted = UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None, None);
+    let file = Files::new(1).take(Need::First, &mut None).unwrap();
+    let counted = UpstreamConnection::opened(&metrics, UpstreamProtocol::Http1, None, None, file);
     Sender::new(io, counted, None, Limits::default())
 }
 
