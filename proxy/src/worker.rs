@@ -64,8 +64,6 @@ pub(crate) struct Start {
     pub(crate) index: usize,
     pub(crate) listeners: Vec<(ListenerId, TcpListener)>,
     pub(crate) own: OwnAddresses,
-    /// Connections it may have open.
-    pub(crate) most: usize,
     pub(crate) spread: Spread,
     /// Connections that other workers hand over.
     pub(crate) inbox: Inbox,
@@ -85,7 +83,6 @@ pub(crate) struct Worker {
     pub(crate) connections: Rc<Connections>,
     live: Rc<Live>,
     pub(crate) own: OwnAddresses,
-    most: usize,
     /// Of the connections that are dialled.
     pub(crate) files: Rc<Files>,
     pub(crate) spread: Spread,
@@ -115,8 +112,7 @@ impl Worker {
             connections: Rc::default(),
             live: Rc::default(),
             own: start.own.clone(),
-            most: start.most,
-            files: Files::new(start.most),
+            files: Files::new(start.spread.most),
             spread: start.spread.clone(),
             pressure: Cell::default(),
             spare: Default::default(),
@@ -148,13 +144,13 @@ impl Worker {
 
     /// Whether there are as many connections as the limits of open files and of memory allow.
     pub(crate) fn is_full(&self) -> bool {
-        self.connections.count() >= self.most || self.pressure.get() >= Pressure::Connections
+        self.connections.count() >= self.spread.most || self.pressure.get() >= Pressure::Connections
     }
 
     /// Whether one connection is taken in though memory is short. None at all would be too few: what is free again is only found
     /// by use, and whoever waits must not wait for ever.
     pub(crate) fn has_spare_room(&self) -> bool {
-        self.connections.count() < self.most && self.spare[0].get()
+        self.connections.count() < self.spread.most && self.spare[0].get()
     }
 
     /// A file for a connection to an endpoint, by then: that of connections that wait for work, if need be, the longest idle ones first.
@@ -380,13 +376,14 @@ async fn run(start: Start) {
             },
             Some(handed) = inbox.recv() => listener::serve_handed(&worker, handed),
             _ = tick.tick() => {
-                worker.telemetry.flush_lines();
                 worker.lines.set(0);
                 worker.spare.iter().for_each(|spare| spare.set(true));
                 ticks += 1;
                 if ticks % FLUSHES_A_SWEEP == 0 {
                     worker.telemetry.flush();
                     worker.sweep();
+                } else {
+                    worker.telemetry.flush_lines();
                 }
             }
             () = &mut left => {

@@ -69,7 +69,6 @@ impl Workers {
                 index,
                 listeners,
                 own: own.clone(),
-                most,
                 spread,
                 inbox,
                 input: input.clone(),

@@ -59,7 +59,7 @@ pub(crate) type Inbox = mpsc::UnboundedReceiver<Handed>;
 pub(crate) struct Spread {
     workers: Arc<[Peer]>,
     own: usize,
-    most: usize,
+    pub(super) most: usize,
 }
 
 impl Spread {

@@ -48,7 +48,6 @@ impl Gateway {
             addresses.push(socket.local_addr().unwrap());
             let (sender, receiver) = mpsc::unbounded_channel();
             let start = Start {
-                most: usize::MAX,
                 index,
                 listeners: vec![(ListenerId(0), socket)],
                 own: OwnAddresses::new(&[], Vec::new()),
