@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use self::direction::{Broken, Direction, Endpoint};
+pub(crate) use self::pipe::allow as allow_pipes;
 use crate::io::{Downstream, Replay, Upstream};
 use crate::socket;
 use crate::telemetry::ConnectionTelemetry;

@@ -31,7 +31,7 @@ use crate::readiness::ReadyGuard;
 use crate::signal::Signal;
 use crate::telemetry::{ConnectionStatus, DrainReason, Registry, Sinks, TlsSide, WorkerTelemetry};
 use crate::tls::{Connector, Offer, TlsInfo};
-use crate::{allocator, filter_chain, listener};
+use crate::{allocator, filter_chain, listener, tcp_proxy};
 
 pub(crate) use files::{File, Files, Need, Share};
 pub(crate) use spread::{Handed, Inbox, Place, Spread};
@@ -44,6 +44,9 @@ const FLUSHES_A_SWEEP: u32 = 10;
 
 /// The idle timeout of pooled connections while memory is short, and of clusters that were replaced.
 const SOON: Duration = Duration::from_secs(1);
+
+/// For so many connections that may be open there may be a pipe to move bulk through, itself two files.
+pub(crate) const CONNECTIONS_A_PIPE: usize = 16;
 
 /// Log lines that peers may cause between two flushes.
 const LINES_A_TICK: u32 = 5;
@@ -340,6 +343,7 @@ pub(crate) fn spawn(start: Start) -> std::io::Result<std::thread::JoinHandle<()>
 
 async fn run(start: Start) {
     let worker = Worker::new(&start);
+    tcp_proxy::allow_pipes(start.spread.most / CONNECTIONS_A_PIPE);
     let Start { index, listeners, mut inbox, mut input, mut phase, mut pressure, mut commands, ready, .. } = start;
     for (id, socket) in listeners {
         match tokio::net::TcpListener::from_std(socket) {

@@ -16,7 +16,7 @@ use crate::memory::Pressure;
 use crate::original_dst::OwnAddresses;
 use crate::readiness::Readiness;
 use crate::telemetry::{ConnectionStatus, Registry, Sinks};
-use crate::worker::{self, Command, Input, Spread, Start};
+use crate::worker::{self, CONNECTIONS_A_PIPE, Command, Input, Spread, Start};
 
 /// Open files kept for everything but connections.
 const RESERVED: usize = 16;
@@ -34,14 +34,15 @@ pub(super) struct Workers {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Connections a worker may have: each takes two files, and some are kept for the admin interface, for names and for certificates.
+/// Connections a worker may have: each takes two files and its part of a pipe, and some are kept for the admin interface, for names and for certificates.
 fn most_connections(workers: usize) -> usize {
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
     let limit = limit.map_or(usize::MAX, |(limit, _)| usize::try_from(limit).unwrap_or(usize::MAX));
     // A worker makes a few files of its own when it starts.
     let taken = open + RESERVED + workers * A_WORKERS;
-    (limit.saturating_sub(taken) / 2 / workers.max(1)).max(LEAST)
+    let files = limit.saturating_sub(taken) / workers.max(1);
+    ((files - files / (CONNECTIONS_A_PIPE + 1)) / 2).max(LEAST)
 }
 
 impl Workers {

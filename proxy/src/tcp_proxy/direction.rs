@@ -192,10 +192,10 @@ impl Direction {
         })
     }
 
-    /// Whether there is a pipe, if need be a new one; none where file descriptors have run out.
+    /// Whether there is a pipe, if need be a new one; none where there are as many as there may be.
     fn has_pipe(&mut self) -> bool {
         if self.pipe.is_none() {
-            self.pipe = Pipe::new().ok();
+            self.pipe = Pipe::new();
         }
         self.pipe.is_some()
     }

@@ -1,6 +1,6 @@
 //! A pipe through which splice(2) moves bytes from socket to socket without copying them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll, ready};
@@ -14,9 +14,18 @@ use tokio::net::TcpStream;
 const CAPACITY: usize = 256 * 1024;
 /// Pipes a worker keeps for the next bulk transfer.
 const KEPT: usize = 16;
+/// Pipes a worker may have, however many open files there are: peers that stop reading fill them, and the kernel holds what is in them.
+const MOST: usize = 64;
 
 thread_local! {
     static IDLE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+    static OPEN: Cell<usize> = const { Cell::new(0) };
+    static ALLOWED: Cell<usize> = const { Cell::new(MOST) };
+}
+
+/// Allows this thread no more pipes than so many. Each is two open files.
+pub(crate) fn allow(most: usize) {
+    ALLOWED.set(most.min(MOST));
 }
 
 /// A pipe. Filled only while it is empty, so that "would block" always speaks of the socket.
@@ -28,15 +37,19 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    /// An idle pipe of this worker, or a new one.
-    pub(super) fn new() -> io::Result<Self> {
+    /// An idle pipe of this worker, or a new one if it may have one more.
+    pub(super) fn new() -> Option<Self> {
         if let Some(pipe) = IDLE.with_borrow_mut(Vec::pop) {
-            return Ok(pipe);
+            return Some(pipe);
         }
-        let (read, write) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+        if OPEN.get() >= ALLOWED.get() {
+            return None;
+        }
+        let (read, write) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).ok()?;
+        OPEN.set(OPEN.get() + 1);
         // Refused when this user has many pipes already; the default size does, too.
         let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(CAPACITY as i32));
-        Ok(Self { read, write, held: 0 })
+        Some(Self { read, write, held: 0 })
     }
 
     /// Keeps the pipe for another connection, unless bytes of this one are in it.
@@ -87,6 +100,12 @@ impl Pipe {
                 }
             }
         }
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        OPEN.set(OPEN.get() - 1);
     }
 }
 
