@@ -27,9 +27,10 @@ pub(super) fn fields(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect()
 }
 
-/// Where trailers are dropped, others change their places.
+/// Trailers in one order, without what ours carry of their spelling.
 pub(super) fn sorted(trailers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let mut fields = fields(trailers);
+    fields.retain(|(name, _)| name != "x-remora-hop");
     fields.sort();
     fields
 }

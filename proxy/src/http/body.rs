@@ -61,13 +61,15 @@ pub(crate) trait Timed: http_body::Body<Data = Bytes, Error = BodyError> {
 #[derive(Debug)]
 pub struct H2Body {
     stream: h2::RecvStream,
+    /// Our own sidecar is the peer: what its trailers say of their spelling is believed.
+    hop: bool,
     data_ended: bool,
 }
 
 impl Body {
-    /// The body of an HTTP/2 stream; empty where its head ended it.
-    pub fn from_h2(stream: h2::RecvStream) -> Self {
-        if stream.is_end_stream() { Self::Empty } else { Self::H2(H2Body { stream, data_ended: false }) }
+    /// The body of an HTTP/2 stream, of a `hop` where our own sidecar is the peer; empty where its head ended it.
+    pub fn from_h2(stream: h2::RecvStream, hop: bool) -> Self {
+        if stream.is_end_stream() { Self::Empty } else { Self::H2(H2Body { stream, hop, data_ended: false }) }
     }
 
     /// Goes on with the request that it answers, where that needs it, while there is no room for more of it. Completes where it ends
@@ -104,7 +106,7 @@ impl H2Body {
         }
         match ready!(self.stream.poll_trailers(cx)) {
             Ok(Some(mut trailers)) => {
-                trailers::keep_harmless(&mut trailers);
+                trailers::keep_harmless(&mut trailers, self.hop);
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
             Ok(None) => Poll::Ready(None),

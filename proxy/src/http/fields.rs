@@ -13,8 +13,8 @@ use crate::Error;
 /// Tells the application who called, in Envoy's form; only ever written by us.
 static FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// Between our own sidecars: the HTTP version that a message had before it shared an HTTP/2 connection, and how it was written; or, of
-/// a response, [`UNDELIVERED`].
-static HOP: HeaderName = HeaderName::from_static("x-remora-hop");
+/// a response, [`UNDELIVERED`]. Of trailers the same, also within the proxy.
+pub(super) static HOP: HeaderName = HeaderName::from_static("x-remora-hop");
 /// The request reached no application, so it had no effect.
 const UNDELIVERED: &str = "undelivered";
 /// The response flag and the sentence of an error the proxy made.
@@ -201,7 +201,7 @@ pub(crate) fn undelivered(headers: &HeaderMap) -> Option<String> {
     Some(reason.split_once(' ').map_or(reason, |(_, sentence)| sentence).to_owned())
 }
 
-/// Removes what a response may only say between our own sidecars.
+/// Removes what a response, or trailers, may only say between our own sidecars.
 pub(crate) fn strip_hop(headers: &mut HeaderMap) {
     headers.remove(&HOP);
 }

@@ -183,6 +183,11 @@ impl Spelling {
         Some((version, spelling))
     }
 
+    /// Reads [`to_hop`](Self::to_hop) of trailers; `None` where the value says something else.
+    pub(super) fn of_trailers(value: &HeaderValue) -> Option<Self> {
+        Self::from_hop(value).map(|(_, spelling, _)| spelling)
+    }
+
     /// The version, the names, and what is behind the second semicolon.
     fn from_hop(value: &HeaderValue) -> Option<(Version, Self, Option<&[u8]>)> {
         let mut parts = value.as_bytes().splitn(3, |&byte| byte == b';');

@@ -1,7 +1,11 @@
 //! Which fields may be trailers. Some applications merge trailers into the head, so what a head is judged by must not come
-//! after it (RFC 9110 section 6.5.1).
+//! after it (RFC 9110 section 6.5.1). And how HTTP/1 wrote their names: trailers are a [`HeaderMap`] and nothing beside it, so that is
+//! carried in the field that tells our own sidecars of heads, as far as whoever writes them or hands them to anybody else.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+use super::fields::HOP;
+use super::spelling::Spelling;
 
 /// Of framing, routing, authentication, request modifiers and response control, of the connection, and our own.
 const HARMFUL: [&str; 37] = [
@@ -48,12 +52,30 @@ const HARMFUL_BEGINNINGS: [&str; 3] = ["content-", "if-", "x-forwarded-"];
 /// Of these families, what is known only once the content was sent (RFC 9530 section 2).
 const KNOWN_LATE: [&str; 2] = ["content-digest", "content-md5"];
 
-/// Removes the fields that must not be trailers.
-pub(crate) fn keep_harmless(trailers: &mut HeaderMap) {
-    let harmful: Vec<HeaderName> = trailers.keys().filter(|name| is_harmful(name.as_str())).cloned().collect();
+/// Removes the fields that must not be trailers; of a `hop`, where our own sidecar is the peer, not its word on how they were written.
+pub(crate) fn keep_harmless(trailers: &mut HeaderMap, hop: bool) {
+    let harmful = |name: &&HeaderName| is_harmful(name.as_str()) && !(hop && *name == HOP);
+    let harmful: Vec<HeaderName> = trailers.keys().filter(harmful).cloned().collect();
     for name in harmful {
         trailers.remove(name);
     }
+}
+
+/// Notes how trailers without harmful fields were written, where that is not as HTTP/2 writes them.
+pub(super) fn mark_spelling(trailers: &mut HeaderMap, spelling: &Spelling) {
+    if *spelling != Spelling::default() {
+        trailers.insert(&HOP, spelling.to_hop(Version::HTTP_11));
+    }
+}
+
+/// How trailers were written, as they carry it.
+pub(super) fn spelling(trailers: &HeaderMap) -> Spelling {
+    trailers.get(&HOP).and_then(Spelling::of_trailers).unwrap_or_default()
+}
+
+/// The fields of trailers, without what they carry for us.
+pub(super) fn fields(trailers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    trailers.iter().filter(|(name, _)| **name != HOP)
 }
 
 /// Whether a field, its name in lower case, must not be a trailer.
@@ -64,8 +86,6 @@ pub fn is_harmful(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]
@@ -87,7 +107,7 @@ mod tests {
         ];
         let mut trailers: HeaderMap =
             fields.map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1"))).into_iter().collect();
-        keep_harmless(&mut trailers);
+        keep_harmless(&mut trailers, false);
         let mut left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["content-digest", "etag", "grpc-status"]);

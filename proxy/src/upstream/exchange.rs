@@ -241,10 +241,10 @@ async fn exchange_h2(
     if let Some(body) = sent.clone() {
         let progress = body.progress();
         // Counts for as long as the stream is open: an upload may outlive its answer.
-        let open = stream.clone();
+        let (open, ours) = (stream.clone(), shared.ours);
         let pumping = spawn_local(async move {
             // What breaks the body resets the stream.
-            let _ = h2::pump(&mut send, pin!(body)).await;
+            let _ = h2::pump(&mut send, pin!(body), ours).await;
             drop(open);
         });
         *upload = Some(Upload { pumping, progress });
@@ -262,7 +262,7 @@ async fn exchange_h2(
         Pin::new(&mut response).poll(cx)
     });
     let answered = response.await.map_err(broken);
-    let answered = answered.and_then(|answer| h2::response_parts(answer).map_err(|why| at.broke(why)));
+    let answered = answered.and_then(|answer| h2::response_parts(answer, shared.ours).map_err(|why| at.broke(why)));
     let answered =
         answered.and_then(|(mut head, body)| match shared.ours.then(|| fields::undelivered(&head.headers)).flatten() {
             None => {

@@ -1,87 +1,15 @@
 //! HTTP/1.1 to the letter: what passes between a client and a server that both write their bytes by hand, and what does not.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::Shutdown;
 use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::channel;
 
-use nix::sys::signal::Signal;
 use remora_test::PATIENCE;
 use remora_test::sidecar::Answer;
 
-use crate::pair::{Pair, Plan, service};
+use crate::scripted::{both, open, scripted};
 use crate::transparent::abort;
-use crate::wire::Wire;
-
-/// Through one hop of mTLS over HTTP/2, and through HTTP/1.1 all the way.
-fn both(check: impl Fn(Pair)) {
-    check(Pair::usual());
-    check(Pair::start(Plan { inbound: "{}", mtls: false, ..Plan::default() }));
-}
-
-/// A server's side of one connection.
-struct Served {
-    stream: TcpStream,
-    left: Vec<u8>,
-    heads: Sender<String>,
-}
-
-impl Served {
-    /// Reads to the end of a head, and tells the test of it; `None` when the connection ends.
-    fn head(&mut self) -> Option<String> {
-        let head = self.until("\r\n\r\n")?;
-        let _ = self.heads.send(head.clone());
-        Some(head)
-    }
-
-    fn until(&mut self, end: &str) -> Option<String> {
-        loop {
-            if let Some(at) = self.left.windows(end.len()).position(|bytes| bytes == end.as_bytes()) {
-                return Some(String::from_utf8(self.left.drain(..at + end.len()).collect()).unwrap());
-            }
-            let mut buffer = [0; 4096];
-            match self.stream.read(&mut buffer) {
-                Ok(0) | Err(_) => return None,
-                Ok(read) => self.left.extend_from_slice(&buffer[..read]),
-            }
-        }
-    }
-
-    fn say(&mut self, text: &str) {
-        // A proxy that had enough may be gone.
-        let _ = self.stream.write_all(text.as_bytes());
-    }
-}
-
-/// Puts a server that keeps to `script` in the application's place: called for each connection, with how many came before it. What it
-/// receives are the heads of all requests.
-fn scripted(pair: &mut Pair, script: impl Fn(usize, &mut Served) + Send + Sync + 'static) -> Receiver<String> {
-    pair.app.signal(Signal::SIGKILL);
-    pair.app.wait();
-    let listener = pair.server.enter(|| TcpListener::bind(pair.server.at(8080))).unwrap();
-    let (heads, received) = channel();
-    let script = std::sync::Arc::new(script);
-    std::thread::spawn(move || {
-        for (count, stream) in listener.incoming().enumerate() {
-            let (stream, heads, script) = (stream.unwrap(), heads.clone(), script.clone());
-            std::thread::spawn(move || script(count, &mut Served { stream, left: Vec::new(), heads }));
-        }
-    });
-    received
-}
-
-/// Puts a server there that gives the same answer to every request.
-fn answering(pair: &mut Pair, answer: &'static str) -> Receiver<String> {
-    scripted(pair, move |_, served| {
-        while served.head().is_some() {
-            served.say(answer);
-        }
-    })
-}
-
-fn open(pair: &Pair) -> Wire {
-    Wire::open(&pair.client, service(8080))
-}
 
 #[test]
 fn informational_responses_pass_in_order() {
@@ -265,28 +193,6 @@ fn requests_in_a_row_are_answered_in_their_order() {
 }
 
 #[test]
-fn trailers_pass_both_ways() {
-    both(|mut pair| {
-        let heads = scripted(&mut pair, |_, served| {
-            while served.head().is_some() {
-                let body = served.until("0\r\n").unwrap() + &served.until("\r\n\r\n").unwrap();
-                let _ = served.heads.send(body);
-                served.say("HTTP/1.1 200 OK\r\nTrailer: x-end\r\ntransfer-encoding: chunked\r\n\r\n");
-                served.say("4\r\ndata\r\n0\r\nx-end: yes\r\n\r\n");
-            }
-        });
-        let mut wire = open(&pair);
-        wire.send("POST / HTTP/1.1\r\nhost: server:8080\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
-        wire.send("3\r\nabc\r\n0\r\nx-checksum: 900150\r\n\r\n");
-        let answer = String::from_utf8(wire.rest()).unwrap();
-        assert!(answer.ends_with("4\r\ndata\r\n0\r\nx-end: yes\r\n\r\n"), "{answer:?}");
-        assert!(answer.to_lowercase().contains("trailer: x-end\r\n"), "{answer:?}");
-        heads.recv_timeout(PATIENCE).unwrap();
-        assert_eq!(heads.recv_timeout(PATIENCE).unwrap(), "3\r\nabc\r\n0\r\nx-checksum: 900150\r\n\r\n");
-    });
-}
-
-#[test]
 fn http_1_0_keeps_a_connection_that_it_asks_to_keep() {
     both(|pair| {
         let mut wire = open(&pair);
@@ -298,77 +204,6 @@ fn http_1_0_keeps_a_connection_that_it_asks_to_keep() {
         assert_eq!(last.json()["version"], "HTTP/1.0", "and no Host is missed: {last:?}");
         assert_eq!(last.header("connection"), Some("close"));
         assert!(wire.rest().is_empty());
-    });
-}
-
-#[test]
-fn names_keep_their_case_and_statuses_their_reason() {
-    both(|mut pair| {
-        let heads = answering(
-            &mut pair,
-            "HTTP/1.1 200 Very Well\r\nX-ReSponse: 1\r\nContent-Length: 2\r\nETag: \"a\"\r\n\r\nok",
-        );
-        let mut wire = open(&pair);
-        wire.send("GET / HTTP/1.1\r\nHost: server:8080\r\nX-CamelCase: 1\r\nX-lower: 2\r\nSHOUTED: 3\r\n\r\n");
-        let answer = wire.answer();
-        assert!(answer.head.starts_with("HTTP/1.1 200 Very Well\r\n"), "{}", answer.head);
-        for line in ["X-ReSponse: 1", "Content-Length: 2", "ETag: \"a\""] {
-            assert!(answer.head.contains(&format!("\r\n{line}\r\n")), "{line}: {}", answer.head);
-        }
-        assert!(!answer.head.to_lowercase().contains("x-remora-"), "{}", answer.head);
-        let head = heads.recv_timeout(PATIENCE).unwrap();
-        for line in ["Host: server:8080", "X-CamelCase: 1", "X-lower: 2", "SHOUTED: 3"] {
-            assert!(head.contains(&format!("\r\n{line}\r\n")), "{line}: {head}");
-        }
-        assert!(!head.to_lowercase().contains("x-remora-"), "{head}");
-    });
-}
-
-#[test]
-fn targets_that_no_uri_has_arrive_as_they_were_written() {
-    both(|mut pair| {
-        let heads = answering(&mut pair, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-        let mut wire = open(&pair);
-        let long = format!("/?{}", "\"".repeat(8000));
-        for target in ["/a<b>`\"{}|\\^", "/;a?q=\"<;%3C>`", "/plain", "//<", &long] {
-            let answer = wire.get(target, &[]);
-            assert_eq!(answer.code, 200, "{target}: {answer:?}");
-            let head = heads.recv_timeout(PATIENCE).unwrap();
-            assert!(head.starts_with(&format!("GET {target} HTTP/1.1\r\n")), "{target}: {head}");
-            assert!(!head.to_lowercase().contains("x-remora-"), "{head}");
-        }
-        assert_eq!(wire.get("/%3C", &["x-remora-hop: 1.1;l;/<"]).code, 200);
-        let head = heads.recv_timeout(PATIENCE).unwrap();
-        assert!(head.starts_with("GET /%3C HTTP/1.1\r\n"), "an application's word counts for nothing: {head}");
-    });
-}
-
-#[test]
-fn a_head_as_large_as_may_be_arrives_and_is_answered_by_another() {
-    both(|mut pair| {
-        // 98 fields beside Host and Content-Length, and 60 KiB with the lines' ends; each name in a form of its own.
-        let fields = |first: &str| {
-            let mut head = String::from(first);
-            for field in 0..98 {
-                head += &format!("x-Field-{field:03}: {}\r\n", "v".repeat(60 * 1024 / 98 - 20));
-            }
-            head += &format!("x-rest: {}\r\n\r\n", "r".repeat(60 * 1024 - head.len() - 12));
-            head
-        };
-        let answer = fields("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n");
-        assert_eq!(answer.len(), 60 * 1024);
-        let heads = scripted(&mut pair, move |_, served| {
-            while served.head().is_some() {
-                served.say(&answer);
-            }
-        });
-        let mut wire = open(&pair);
-        wire.send(&fields("GET / HTTP/1.1\r\nhost: server:8080\r\n"));
-        let answer = wire.answer();
-        assert_eq!(answer.code, 200, "{answer:?}");
-        assert!(answer.head.contains("\r\nx-Field-097: v"), "{answer:?}");
-        let head = heads.recv_timeout(PATIENCE).unwrap();
-        assert!(head.contains("\r\nx-Field-097: v") && head.contains("x-rest: r"), "{head}");
     });
 }
 

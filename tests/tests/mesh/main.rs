@@ -5,6 +5,7 @@
 
 mod delay;
 mod pair;
+mod scripted;
 mod wire;
 
 mod admin;
@@ -42,6 +43,7 @@ mod retries;
 mod rotation;
 mod routes;
 mod sources;
+mod spelling;
 mod stream_resets;
 mod tcp;
 mod tproxy;

@@ -4,7 +4,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 
 use super::parse::{self, InvalidHead, Limits};
-use crate::http::trailers;
 
 /// Bytes of a line with a chunk's size and extensions, which are read and forgotten.
 const MAX_SIZE_LINE: usize = 4096;
@@ -45,7 +44,7 @@ impl InvalidBody {
 pub enum Chunk {
     /// Some data; never empty.
     Data(Bytes),
-    /// The trailers, where there are any.
+    /// The trailers, where there are any; [`encode::last_chunk`](super::encode::last_chunk) writes their names as they came.
     Trailers(HeaderMap),
     /// There is no more.
     End,
@@ -104,9 +103,8 @@ impl Decoder {
                 },
                 State::Trailers => {
                     let trailers = parse::trailers(buf, &self.limits, &mut self.scanned);
-                    let Some(mut trailers) = trailers.map_err(InvalidBody::Trailers)? else { return Ok(None) };
+                    let Some(trailers) = trailers.map_err(InvalidBody::Trailers)? else { return Ok(None) };
                     self.state = State::End;
-                    trailers::keep_harmless(&mut trailers);
                     if trailers.is_empty() {
                         continue;
                     }

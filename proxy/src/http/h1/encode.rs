@@ -6,7 +6,7 @@ use http::{Method, StatusCode, Version};
 
 use super::framing::Framing;
 use crate::http::spelling::Spelling;
-use crate::http::{RequestHead, ResponseHead};
+use crate::http::{RequestHead, ResponseHead, trailers};
 
 /// What stands behind a chunk's data.
 pub const CHUNK_END: &[u8] = b"\r\n";
@@ -145,11 +145,14 @@ pub fn chunk_head(out: &mut BytesMut, len: usize) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends what ends a chunked body.
+/// Appends what ends a chunked body. The names of trailers are written as they came.
 pub fn last_chunk(out: &mut BytesMut, trailers: Option<&HeaderMap>) {
     out.extend_from_slice(b"0\r\n");
-    for (name, value) in trailers.into_iter().flatten() {
-        write_field(out, &Spelling::default(), name, value.as_bytes());
+    if let Some(trailers) = trailers {
+        let spelling = trailers::spelling(trailers);
+        for (name, value) in trailers::fields(trailers) {
+            write_field(out, &spelling, name, value.as_bytes());
+        }
     }
     out.extend_from_slice(b"\r\n");
 }

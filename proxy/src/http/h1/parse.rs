@@ -13,7 +13,8 @@ use super::field_lines::Fields;
 use super::framing::Framing;
 pub use super::invalid::InvalidHead;
 use super::target;
-use crate::http::{RequestHead, ResponseHead};
+use crate::http::spelling::Spelling;
+use crate::http::{RequestHead, ResponseHead, trailers};
 
 /// Empty lines that are ignored before a request (RFC 9112 section 2.2).
 const MAX_EMPTY_LINES: usize = 2;
@@ -241,7 +242,8 @@ fn reason(bytes: &Bytes) -> Bytes {
     bytes.slice_ref(bytes[STATUS_LINE.min(end)..end].trim_ascii())
 }
 
-/// Takes trailers and the empty line behind them off the front of `buf`.
+/// Takes trailers and the empty line behind them off the front of `buf`. Those that must not be are left out; how the others were
+/// written is noted among them.
 pub(super) fn trailers(
     buf: &mut BytesMut,
     limits: &Limits,
@@ -254,10 +256,15 @@ pub(super) fn trailers(
         let parsed = httparse::parse_headers(&bytes, &mut fields);
         let parsed = parsed.map_err(|error| InvalidHead::from_parser(error, InvalidHead::LineEnd, limits))?;
         let httparse::Status::Complete((_, fields)) = parsed else { return Err(InvalidHead::LineEnd) };
+        let mut spelling = Spelling::default();
         for field in fields {
             let (name, value) = entry(&bytes, field)?;
-            trailers.append(name, value);
+            if !trailers::is_harmful(name.as_str()) {
+                spelling.learn(field.name, trailers.is_empty());
+                trailers.append(name, value);
+            }
         }
+        trailers::mark_spelling(&mut trailers, &spelling);
     }
     Ok(Some(trailers))
 }

@@ -90,18 +90,21 @@ pub(crate) fn request(head: &RequestHead, mut headers: HeaderMap, named: &Named)
     Ok(request)
 }
 
-/// Takes a response apart.
+/// Takes a response apart, of a `hop` where our own sidecar is the peer.
 ///
 /// # Errors
 /// It says its length more than once; were the lengths different, the h2 crate would have said so.
-pub(crate) fn response_parts(response: http::Response<h2::RecvStream>) -> Result<(ResponseHead, Body), &'static str> {
+pub(crate) fn response_parts(
+    response: http::Response<h2::RecvStream>,
+    hop: bool,
+) -> Result<(ResponseHead, Body), &'static str> {
     let (http::response::Parts { status, version, headers, .. }, stream) = response.into_parts();
     // As over HTTP/1 (RFC 9110 section 8.6). Most have no field twice.
     let twice = headers.len() > headers.keys_len();
     if twice && headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err("several content-length fields");
     }
-    Ok((ResponseHead { status, version, headers, spelling: Spelling::default() }, Body::from_h2(stream)))
+    Ok((ResponseHead { status, version, headers, spelling: Spelling::default() }, Body::from_h2(stream, hop)))
 }
 
 /// Takes an informational response apart.

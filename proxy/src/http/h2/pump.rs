@@ -8,12 +8,14 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 
 use crate::http::body::{BodyError, Timed};
+use crate::http::fields;
 
-/// Moves a body into a stream, no faster than its window opens.
+/// Moves a body into a stream, no faster than its window opens. Only of a `hop`, where our own sidecar is the peer, how trailers were
+/// written goes with them.
 ///
 /// # Errors
 /// The body broke off, or the peer reset the stream; the stream is reset then.
-pub(crate) async fn pump<B>(send: &mut SendStream<Bytes>, mut body: Pin<&mut B>) -> Result<(), BodyError>
+pub(crate) async fn pump<B>(send: &mut SendStream<Bytes>, mut body: Pin<&mut B>, hop: bool) -> Result<(), BodyError>
 where
     B: Timed,
 {
@@ -48,7 +50,10 @@ where
                 }
             }
             Err(frame) => {
-                if let Ok(trailers) = frame.into_trailers() {
+                if let Ok(mut trailers) = frame.into_trailers() {
+                    if !hop {
+                        fields::strip_hop(&mut trailers);
+                    }
                     return send.send_trailers(trailers).map_err(BodyError::from);
                 }
             }
@@ -95,5 +100,58 @@ async fn send_data<B: Timed>(
         if last {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+    use crate::http::body::{Body, RequestBody};
+    use crate::http::resend::Lent;
+    use crate::telemetry::ByteCounter;
+
+    /// Echoes bodies, which come from our own sidecar or not, to our own sidecar or not.
+    async fn echo(io: tokio::io::DuplexStream, from: bool, to: bool) {
+        let mut connection = h2::server::handshake(io).await.unwrap();
+        while let Some(stream) = connection.accept().await {
+            let (request, mut respond) = stream.unwrap();
+            let body = Body::from_h2(request.into_body(), from);
+            let body = Lent::new(RequestBody::new(body, ByteCounter::default(), Duration::ZERO));
+            let mut send = respond.send_response(Response::new(()), false).unwrap();
+            spawn_local(async move { pump(&mut send, pin!(body), to).await.unwrap() });
+        }
+    }
+
+    #[tokio::test]
+    async fn how_trailers_were_written_is_between_our_own_sidecars() {
+        let fields = [("x-a", "1"), ("x-remora-hop", "1.1;t"), ("content-length", "1")];
+        let fields = fields.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let trailers = &HeaderMap::from_iter(fields);
+        let passed = |from, to| async move {
+            let (near, far) = tokio::io::duplex(1024);
+            spawn_local(echo(far, from, to));
+            let (mut sender, connection) = h2::client::handshake(near).await.unwrap();
+            spawn_local(connection);
+            let request = Request::post("http://a/").body(()).unwrap();
+            let (response, mut send) = sender.send_request(request, false).unwrap();
+            send.send_trailers(trailers.clone()).unwrap();
+            let mut body = response.await.unwrap().into_body();
+            assert!(body.data().await.is_none());
+            let echoed = body.trailers().await.unwrap().unwrap();
+            echoed.keys().map(HeaderName::to_string).collect::<Vec<_>>()
+        };
+        let passing = async {
+            assert_eq!(passed(true, true).await, ["x-a", "x-remora-hop"]);
+            for (from, to) in [(true, false), (false, true), (false, false)] {
+                assert_eq!(passed(from, to).await, ["x-a"], "{from} {to}");
+            }
+        };
+        LocalSet::new().run_until(passing).await;
     }
 }

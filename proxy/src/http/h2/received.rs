@@ -11,10 +11,11 @@ use crate::http::h1::parse::{InvalidHead, Limits};
 use crate::http::head::RequestHead;
 use crate::http::spelling::Spelling;
 
-/// Takes a request apart; its body, unless it cannot be handled.
+/// Takes a request apart, of a `hop` where our own sidecar is the peer; its body, unless it cannot be handled.
 pub(super) fn request_parts(
     request: http::Request<h2::RecvStream>,
     limits: &Limits,
+    hop: bool,
 ) -> (Box<RequestHead>, Result<Body, Error>) {
     let (mut parts, stream) = request.into_parts();
     let uri = parts.uri.into_parts();
@@ -35,7 +36,7 @@ pub(super) fn request_parts(
             head.authority = authority;
             head.headers.remove(header::HOST);
             join_cookies(&mut head.headers);
-            Ok(Body::from_h2(stream))
+            Ok(Body::from_h2(stream, hop))
         }
         Err(error) => Err(error),
     };

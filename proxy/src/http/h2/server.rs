@@ -143,7 +143,7 @@ fn poll_streams(
         if connection.is_abused() {
             return Poll::Ready(Ok(Ended::Abused));
         }
-        let (head, body) = request_parts(request, &head_limits(connection));
+        let (head, body) = request_parts(request, &head_limits(connection), connection.is_hop());
         // Boxed: the runtime moves a task's future several times. It is made where it stays: it is large.
         let place = Box::new_uninit();
         let serving = Box::write(place, serve_stream(connection.clone(), head, body, respond, open.clone()));
@@ -205,7 +205,7 @@ async fn serve_stream(
         Err(error @ Error::InvalidHead(_)) => {
             connection.cut_short();
             let (head, body) = connection.refuse(head, error);
-            return answer(respond, head, pin!(body)).await;
+            return answer(respond, head, pin!(body), connection.is_hop()).await;
         }
         // Malformed: a stream error, whatever else is said (RFC 9113 section 8.1.1).
         Err(error) => {
@@ -235,12 +235,17 @@ async fn serve_stream(
         .await
     };
     match answered {
-        Some((head, body)) => answer(respond, head, pin!(body)).await,
+        Some((head, body)) => answer(respond, head, pin!(body), connection.is_hop()).await,
         None => connection.cut_short(),
     }
 }
 
-async fn answer(mut respond: h2::server::SendResponse<Bytes>, head: ResponseHead, mut body: Pin<&mut ResponseBody>) {
+async fn answer(
+    mut respond: h2::server::SendResponse<Bytes>,
+    head: ResponseHead,
+    mut body: Pin<&mut ResponseBody>,
+    hop: bool,
+) {
     if let Some(reason) = body.reset() {
         return respond.send_reset(reason);
     }
@@ -248,7 +253,7 @@ async fn answer(mut respond: h2::server::SendResponse<Bytes>, head: ResponseHead
     let Ok(mut send) = respond.send_response(response(head), end) else { return };
     if !end {
         // The guards in the body record how it ended.
-        let _ = pump(&mut send, body.as_mut()).await;
+        let _ = pump(&mut send, body.as_mut(), hop).await;
     }
 }
 

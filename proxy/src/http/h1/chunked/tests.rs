@@ -1,4 +1,6 @@
+use super::super::encode;
 use super::*;
+use crate::http::trailers;
 
 /// Data, trailers, and what is left behind the body.
 type Decoded = (Vec<u8>, HeaderMap, Vec<u8>);
@@ -90,8 +92,30 @@ fn anything_else_than_a_size_and_its_data_is_refused() {
 fn trailers_come_with_the_same_rules_and_without_what_belongs_in_a_head() {
     let body = b"1\r\na\r\n0\r\nGrpc-Status: 0\r\nContent-Length: 5\r\nHost: evil\r\n\r\nrest";
     let (data, trailers, rest) = at_every_step(body).unwrap().unwrap();
-    assert_eq!((&data[..], trailers.len(), &rest[..]), (&b"a"[..], 1, &b"rest"[..]));
+    assert_eq!((&data[..], trailers::fields(&trailers).count(), &rest[..]), (&b"a"[..], 1, &b"rest"[..]));
     assert_eq!(trailers["grpc-status"], "0");
+}
+
+#[test]
+fn names_of_trailers_are_written_as_they_came_and_the_usual_ones_are_not_noted() {
+    for (lines, noted) in [
+        ("X-Check-Sum: 1\r\nx-lower: 2\r\nALLCAPS: 3\r\n", true),
+        ("X-A: 1\r\nX-B: 2\r\n", true),
+        ("x-a: 1\r\nx-b: 2\r\n", false),
+    ] {
+        let (_, trailers, _) = at_every_step(format!("0\r\n{lines}\r\n").as_bytes()).unwrap().unwrap();
+        assert_eq!(trailers.contains_key("x-remora-hop"), noted, "{lines}");
+        let mut out = BytesMut::new();
+        encode::last_chunk(&mut out, Some(&trailers));
+        assert_eq!(out, format!("0\r\n{lines}\r\n"));
+    }
+}
+
+#[test]
+fn a_peer_of_http_1_says_nothing_of_the_spelling() {
+    let body = b"0\r\nx-a: 1\r\nx-remora-hop: 1.1;t,X-a\r\nX-Remora-Hop: 1.1;t\r\n\r\n";
+    let (_, trailers, _) = at_every_step(body).unwrap().unwrap();
+    assert_eq!((trailers.len(), &trailers["x-a"]), (1, &http::HeaderValue::from_static("1")));
 }
 
 #[test]

@@ -180,3 +180,25 @@ fn chunks_are_read_again() {
     last_chunk(&mut out, None);
     assert_eq!(out, "0\r\n\r\n");
 }
+
+#[test]
+fn what_trailers_carry_of_their_spelling_is_checked_and_never_written() {
+    let long = format!("1.1;t{}", ",GRPC-status".repeat(5_000));
+    for (hop, written) in [
+        ("1.1;t", "Grpc-Status"),
+        ("1.1;l,gRPC-Status", "gRPC-Status"),
+        ("1.0;t;a reason", "Grpc-Status"),
+        ("1.1;t,GRPC-STATUS:,x y", "Grpc-Status"),
+        ("undelivered", "grpc-status"),
+        ("", "grpc-status"),
+        (&long, "GRPC-status"),
+    ] {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        trailers.insert("x-remora-hop", HeaderValue::from_str(hop).unwrap());
+        trailers.append("x-remora-hop", HeaderValue::from_static("1.1;l,GRPC-STATUS"));
+        let mut out = BytesMut::new();
+        last_chunk(&mut out, Some(&trailers));
+        assert_eq!(out, format!("0\r\n{written}: 0\r\n\r\n"), "{hop}");
+    }
+}
