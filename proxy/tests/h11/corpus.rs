@@ -2,11 +2,12 @@
 //! requests that h11 reads in the client's own bytes; the gateway may refuse more of them.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use remora_proxy::admin::Loggers;
 use remora_proxy::control;
@@ -46,11 +47,13 @@ struct Origin {
 }
 
 impl Origin {
-    fn start(address: SocketAddr, log: PathBuf) -> Self {
-        let arguments = [ORIGIN.into(), address.port().to_string(), log.display().to_string()];
-        let process = Command::new(python()).args(arguments).spawn().unwrap();
-        await_listener(address);
-        Self { process, log }
+    /// Starts it, at an address that it tells.
+    fn start(log: PathBuf) -> (Self, SocketAddr) {
+        let mut process = Command::new(python()).args([ORIGIN, "0"]).arg(&log).stdout(Stdio::piped()).spawn().unwrap();
+        let mut port = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        let address = (Ipv4Addr::LOCALHOST, port.trim().parse().unwrap()).into();
+        (Self { process, log }, address)
     }
 
     fn noted(&self) -> Vec<String> {
@@ -65,33 +68,48 @@ impl Drop for Origin {
     }
 }
 
-fn free_addresses<const N: usize>() -> [SocketAddr; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap())
-}
+/// Hands on the lines of the proxy's log.
+struct Lines(Sender<Vec<u8>>);
 
-fn await_listener(address: SocketAddr) {
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect(address).is_err() {
-        assert!(Instant::now() < deadline, "nobody listens at {address}");
-        std::thread::park_timeout(Duration::from_millis(5));
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        // Whoever waited for one has it.
+        let _ = self.0.send(line.to_owned());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
 /// Starts a gateway before `origin`, which serves until the process ends. A client that loses its end is told so after a second or two.
+/// Where it listens, once it is ready, is what its log says.
 fn gateway(origin: SocketAddr, folder: &Path) -> SocketAddr {
-    let [listen, admin, metrics, readiness] = free_addresses();
     let config = format!(
-        "gateway: {{listen: '{listen}', routes: [{{path: /, to: '{origin}', protocol: http}}], limits: {{header_timeout: 1s, stream_idle: 1s}}}}\n\
-         admin: {{address: '{admin}', metrics: '{metrics}', readiness: '{readiness}'}}\n\
+        "gateway: {{listen: '127.0.0.1:0', routes: [{{path: /, to: '{origin}', protocol: http}}], limits: {{header_timeout: 1s, stream_idle: 1s}}}}\n\
+         admin: {{address: '127.0.0.1:0', metrics: '127.0.0.1:0', readiness: '127.0.0.1:0'}}\n\
          access_log: {{filter: off}}\nworkers: 1\n"
     );
     let file = folder.join("gateway.yaml");
     fs::write(&file, config).unwrap();
+    let (lines, told) = channel();
+    tracing_subscriber::fmt().json().with_writer(move || Lines(lines.clone())).init();
     let loggers = Loggers::new("off", |_| Ok(())).unwrap();
     std::thread::spawn(move || panic!("the gateway ended: {:?}", control::run(file, loggers)));
-    await_listener(listen);
-    listen
+    let mut address = None;
+    loop {
+        let line: Value = serde_json::from_slice(&told.recv_timeout(PATIENCE).unwrap()).unwrap();
+        let fields = &line["fields"];
+        match fields["message"].as_str() {
+            Some("listening") => {
+                let addresses = fields["addresses"].as_str().unwrap();
+                address = Some(addresses.trim_matches(['[', ']']).parse().unwrap());
+            }
+            Some("ready") => return address.unwrap(),
+            _ => {}
+        }
+    }
 }
 
 /// Sends `pieces` as one client, and hears what is answered until the gateway ends the connection.
@@ -106,6 +124,18 @@ fn exchange(gateway: SocketAddr, seed: &Seed) {
         let reset = error.kind() == std::io::ErrorKind::ConnectionReset;
         assert!(reset, "{}: {error} behind {}", seed.file.display(), answers.escape_ascii());
     }
+}
+
+/// Sends a request of its own, number `index`. The gateway has one worker and the origin one loop, which serve in turn what comes: when
+/// it is answered, all that came before has arrived.
+fn mark(gateway: SocketAddr, index: usize) -> String {
+    let mut stream = TcpStream::connect(gateway).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET /mark/{index} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    format!("request GET /mark/{index} ")
 }
 
 /// h11 does not pass over the empty lines that a client may send before its first request (RFC 9112 section 2.2).
@@ -137,17 +167,19 @@ fn note(request: &Value) -> String {
 fn h11_as_the_origin_is_told_what_it_reads_in_the_committed_inputs_itself() {
     let folder = std::env::temp_dir().join(format!("remora-h11-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
-    let [address] = free_addresses();
-    let origin = Origin::start(address, folder.join("log"));
+    let (origin, address) = Origin::start(folder.join("log"));
     let gateway = gateway(address, &folder);
 
     let mut seeds = seeds("connection", |kind| kind % 2 == 0);
     seeds.extend(self::seeds("http1", |kind| kind % 4 < 2));
     let sent: Vec<Vec<u8>> = seeds.iter().map(|seed| without_empty_lines(&seed.pieces.concat()).to_vec()).collect();
     let (mut known, mut passed) = (0, 0);
-    for (seed, readings) in seeds.iter().zip(readings(&sent)) {
+    for (index, (seed, readings)) in seeds.iter().zip(readings(&sent)).enumerate() {
         exchange(gateway, seed);
-        let noted = origin.noted();
+        let mark = mark(gateway, index);
+        let mut noted = origin.noted();
+        // Of a request that was cut it may hear later.
+        noted.truncate(noted.iter().position(|line| *line == mark).unwrap());
         let arrived: Vec<&String> = noted[known..].iter().filter(|line| line.starts_with("request ")).collect();
         let read: Vec<String> = readings.iter().filter(|one| one["error"].is_null()).map(note).collect();
         let (file, bytes) = (seed.file.display(), seed.pieces.concat());
@@ -156,11 +188,11 @@ fn h11_as_the_origin_is_told_what_it_reads_in_the_committed_inputs_itself() {
             "{file}: {}\nh11 reads {read:#?}\nand was told {arrived:#?}",
             bytes.escape_ascii()
         );
-        // Of a request that was cut it may hear later: whose it was, the file alone would not say.
+        // Whose it was, the file alone would not say.
         let broken: Vec<&String> = noted.iter().filter(|line| line.starts_with("broken ")).collect();
         assert!(broken.is_empty(), "{file} or one before it: {}\n{broken:#?}", bytes.escape_ascii());
         passed += arrived.len();
-        known = noted.len();
+        known = noted.len() + 1;
     }
     drop(origin);
     fs::remove_dir_all(folder).unwrap();

@@ -1,4 +1,5 @@
-"""A strict HTTP/1.1 origin on h11: h1_origin.py PORT LOG. Notes in LOG, a line each, what arrived.
+"""A strict HTTP/1.1 origin on h11: h1_origin.py PORT LOG. Says on standard output, a line, at which port it listens: with PORT 0 one
+that was free. Notes in LOG, a line each, what arrived.
 
     request METHOD TARGET BODY    a whole request; its body in hexadecimal
     cut METHOD                    a request whose client ended it within its body
@@ -55,7 +56,10 @@ async def serve(reader, writer):
 
 async def main():
     open(LOG, "w", encoding="utf-8").close()
-    server = await asyncio.start_server(serve, None, int(sys.argv[1]))
+    port = int(sys.argv[1])
+    # By IPv4 and IPv6, which a free port would differ for.
+    server = await asyncio.start_server(serve, None if port else "127.0.0.1", port)
+    print(server.sockets[0].getsockname()[1], flush=True)
     async with server:
         await server.serve_forever()
 
