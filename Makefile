@@ -7,7 +7,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: help demo demo-down drill test test-jaeger test-cluster test-spire test-images conformance test-all images jaeger spire bench bench-scale bench-profile bench-instructions lint fmt deny fuzz packages build clean
+.PHONY: help demo demo-down drill test test-jaeger test-cluster test-spire test-images conformance test-all images jaeger spire bench bench-scale bench-profile bench-instructions pgo lint fmt deny fuzz packages build clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ bench-profile:  ## Draws a flame graph of each scenario (SECS=4 ONLY=h1-mtls,...
 
 bench-instructions:  ## Counts instructions per request (valgrind) and compares them with the kept ones; RECORD=1 keeps them
 	@./bench/instructions.sh
+
+pgo:  ## Builds the proxy by a profile of its load (root; two release builds); target/pgo/bins
+	@./bench/pgo.sh
 
 fmt:  ## Formats the code
 	$(CARGO) fmt --all

@@ -124,6 +124,16 @@ impl Chain {
         round
     }
 
+    /// Ends the sidecars that the last round left up, in good order: what they write at their end is written.
+    ///
+    /// # Panics
+    /// When one does not end well.
+    pub fn end(mut self) {
+        if let Some(pair) = self.pair.take() {
+            pair.end();
+        }
+    }
+
     fn load(&self, seconds: f64, round: &mut Round) {
         match self.place.scenario {
             Scenario::TcpPlain | Scenario::TcpMtls => self.bulk(seconds, round),

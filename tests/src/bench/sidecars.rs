@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
+use nix::sys::signal::Signal;
+
 use super::counters::{counted, stats};
 use super::scale::Shape;
 use super::scenario::{Kind, Protocol, Scenario};
@@ -122,6 +124,17 @@ impl Pair {
         self.both.each_ref().map(|one| one.process.pid())
     }
 
+    /// Lets both end as a pod's end lets them, with what a program does then.
+    ///
+    /// # Panics
+    /// When one does not end well.
+    pub(super) fn end(self) {
+        for One { mut process, .. } in self.both {
+            process.signal(Signal::SIGTERM);
+            assert!(process.wait().success(), "{:?}: {}", self.kind, process.stderr());
+        }
+    }
+
     /// What they have carried so far, as they tell it themselves.
     ///
     /// # Panics
@@ -179,6 +192,7 @@ fn command(kind: Kind, place: &Place, pod: &Pod, outbound: bool) -> Command {
 }
 
 /// Metrics on, the access log for failures (both are defaults), traces at 1 % to a collector that takes them.
+/// Ends when it is told to: no other sidecar has to learn that it leaves.
 fn remora(place: &Place, pod: &Pod, outbound: bool) -> String {
     let Place { scenario, shape, .. } = place;
     let (address, port) = (place.server.v4(), scenario.port());
@@ -201,7 +215,7 @@ fn remora(place: &Place, pod: &Pod, outbound: bool) -> String {
         format!("inbound: {{mtls: {mode}, ports: [{{port: {port}, protocol: {protocol}}}]}}")
     };
     let rest = format!(
-        "workers: {}\n{traffic}\ntracing: {{endpoint: \"http://{}\", sampling: 0.01}}",
+        "workers: {}\ndrain_timeout: 0\n{traffic}\ntracing: {{endpoint: \"http://{}\", sampling: 0.01}}",
         shape.workers, place.collector
     );
     if scenario.is_mtls() { pod.config(&rest) } else { format!("service: {}\n{rest}\n", pod.name()) }

@@ -3,6 +3,7 @@
 //! * `remora-bench run --envoy FILE`: Remora beside its peers.
 //! * `remora-bench scale`: Remora alone, as work grows.
 //! * `remora-bench profile`: a flame graph of each scenario.
+//! * `remora-bench train`: nothing but the load of each scenario, for a proxy that writes down at its end what it did.
 //!
 //! All take `--output FOLDER [--picture FILE] [--seconds N] [--rounds N] [--only NAME,...]`.
 #![allow(clippy::print_stdout)] // Its answers.
@@ -36,7 +37,7 @@ fn arguments() -> anyhow::Result<Arguments> {
     let (mut envoy, mut output, mut picture, mut seconds, mut rounds, mut only) =
         (None, None, None, 6.0, 3, Vec::new());
     let mut words = std::env::args().skip(1);
-    let mode = words.next().filter(|word| !word.starts_with("--")).context("run, scale or profile?")?;
+    let mode = words.next().filter(|word| !word.starts_with("--")).context("run, scale, profile or train?")?;
     while let Some(flag) = words.next() {
         let value = words.next().with_context(|| format!("{flag} lacks its value"))?;
         match flag.as_str() {
@@ -201,6 +202,21 @@ fn profiles(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One round of each scenario through Remora alone, and handshakes.
+fn train(arguments: &Arguments) -> anyhow::Result<()> {
+    for scenario in Scenario::ALL.into_iter().filter(|scenario| arguments.wants(scenario.name())) {
+        let mut chain = Chain::start(Kind::Remora, scenario, Path::new(""));
+        say(scenario.name(), 1, Kind::Remora, &chain.round(arguments.seconds));
+        if scenario == Scenario::H2Mtls {
+            for resumed in [Resumed::No, Resumed::Yes] {
+                say(resumed.name(), 1, Kind::Remora, &chain.handshakes(resumed, arguments.seconds));
+            }
+        }
+        chain.end();
+    }
+    Ok(())
+}
+
 fn main() -> anyhow::Result<()> {
     let arguments = arguments()?;
     std::fs::create_dir_all(&arguments.output)?;
@@ -208,6 +224,7 @@ fn main() -> anyhow::Result<()> {
         "run" => beside_peers(&arguments),
         "scale" => scale(&arguments),
         "profile" => profiles(&arguments),
-        other => anyhow::bail!("{other}: neither run, scale nor profile"),
+        "train" => train(&arguments),
+        other => anyhow::bail!("{other}: neither run, scale, profile nor train"),
     }
 }
