@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Writes proxy/startup.ld anew: the names of the functions that run in a sidecar until it is ready, and while it has nothing to do. The linker
 # puts them together (see proxy/build.rs), and most of the other code is never read into an idle sidecar's memory. Root; once in a while, and
-# for each version that is published: compilers and versions of crates give functions other names.
+# for each version that is published: compilers inline otherwise, and other functions run. CI fails when too few are found (startup.py --check).
 #   IMAGE=FILE    a container image's remora-proxy, built with CARGO_PROFILE_IMAGE_STRIP=none, whose functions are named too
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

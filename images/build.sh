@@ -32,9 +32,11 @@ home=${CARGO_HOME:-$HOME/.cargo}
 REMORA_PATHS="--remap-path-prefix=$PWD=/remora --remap-path-prefix=$target=/target"
 REMORA_PATHS+=" --remap-path-prefix=$home=/cargo --remap-path-prefix=$(rustc --print sysroot)=/rust"
 export REMORA_PATHS
+# RUSTFLAGS replace those of .cargo/config.toml, and so say again what functions are to be called.
+rust_flags="-C target-feature=+crt-static -C symbol-mangling-version=v0"
 c_flags="-ffile-prefix-map=$target=/target -ffile-prefix-map=$home=/cargo"
 build() {
-  RUSTC_WRAPPER=$here/rustc.sh RUSTFLAGS="-C target-feature=+crt-static" CFLAGS=$c_flags CXXFLAGS=$c_flags CARGO_INCREMENTAL=0 \
+  RUSTC_WRAPPER=$here/rustc.sh RUSTFLAGS=$rust_flags CFLAGS=$c_flags CXXFLAGS=$c_flags CARGO_INCREMENTAL=0 \
     ${CARGO:-cargo} "$@" --locked --target "$platform" "${packages[@]}"
 }
 build build --profile image "${programs[@]}"
