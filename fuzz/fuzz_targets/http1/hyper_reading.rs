@@ -134,7 +134,10 @@ pub(super) fn requests(bytes: &[u8]) -> Vec<Content> {
 /// The answer to a request, behind informational ones.
 pub(super) fn response(bytes: &[u8], head: bool) -> Option<Content> {
     run(async {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(Sent { bytes, waits: true }).await.ok()?;
+        let connecting = hyper::client::conn::http1::Builder::new()
+            .allow_spaces_after_header_name_in_responses(true)
+            .handshake(Sent { bytes, waits: true });
+        let (mut sender, connection) = connecting.await.ok()?;
         let mut request = Request::new(Empty::<Bytes>::new());
         if head {
             *request.method_mut() = Method::HEAD;

@@ -189,7 +189,9 @@ fn response_head<'a>(
         return Err(InvalidHead::StatusLine);
     }
     let mut parsed = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
+    let mut config = httparse::ParserConfig::default();
+    // RFC 9112 section 5.1: of a response it is removed, not refused.
+    config.allow_spaces_after_header_name_in_responses(true);
     let status = config.parse_response_with_uninit_headers(&mut parsed, bytes, fields);
     let status = status.map_err(|error| InvalidHead::from_parser(error, InvalidHead::StatusLine, limits))?;
     let (httparse::Status::Complete(_), Some(version), Some(code)) = (status, parsed.version, parsed.code) else {

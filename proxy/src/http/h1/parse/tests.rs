@@ -361,6 +361,9 @@ fn a_response_that_is_none_is_refused() {
         let refused = answer(bytes, Asked::default()).expect_err(reason);
         assert_eq!(refused.reason(), reason, "{}", bytes.escape_ascii());
     }
+    let spaced =
+        answer(b"HTTP/1.1 200 OK\r\nContent-Length \t: 5\r\nX : a\r\n\r\n", Asked::default()).unwrap().unwrap();
+    assert_eq!((spaced.framing, &spaced.head.headers["x"]), (Framing::Length(5), &HeaderValue::from_static("a")));
     let long = [b"HTTP/1.1 200 OK\r\nX: ", vec![b'a'; 200_000].as_slice(), b"\r\n\r\n"].concat();
     assert_eq!(answer(&long, Asked::default()).unwrap_err().reason(), "head_too_large");
 }
