@@ -47,8 +47,8 @@ const HARMFUL: [&str; 37] = [
     "x-remora-reason",
     "x-rewrite-url",
 ];
-/// Families of the same: conditions, how to read the content, what proxies say of the client.
-const HARMFUL_BEGINNINGS: [&str; 3] = ["content-", "if-", "x-forwarded-"];
+/// Families of the same: conditions, how to read the content, what proxies say of the client, other meshes' words.
+const HARMFUL_BEGINNINGS: [&str; 5] = ["content-", "if-", "l5d-", "x-envoy-", "x-forwarded-"];
 /// Of these families, what is known only once the content was sent (RFC 9530 section 2).
 const KNOWN_LATE: [&str; 2] = ["content-digest", "content-md5"];
 
@@ -80,6 +80,10 @@ pub(super) fn fields(trailers: &HeaderMap) -> impl Iterator<Item = (&HeaderName,
 
 /// Whether a field, its name in lower case, must not be a trailer.
 pub fn is_harmful(name: &str) -> bool {
+    if name.contains('_') {
+        // Applications that are handed fields as variables (RFC 3875 section 4.1.18) take one for the other.
+        return is_harmful(&name.replace('_', "-"));
+    }
     HARMFUL.binary_search(&name).is_ok()
         || HARMFUL_BEGINNINGS.iter().any(|begin| name.starts_with(begin)) && !KNOWN_LATE.contains(&name)
 }
@@ -102,6 +106,11 @@ mod tests {
             "retry-after",
             "x-forwarded-client-cert",
             "x-forwarded-host",
+            "x_forwarded_client_cert",
+            "content_length",
+            "x-envoy-internal",
+            "l5d-dst-override",
+            "x_check_sum",
             "etag",
             "te",
         ];
@@ -110,6 +119,6 @@ mod tests {
         keep_harmless(&mut trailers, false);
         let mut left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["content-digest", "etag", "grpc-status"]);
+        assert_eq!(left, ["content-digest", "etag", "grpc-status", "x_check_sum"]);
     }
 }

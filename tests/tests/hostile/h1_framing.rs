@@ -339,6 +339,13 @@ fn forged_headers(bed: &Bed) {
     let seen = &bed.origin.seen("/forged")[0];
     assert!(!seen.head.contains("forged\r\n"), "{seen:?}");
     assert_eq!(seen.values("x-mine"), ["1"]);
+    // Nor behind the head, where some applications look as well.
+    let message =
+        "POST /late HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n";
+    let answer = bed.answer_to(format!("{message}{lines}x-mine: 1\r\n\r\n").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+    let late = bed.origin.seen("/late").remove(0).trailers;
+    assert!(late.contains("x-mine: 1\r\n") && !late.contains("forged"), "{late:?}");
 }
 
 fn many_names(bed: &Bed) {

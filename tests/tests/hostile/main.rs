@@ -90,5 +90,7 @@ fn every_row_has_a_test_and_a_line_in_the_documentation() {
 
 /// The rows with these names.
 fn named(rows: Vec<Row>, names: &[&str]) -> Vec<Row> {
-    rows.into_iter().filter(|row| names.contains(&row.name)).collect()
+    let named: Vec<Row> = rows.into_iter().filter(|row| names.contains(&row.name)).collect();
+    assert_eq!(named.len(), names.len(), "each is a row: {names:?}");
+    named
 }

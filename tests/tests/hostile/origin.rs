@@ -11,6 +11,8 @@ use remora_test::pod::Pod;
 pub(crate) struct Seen {
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
+    /// The lines of its trailers.
+    pub(crate) trailers: String,
 }
 
 impl Seen {
@@ -89,7 +91,7 @@ impl Origin {
     fn serve(&self, mut served: Served) {
         while let Some(head) = served.until(b"\r\n\r\n") {
             let body = match framing(&head) {
-                Ok(Some(length)) => served.bytes(length),
+                Ok(Some(length)) => served.bytes(length).map(|body| (body, Vec::new())),
                 Ok(None) => served.chunked(),
                 Err(what) => {
                     self.log.lock().unwrap().malformed.push(format!("{what}: {}", head.escape_ascii()));
@@ -97,8 +99,9 @@ impl Origin {
                 }
             };
             // A body that breaks off is no whole request: a strict server drops it.
-            let Some(body) = body else { return };
-            let seen = Seen { head: String::from_utf8(head).unwrap(), body };
+            let Some((body, trailers)) = body else { return };
+            let [head, trailers] = [head, trailers].map(|text| String::from_utf8(text).unwrap());
+            let seen = Seen { head, body, trailers };
             let good = seen.path() == "/good";
             if !good {
                 self.log.lock().unwrap().whole.push(seen.clone());
@@ -153,14 +156,19 @@ impl Served {
         Some(self.left.drain(..count).collect())
     }
 
-    fn chunked(&mut self) -> Option<Vec<u8>> {
+    fn chunked(&mut self) -> Option<(Vec<u8>, Vec<u8>)> {
         let mut body = Vec::new();
         loop {
             let line = self.until(b"\r\n")?;
             let size = usize::from_str_radix(str::from_utf8(&line).ok()?.trim(), 16).ok()?;
             if size == 0 {
-                while self.until(b"\r\n")? != b"\r\n" {}
-                return Some(body);
+                let mut trailers = Vec::new();
+                loop {
+                    match self.until(b"\r\n")? {
+                        line if line == b"\r\n" => return Some((body, trailers)),
+                        line => trailers.extend(line),
+                    }
+                }
             }
             body.extend(self.bytes(size)?);
             (self.bytes(2)? == b"\r\n").then_some(())?;
