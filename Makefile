@@ -54,6 +54,7 @@ conformance: packages build  ## Others' conformance suites through one sidecar a
 test-spire: build  ## Identities from a real SPIRE, changed under load (root; needs Go)
 	@REMORA_BIN_DIR=$(TARGET)/debug ./tests/spire/test.sh
 
+test-all: export REMORA_BULK_MIB = 1024
 test-all: lint test test-images test-jaeger test-cluster test-spire conformance  ## Everything
 
 bench:  ## Measures Remora beside Envoy, HAProxy and a bare relay in one run (SECS=6 ROUNDS=3 ONLY=h1-mtls,...); bench/RESULTS.md
