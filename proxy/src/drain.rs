@@ -128,11 +128,6 @@ impl Connections {
         Open(self.clone())
     }
 
-    /// How many are open.
-    pub(crate) fn count(&self) -> usize {
-        self.open.get()
-    }
-
     /// Completes when no connection is open.
     pub(crate) async fn none(&self) {
         while self.open.get() > 0 {

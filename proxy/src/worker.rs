@@ -147,13 +147,13 @@ impl Worker {
 
     /// Whether there are as many connections as the limits of open files and of memory allow.
     pub(crate) fn is_full(&self) -> bool {
-        self.connections.count() >= self.spread.most || self.pressure.get() >= Pressure::Connections
+        self.spread.is_full() || self.pressure.get() >= Pressure::Connections
     }
 
     /// Whether one connection is taken in though memory is short. None at all would be too few: what is free again is only found
     /// by use, and whoever waits must not wait for ever.
     pub(crate) fn has_spare_room(&self) -> bool {
-        self.connections.count() < self.spread.most && self.spare[0].get()
+        !self.spread.is_full() && self.spare[0].get()
     }
 
     /// A file for a connection to an endpoint, by then: that of connections that wait for work, if need be, the longest idle ones first.

@@ -51,6 +51,13 @@ struct Peer {
     sender: mpsc::UnboundedSender<Handed>,
 }
 
+impl Peer {
+    /// Of all listeners, with those that it is being handed.
+    fn all(&self) -> usize {
+        self.open.iter().map(|open| open.load(Ordering::Relaxed)).sum()
+    }
+}
+
 /// What a worker is handed by the others.
 pub(crate) type Inbox = mpsc::UnboundedReceiver<Handed>;
 
@@ -74,6 +81,11 @@ impl Spread {
         let workers: Arc<[Peer]> = peers.into();
         let spread = |own| Self { workers: workers.clone(), own, most };
         inboxes.into_iter().enumerate().map(|(own, inbox)| (spread(own), inbox)).collect()
+    }
+
+    /// Whether this worker has as many connections as it may have.
+    pub(super) fn is_full(&self) -> bool {
+        self.workers[self.own].all() >= self.most
     }
 
     /// A place with this worker.
@@ -102,8 +114,9 @@ impl Spread {
         let open = |peer: &Peer| peer.open[listener].load(Ordering::Relaxed);
         let least = self.workers.iter().min_by_key(|peer| open(peer))?;
         let own = open(&self.workers[self.own]);
-        let all = || least.open.iter().map(|open| open.load(Ordering::Relaxed)).sum::<usize>();
-        (own.saturating_sub(open(least)) > own / UNEVEN && all() < self.most).then_some(least)
+        // Each of the others may do so at this moment, and it accepts some itself.
+        let has_room = || least.all() + self.workers.len() <= self.most;
+        (own.saturating_sub(open(least)) > own / UNEVEN && has_room()).then_some(least)
     }
 }
 
@@ -140,8 +153,8 @@ mod tests {
 
     #[test]
     fn no_worker_is_handed_more_than_it_may_have() {
-        assert!(hands(9, 1, 4));
-        assert!(!hands(9, 1, 3));
+        assert!(hands(9, 1, 5));
+        assert!(!hands(9, 1, 4), "it may be accepting one");
     }
 
     #[test]
