@@ -26,9 +26,6 @@ use crate::watch::Watch;
 const LAST_HEAD: Duration = Duration::from_secs(2);
 /// Bytes a client may send ahead of the answer to its last request.
 const AHEAD: usize = 64 * 1024;
-/// How long the answer to a whole request is awaited that is not its client's last, when the client has ended its side. It may have gone, or
-/// wait, and either way it may have meant what it asked: who is not behind a proxy sends it and leaves.
-const PARTING: Duration = Duration::from_secs(2);
 /// Bytes of a body nobody wants that are read for the sake of the next request.
 const UNWANTED: usize = 64 * 1024;
 
@@ -88,12 +85,10 @@ pub(super) struct Connection {
     /// Who waits for more of the body.
     body: Option<Waker>,
     /// The request under way is the client's last, so that its end says nothing but that. Of any other it says that the answer is
-    /// not waited for, or not for long.
+    /// not waited for.
     last: bool,
-    /// The client has ended its side, behind a whole request.
+    /// The client has ended its side, behind its last request.
     ended: bool,
-    /// When a client that has ended its side is taken to be gone.
-    parting: Option<Pin<Box<Sleep>>>,
     /// Whether the client is still there, while nothing is read from it.
     watch: Watch,
     scanned: usize,
@@ -114,7 +109,6 @@ impl Connection {
             body: None,
             last: false,
             ended: false,
-            parting: None,
             watch: Watch::default(),
             scanned: 0,
             late: None,
@@ -136,7 +130,7 @@ impl Connection {
                 let parsed = parse::request(&mut self.wire.input, &self.limits, &mut self.scanned);
                 match parsed.map_err(Error::InvalidHead)? {
                     Some(request) => {
-                        (self.late, self.last, self.parting) = (None, !request.keep_alive, None);
+                        (self.late, self.last) = (None, !request.keep_alive);
                         return Poll::Ready(Ok(Some(request)));
                     }
                     // Empty lines before a head are none of it.
@@ -186,15 +180,10 @@ impl Connection {
             Lending::Read => {
                 while self.wire.input.len() < AHEAD && !self.ended {
                     match ready!(self.wire.poll_fill(cx)) {
-                        Ok(0) => self.ended = true,
+                        Ok(0) if self.last => self.ended = true,
+                        Ok(0) => return Poll::Ready(Ended::Gone),
                         Ok(_) => {}
                         Err(error) => return Poll::Ready(error.into()),
-                    }
-                }
-                if self.ended && !self.last {
-                    let parting = self.parting.get_or_insert_with(|| Box::pin(tokio::time::sleep(PARTING)));
-                    if parting.as_mut().poll(cx).is_ready() {
-                        return Poll::Ready(Ended::Gone);
                     }
                 }
             }
@@ -202,10 +191,10 @@ impl Connection {
         self.poll_watch(cx)
     }
 
-    /// Completes when the client has ended, or behind a whole request broke off, while nothing is read from it.
+    /// Completes when the client has ended, or after its last request broke off, while nothing is read from it.
     fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let (tcp, whole) = (self.wire.stream.tcp(), self.last || self.ended);
-        let gone = || if whole { socket::has_broken(tcp) } else { socket::has_peer_ended(tcp) };
+        let (tcp, last) = (self.wire.stream.tcp(), self.last);
+        let gone = || if last { socket::has_broken(tcp) } else { socket::has_peer_ended(tcp) };
         self.watch.poll(cx, gone).map(|()| Ended::Gone)
     }
 

@@ -94,27 +94,6 @@ async fn who_waits_for_a_body_learns_that_it_is_wanted_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_has_ended_behind_a_whole_request_is_waited_for_a_while() {
-    let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
-    let (two, mut client) = connection(&request.repeat(2)).await;
-    client.shutdown().await.unwrap();
-    for _ in 0..2 {
-        assert!(next(&two, Ending::No).await.unwrap().is_some());
-        let begun = Instant::now();
-        assert!(matches!(poll_fn(|cx| two.borrow_mut().poll_gone(cx)).await, Ended::Gone));
-        assert_eq!(begun.elapsed().as_secs(), PARTING.as_secs());
-    }
-    assert!(next(&two, Ending::No).await.unwrap().is_none());
-    let (one, client) = connection(request).await;
-    assert!(next(&one, Ending::No).await.unwrap().is_some());
-    client.set_zero_linger().unwrap();
-    drop(client);
-    let begun = Instant::now();
-    poll_fn(|cx| one.borrow_mut().poll_gone(cx)).await;
-    assert!(begun.elapsed() < PARTING, "it took back what it asked");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_is_seen_where_nothing_is_read_from_it() {
     let ahead = "x".repeat(AHEAD);
     for (before, framing) in [(&ahead[..], Framing::Empty), ("abc", Framing::Length(9))] {
