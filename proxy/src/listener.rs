@@ -28,16 +28,17 @@ pub(crate) async fn accept(worker: Rc<Worker>, id: ListenerId, listener: TcpList
     loop {
         tokio::select! {
             // What could not be served waits with the kernel: others, and the admin interface, keep their files.
-            () = tokio::time::sleep(REST), if worker.is_full() => {
+            () = tokio::time::sleep(REST), if worker.room.is_full() => {
                 counts.accept_paused();
-                if worker.has_spare_room()
+                worker.room.want();
+                if worker.room.has_spare()
                     && let Poll::Ready(Ok((stream, client))) = listener.poll_accept(&mut asking)
                 {
-                    worker.take_spare_room();
+                    worker.room.take_spare();
                     serve(&worker, id, stream, client);
                 }
             }
-            accepted = listener.accept(), if !worker.is_full() => match accepted {
+            accepted = listener.accept(), if !worker.room.is_full() => match accepted {
                 Ok((stream, client)) => match worker.spread.hand_over(id, stream, client) {
                     Ok(Some(stream)) => serve(&worker, id, stream, client),
                     Ok(None) => {}

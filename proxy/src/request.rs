@@ -20,7 +20,7 @@ use crate::io::{Downstream, Replay};
 use crate::live::{self, LiveConnection};
 use crate::telemetry::{ConnectionInfo, DownstreamMetrics, OpenConnection, RequestTelemetry};
 use crate::upstream::{self, Bound, Response, Upgrade};
-use crate::worker::{ChainView, Need, Worker};
+use crate::worker::{ChainView, Need, Room, Worker};
 use crate::{route, tcp_proxy};
 
 pub(crate) use response_body::ResponseBody;
@@ -99,6 +99,11 @@ impl HttpConnection {
     /// Whether what the client asks is there to be taken back.
     pub(crate) fn is_abused(&self) -> bool {
         self.cut.borrow().is_abuse(self.open.requests(), self.trust.hop)
+    }
+
+    /// What its worker has room for.
+    pub(crate) fn room(&self) -> &Rc<Room> {
+        &self.worker.room
     }
 
     /// What is counted of connections like this one.
@@ -215,7 +220,7 @@ impl HttpConnection {
         body: Body,
         informational: &Informational,
     ) -> Result<(Response, Option<Timeout>), Error> {
-        if !self.worker.admits_request() {
+        if !self.worker.room.admits_request() {
             return Err(Error::Overloaded);
         }
         if head.method == Method::CONNECT && head.protocol.is_none() {

@@ -4,6 +4,7 @@
 //! [`View`]; on the request path it only reads its own view.
 
 mod files;
+mod room;
 mod spread;
 mod view;
 
@@ -34,6 +35,7 @@ use crate::tls::{Connector, Offer, TlsInfo};
 use crate::{allocator, filter_chain, listener, tcp_proxy};
 
 pub(crate) use files::{File, Files, Need, Share};
+pub(crate) use room::Room;
 pub(crate) use spread::{Handed, Inbox, Place, Spread};
 pub(crate) use view::{ChainView, Input, ListenerId, View};
 
@@ -89,9 +91,7 @@ pub(crate) struct Worker {
     /// Of the connections that are dialled.
     pub(crate) files: Rc<Files>,
     pub(crate) spread: Spread,
-    pressure: Cell<Pressure>,
-    /// Whether one connection, and one request, may still be let in before the next tick though memory is short.
-    spare: [Cell<bool>; 2],
+    pub(crate) room: Rc<Room>,
     view: RefCell<Rc<View>>,
     /// Clusters of older views that requests may still use.
     replaced: RefCell<Vec<Weak<ClusterState>>>,
@@ -111,14 +111,14 @@ impl Worker {
         let input = start.input.borrow().clone();
         telemetry.apply(&input.snapshot.telemetry);
         let view = View::new(input, None, &telemetry);
+        let files = Files::new(start.spread.most);
         Rc::new(Self {
             connections: Rc::default(),
             live: Rc::default(),
             own: start.own.clone(),
-            files: Files::new(start.spread.most),
+            room: Room::new(start.spread.clone(), files.clone()),
+            files,
             spread: start.spread.clone(),
-            pressure: Cell::default(),
-            spare: Default::default(),
             view: RefCell::new(Rc::new(view)),
             replaced: RefCell::default(),
             phase: Rc::default(),
@@ -145,17 +145,6 @@ impl Worker {
         }
     }
 
-    /// Whether there are as many connections as the limits of open files and of memory allow.
-    pub(crate) fn is_full(&self) -> bool {
-        self.spread.is_full() || self.pressure.get() >= Pressure::Connections
-    }
-
-    /// Whether one connection is taken in though memory is short. None at all would be too few: what is free again is only found
-    /// by use, and whoever waits must not wait for ever.
-    pub(crate) fn has_spare_room(&self) -> bool {
-        !self.spread.is_full() && self.spare[0].get()
-    }
-
     /// A file for a connection to an endpoint, by then: that of connections that wait for work, if need be, the longest idle ones first.
     pub(crate) async fn file(&self, need: Need, share: Option<Share>, by: Instant) -> Option<File> {
         let mut share = match share {
@@ -167,6 +156,7 @@ impl Worker {
                 return Some(file);
             }
             if !self.close_longest_idle() {
+                self.room.want();
                 return self.files.wait(share, by).await;
             }
         }
@@ -178,16 +168,6 @@ impl Worker {
         let replaced: Vec<_> = self.replaced.borrow().iter().filter_map(Weak::upgrade).collect();
         let hosts = view.clusters.iter().chain(&replaced).filter_map(|cluster| cluster.pool.longest_idle());
         hosts.min_by_key(|(since, _)| *since).is_some_and(|(_, host)| host.close_longest_idle())
-    }
-
-    /// That one was taken in.
-    pub(crate) fn take_spare_room(&self) {
-        self.spare[0].set(false);
-    }
-
-    /// Whether a request may be served; while memory is very short few are.
-    pub(crate) fn admits_request(&self) -> bool {
-        self.pressure.get() < Pressure::Requests || self.spare[1].replace(false)
     }
 
     pub(crate) fn view(&self) -> Rc<View> {
@@ -293,7 +273,7 @@ impl Worker {
         let view = self.view();
         let generation = view.generation();
         self.told(self.live.sweep(view.grace()));
-        let short = self.pressure.get() > Pressure::None;
+        let short = self.room.pressure() > Pressure::None;
         for cluster in &view.clusters {
             cluster.pool.sweep(if short { SOON } else { cluster.config.idle_timeout }, generation);
         }
@@ -371,7 +351,7 @@ async fn run(start: Start) {
                 }
                 Err(_) => break,
             },
-            Ok(()) = pressure.changed() => worker.pressure.set(*pressure.borrow_and_update()),
+            Ok(()) = pressure.changed() => worker.room.press(*pressure.borrow_and_update()),
             Ok(()) = phase.changed() => worker.phase.advance(*phase.borrow_and_update()),
             Some(command) = commands.recv() => match command {
                 Command::Ping(reply) => drop(reply.send(())),
@@ -381,7 +361,7 @@ async fn run(start: Start) {
             Some(handed) = inbox.recv() => listener::serve_handed(&worker, handed),
             _ = tick.tick() => {
                 worker.lines.set(0);
-                worker.spare.iter().for_each(|spare| spare.set(true));
+                worker.room.spare_again();
                 ticks += 1;
                 if ticks % FLUSHES_A_SWEEP == 0 {
                     worker.telemetry.flush();

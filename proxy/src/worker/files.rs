@@ -70,6 +70,11 @@ impl Files {
         File { files: self.clone(), share: share.into(), _permit: permit }
     }
 
+    /// Whether somebody waits for one, who needs it more than whoever can do without.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiting.get() > 0
+    }
+
     /// What the need takes beside a file; an error where others have it, or wait for it.
     pub(crate) fn share(self: &Rc<Self>, need: Need) -> Result<Option<Share>, ()> {
         match need {
@@ -133,7 +138,7 @@ impl File {
 
     /// Whether somebody waits for one, who needs it more than a connection that waits for work.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.files.waiting.get() > 0
+        self.files.is_waited_for()
     }
 }
 

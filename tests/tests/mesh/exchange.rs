@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 use remora_test::PATIENCE;
 use remora_test::sidecar::Answer;
 
-use crate::scripted::{both, open, scripted};
+use crate::scripted::{answering, both, open, scripted};
 use crate::transparent::abort;
 
 #[test]
@@ -70,6 +70,9 @@ fn a_client_that_ends_its_side_behind_its_last_request_is_answered() {
             "GET / HTTP/1.0\r\n\r\n",
             "GET / HTTP/1.1\r\nhost: server:8080\r\nconnection: close\r\n\r\n",
             "POST / HTTP/1.1\r\nhost: server:8080\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello",
+            // May be followed by others, as far as they say; but what was asked was meant.
+            "GET / HTTP/1.1\r\nhost: server:8080\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: server:8080\r\ncontent-length: 5\r\n\r\nhello",
         ] {
             let mut wire = ended(request);
             heads.recv_timeout(PATIENCE).unwrap();
@@ -85,10 +88,31 @@ fn a_client_that_ends_its_side_behind_its_last_request_is_answered() {
         heads.recv_timeout(PATIENCE).unwrap();
         abort(wire.stream);
         given_up(1.0);
-        // Had it waited for an answer, it might have asked for more.
+        // Whoever waits for long says that nothing will follow.
         let mut wire = ended("GET / HTTP/1.1\r\nhost: server:8080\r\n\r\n");
         assert!(wire.rest().is_empty());
         given_up(2.0);
+    });
+}
+
+#[test]
+fn what_a_client_asks_and_leaves_is_done() {
+    const TIMES: usize = 50;
+    both(|mut pair| {
+        let heads = answering(&mut pair, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        for request in [
+            "GET /asked HTTP/1.1\r\nhost: server:8080\r\n\r\n",
+            "POST /told HTTP/1.1\r\nhost: server:8080\r\ncontent-length: 0\r\n\r\n",
+        ] {
+            for _ in 0..TIMES {
+                open(&pair).send(request);
+            }
+            let path = request.split(' ').nth(1).unwrap();
+            for n in 0..TIMES {
+                let head = heads.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{n} of {TIMES} {path} arrived"));
+                assert!(head.contains(path), "{head}");
+            }
+        }
     });
 }
 

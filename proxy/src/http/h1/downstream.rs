@@ -19,13 +19,19 @@ use super::wire::{Reader, Wire};
 use crate::Error;
 use crate::http::body::{Body, BodyError};
 use crate::io::{Downstream, Replay};
+use crate::signal::Reaches;
 use crate::socket;
 use crate::watch::Watch;
+use crate::worker::Room;
 
 /// How long a head may take from its first byte to its last on a connection that is to end.
 const LAST_HEAD: Duration = Duration::from_secs(2);
 /// Bytes a client may send ahead of the answer to its last request.
 const AHEAD: usize = 64 * 1024;
+/// How long the answer to a whole request is awaited that is not its client's last, when the client has ended its side. It may have gone, or
+/// wait, and either way it may have meant what it asked: who is not behind a proxy sends it and leaves. Not while others wait for what it
+/// holds: whoever is there comes first.
+const PARTING: Duration = Duration::from_secs(2);
 /// Bytes of a body nobody wants that are read for the sake of the next request.
 const UNWANTED: usize = 64 * 1024;
 
@@ -72,10 +78,18 @@ enum Lending {
     Gone,
 }
 
+/// The patience with a client that may have gone: it has an end, and sooner where others wait for what the client holds.
+#[derive(Debug)]
+struct Parting {
+    by: Pin<Box<Sleep>>,
+    wanted: Reaches<u64>,
+}
+
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) wire: Wire<Downstream>,
     limits: Limits,
+    room: Rc<Room>,
     /// How long a head may take from its first byte to its last.
     header_timeout: Duration,
     reader: Reader,
@@ -85,10 +99,12 @@ pub(super) struct Connection {
     /// Who waits for more of the body.
     body: Option<Waker>,
     /// The request under way is the client's last, so that its end says nothing but that. Of any other it says that the answer is
-    /// not waited for.
+    /// not waited for, or not for long.
     last: bool,
-    /// The client has ended its side, behind its last request.
+    /// The client has ended its side, behind a whole request.
     ended: bool,
+    /// When a client that has ended its side is taken to be gone.
+    parting: Option<Box<Parting>>,
     /// Whether the client is still there, while nothing is read from it.
     watch: Watch,
     scanned: usize,
@@ -98,10 +114,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(io: Replay<Downstream>, limits: HttpLimits) -> Self {
+    pub(super) fn new(io: Replay<Downstream>, limits: HttpLimits, room: Rc<Room>) -> Self {
         Self {
             wire: Wire::new(io.stream, io.prefix),
             limits: (&limits).into(),
+            room,
             header_timeout: limits.header_timeout,
             reader: Reader::Done,
             lending: Lending::Read,
@@ -109,6 +126,7 @@ impl Connection {
             body: None,
             last: false,
             ended: false,
+            parting: None,
             watch: Watch::default(),
             scanned: 0,
             late: None,
@@ -130,7 +148,7 @@ impl Connection {
                 let parsed = parse::request(&mut self.wire.input, &self.limits, &mut self.scanned);
                 match parsed.map_err(Error::InvalidHead)? {
                     Some(request) => {
-                        (self.late, self.last) = (None, !request.keep_alive);
+                        (self.late, self.last, self.parting) = (None, !request.keep_alive, None);
                         return Poll::Ready(Ok(Some(request)));
                     }
                     // Empty lines before a head are none of it.
@@ -180,21 +198,31 @@ impl Connection {
             Lending::Read => {
                 while self.wire.input.len() < AHEAD && !self.ended {
                     match ready!(self.wire.poll_fill(cx)) {
-                        Ok(0) if self.last => self.ended = true,
-                        Ok(0) => return Poll::Ready(Ended::Gone),
+                        Ok(0) => self.ended = true,
                         Ok(_) => {}
                         Err(error) => return Poll::Ready(error.into()),
                     }
+                }
+                if self.ended && !self.last && self.poll_parted(cx).is_ready() {
+                    return Poll::Ready(Ended::Gone);
                 }
             }
         }
         self.poll_watch(cx)
     }
 
-    /// Completes when the client has ended, or after its last request broke off, while nothing is read from it.
+    /// Completes when a client that has ended its side is waited for no more.
+    fn poll_parted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Parting { by, wanted } = &mut **self.parting.get_or_insert_with(|| {
+            Box::new(Parting { by: Box::pin(tokio::time::sleep(PARTING)), wanted: self.room.wanted() })
+        });
+        if Pin::new(wanted).poll(cx).is_ready() { Poll::Ready(()) } else { by.as_mut().poll(cx) }
+    }
+
+    /// Completes when the client has ended, or behind a whole request broke off, while nothing is read from it.
     fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let (tcp, last) = (self.wire.stream.tcp(), self.last);
-        let gone = || if last { socket::has_broken(tcp) } else { socket::has_peer_ended(tcp) };
+        let (tcp, whole) = (self.wire.stream.tcp(), self.last || self.ended);
+        let gone = || if whole { socket::has_broken(tcp) } else { socket::has_peer_ended(tcp) };
         self.watch.poll(cx, gone).map(|()| Ended::Gone)
     }
 
@@ -311,4 +339,4 @@ impl Drop for RequestReader {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

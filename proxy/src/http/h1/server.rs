@@ -41,7 +41,7 @@ const END: Duration = Duration::from_secs(1);
 /// # Errors
 /// The connection ended in the middle of something.
 pub(crate) async fn serve(io: Replay<Downstream>, http: Rc<HttpConnection>, drain: Drain) -> Result<(), Ended> {
-    let connection: Shared = Rc::new(RefCell::new(Connection::new(io, http.limits())));
+    let connection: Shared = Rc::new(RefCell::new(Connection::new(io, http.limits(), http.room().clone())));
     let ending = Cell::new(Ending::No);
     let upgrade = {
         let mut over = pin!(drain.over());

@@ -6,6 +6,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::worker::{Files, Spread};
+
+/// Enough of it.
+pub(in crate::http::h1) fn room() -> Rc<Room> {
+    Room::new(Spread::among(1, 1, 1).remove(0).0, Files::new(2))
+}
 
 /// A connection of which `read` was read before, and its client's end.
 async fn connection(read: &str) -> (Shared, TcpStream) {
@@ -13,7 +19,7 @@ async fn connection(read: &str) -> (Shared, TcpStream) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let stream = Downstream::Plain(listener.accept().await.unwrap().0);
     let io = Replay { prefix: BytesMut::from(read), stream };
-    (Rc::new(RefCell::new(Connection::new(io, HttpLimits::default()))), client)
+    (Rc::new(RefCell::new(Connection::new(io, HttpLimits::default(), room()))), client)
 }
 
 async fn next(connection: &Shared, ending: Ending) -> Result<Option<ParsedRequest>, Error> {
@@ -91,6 +97,44 @@ async fn who_waits_for_a_body_learns_that_it_is_wanted_no_more() {
         assert!(connection.borrow_mut().poll_discard(&mut cx).is_pending());
     };
     tokio::join!(async { read.collect().await.expect_err("it breaks off") }, refuse);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_ended_behind_a_whole_request_is_waited_for_a_while() {
+    let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let (two, mut client) = connection(&request.repeat(2)).await;
+    client.shutdown().await.unwrap();
+    for _ in 0..2 {
+        assert!(next(&two, Ending::No).await.unwrap().is_some());
+        let begun = Instant::now();
+        assert!(matches!(poll_fn(|cx| two.borrow_mut().poll_gone(cx)).await, Ended::Gone));
+        assert_eq!(begun.elapsed().as_secs(), PARTING.as_secs());
+    }
+    assert!(next(&two, Ending::No).await.unwrap().is_none());
+    let (one, client) = connection(request).await;
+    assert!(next(&one, Ending::No).await.unwrap().is_some());
+    client.set_zero_linger().unwrap();
+    drop(client);
+    let begun = Instant::now();
+    poll_fn(|cx| one.borrow_mut().poll_gone(cx)).await;
+    assert!(begun.elapsed() < PARTING, "it took back what it asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_ended_behind_a_whole_request_gives_way_where_others_wait() {
+    let (connection, mut client) = connection("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    client.shutdown().await.unwrap();
+    assert!(next(&connection, Ending::No).await.unwrap().is_some());
+    let room = connection.borrow().room.clone();
+    let begun = Instant::now();
+    let gone = poll_fn(|cx| connection.borrow_mut().poll_gone(cx));
+    let others = async {
+        tokio::time::sleep(PARTING / 10).await;
+        room.want();
+    };
+    let (ended, ()) = tokio::join!(gone, others);
+    assert!(matches!(ended, Ended::Gone));
+    assert_eq!(begun.elapsed().as_millis(), (PARTING / 10).as_millis());
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use remora_model::HttpLimits;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::http::h1::downstream::tests::room;
 
 /// An answer without end that carries what reads its request, as one from HTTP/1.1 does.
 struct Early {
@@ -36,7 +37,7 @@ async fn an_answer_that_its_client_does_not_take_may_be_given_up_within_the_uplo
     let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let stream = Downstream::Plain(listener.accept().await.unwrap().0);
     let io = Replay { prefix: BytesMut::new(), stream };
-    let connection: Shared = Rc::new(RefCell::new(Connection::new(io, HttpLimits::default())));
+    let connection: Shared = Rc::new(RefCell::new(Connection::new(io, HttpLimits::default(), room())));
     let mut answer = pin!(Early { request: body(&connection, Framing::Length(1_000_000)) });
     assert!(connection.borrow().is_lent());
     let (mut writer, mut output) = (Writer::new(Framing::Chunked), Output::default());
