@@ -7,7 +7,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: help demo demo-down drill test test-jaeger test-cluster test-spire test-images conformance test-all images jaeger spire bench bench-scale bench-profile bench-instructions pgo lint fmt deny fuzz packages build clean
+.PHONY: help demo demo-down drill test test-jaeger test-cluster test-spire test-images conformance test-all images jaeger spire bench bench-scale bench-profile bench-instructions pgo lint fmt deny fuzz packages build release clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ packages:  ## Installs the Debian packages that the tests use
 
 build:  ## Builds every binary, as the tests use them
 	$(CARGO) build --locked --workspace --bins
+
+release:  ## Builds remora-proxy, remora-init and remora-certs as they are measured, by the profile of their load; target/release
+	@./bench/release.sh
 
 test: packages build  ## Builds and runs every test (root: they make network namespaces)
 	REMORA_BIN_DIR=$(TARGET)/debug $(CARGO) test --locked --workspace
@@ -69,7 +72,7 @@ bench-profile:  ## Draws a flame graph of each scenario (SECS=4 ONLY=h1-mtls,...
 bench-instructions:  ## Counts instructions per request (valgrind) and compares them with the kept ones; RECORD=1 keeps them
 	@./bench/instructions.sh
 
-pgo:  ## Builds the proxy by a profile of its load (root; two release builds); target/pgo/bins
+pgo:  ## Counts anew what runs under load, and builds the proxy by that (root; two release builds); target/pgo
 	@./bench/pgo.sh
 
 fmt:  ## Formats the code

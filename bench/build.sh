@@ -4,13 +4,10 @@ export PATH=$PATH:/usr/sbin:/sbin
 "$here/../tests/packages.sh"
 command -v haproxy >/dev/null || "$here/../tests/packages.sh" haproxy
 
-cargo=${CARGO:-cargo}
 target=${CARGO_TARGET_DIR:-$here/../target}
 bins=${REMORA_BIN_DIR:-}
 if [ -z "$bins" ]; then
-  echo "building (release, with link-time optimisation)"
-  (cd "$here/.." && "$cargo" build --locked --release \
-    -p remora-proxy -p remora-init -p remora-certs -p remora-test -p remora-relay --bins)
+  "$here/release.sh"
   bins=$target/release
 fi
 export REMORA_BIN_DIR=$bins

@@ -7,10 +7,10 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PATH=$PATH:/usr/sbin:/sbin
 command -v valgrind >/dev/null || "$here/../tests/packages.sh" valgrind
-target=${CARGO_TARGET_DIR:-$here/../target}
-bins=${REMORA_BIN_DIR:-$target/release}
-if [ -z "${REMORA_BIN_DIR:-}" ]; then
-  (cd "$here/.." && "${CARGO:-cargo}" build --locked --release -p remora-proxy -p remora-init -p remora-certs -p remora-test --bins)
+bins=${REMORA_BIN_DIR:-}
+if [ -z "$bins" ]; then
+  "$here/release.sh"
+  bins=${CARGO_TARGET_DIR:-$here/../target}/release
 fi
 
 work=$(mktemp -d)
