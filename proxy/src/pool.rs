@@ -239,19 +239,21 @@ impl Host {
     /// Since when the one waits for work that waits longest.
     fn idle_since(&self) -> Option<Instant> {
         let shared = self.longest_idle_shared().map(|shared| shared.last_used.get());
-        self.idle.borrow().first().map(|(_, since)| *since).into_iter().chain(shared).min()
+        self.unshared_since().into_iter().chain(shared).min()
     }
 
     fn longest_idle_shared(&self) -> Option<Rc<Shared>> {
         let shared = self.shared.borrow();
-        shared.iter().filter(|shared| shared.active.get() == 0).min_by_key(|shared| shared.last_used.get()).cloned()
+        // The file of a closed one is free already, or soon.
+        let idle = shared.iter().filter(|shared| !shared.closed.get() && shared.active.get() == 0);
+        idle.min_by_key(|shared| shared.last_used.get()).cloned()
     }
 
     /// Closes that one. A shared one says so first: `false`.
     pub(crate) fn close_longest_idle(&self) -> bool {
-        let since = self.idle_since();
+        let unshared = self.unshared_since();
         match self.longest_idle_shared() {
-            Some(shared) if since == Some(shared.last_used.get()) => {
+            Some(shared) if unshared.is_none_or(|since| shared.last_used.get() <= since) => {
                 self.discard(&shared);
                 false
             }
@@ -260,6 +262,11 @@ impl Host {
                 true
             }
         }
+    }
+
+    /// Since when the HTTP/1.1 connection waits for work that waits longest.
+    fn unshared_since(&self) -> Option<Instant> {
+        self.idle.borrow().first().map(|(_, since)| *since)
     }
 
     fn close_idle(&self) {

@@ -90,6 +90,9 @@ async fn what_waits_for_work_gives_way_to_what_waits_for_a_file() {
     assert_eq!(host.idle_since(), None, "it is in use");
     drop(stream);
     assert!(!host.close_longest_idle() && shared.closed.get(), "it says so first");
+    drop(host.add(Fresh::Http2(shared), 0));
+    assert_eq!(host.idle_since(), None, "what has ended and is not yet swept holds no file for long");
+    host.sweep(Instant::now(), Duration::ZERO);
 
     let (other, _last) = (http1_of(&files, other_io), files.take(Need::First, &mut None).unwrap());
     let by = Instant::now() + Duration::from_secs(1);
