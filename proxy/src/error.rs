@@ -246,6 +246,12 @@ impl Error {
         matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EADDRNOTAVAIL))
     }
 
+    /// Whether a request was left without a connection by no endpoint's making, but for want of time or room here: another would fare
+    /// no better.
+    pub fn is_of_no_endpoint(&self) -> bool {
+        matches!(self, Self::RequestTimeout { .. } | Self::Overflow { .. } | Self::NoFile(_))
+    }
+
     /// The HTTP/2 error code with which the upstream reset the stream.
     pub fn reset(&self) -> Option<h2::Reason> {
         match self {

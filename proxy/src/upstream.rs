@@ -156,11 +156,7 @@ pub(crate) async fn send(
         let checked = within(bound, cluster.name(), pin!(checking)).await;
         let checked = match checked {
             Ok(checked) => checked,
-            // Of no endpoint's making.
-            Err(Failure {
-                error: error @ (Error::RequestTimeout { .. } | Error::Overflow { .. } | Error::NoFile(_)),
-                ..
-            }) => {
+            Err(Failure { error, .. }) if error.is_of_no_endpoint() => {
                 attempt.failed(&error);
                 return Err(error);
             }
