@@ -148,7 +148,7 @@ impl Worker {
     /// A file for a connection to an endpoint, by then: that of connections that wait for work, if need be, the longest idle ones first.
     pub(crate) async fn file(&self, need: Need, share: Option<Share>, by: Instant) -> Option<File> {
         let mut share = match share {
-            None => self.files.wait_to_share(need, by).await?,
+            None => Some(self.files.wait_to_share(need, by).await?),
             share => share,
         };
         loop {
@@ -157,7 +157,7 @@ impl Worker {
             }
             if !self.close_longest_idle() {
                 self.room.want();
-                return self.files.wait(share, by).await;
+                return self.files.wait(share?, by).await;
             }
         }
     }

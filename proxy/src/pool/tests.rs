@@ -13,7 +13,7 @@ use crate::http::h2;
 use crate::io::Upstream;
 use crate::telemetry::{UpstreamMetrics, UpstreamProtocol};
 use crate::upstream::UpstreamConnection;
-use crate::worker::{Files, Need};
+use crate::worker::{Files, Need, Share};
 
 /// SETTINGS, and GOAWAY with no stream processed.
 const GOODBYE: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -96,7 +96,7 @@ async fn what_waits_for_work_gives_way_to_what_waits_for_a_file() {
 
     let (other, _last) = (http1_of(&files, other_io), files.take(Need::First, &mut None).unwrap());
     let by = Instant::now() + Duration::from_secs(1);
-    let (file, ()) = tokio::join!(files.wait(None, by), async { host.give_back(other, 0) });
+    let (file, ()) = tokio::join!(files.wait(Share::default(), by), async { host.give_back(other, 0) });
     assert!(file.is_some() && host.is_unused());
 }
 

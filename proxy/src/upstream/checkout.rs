@@ -40,20 +40,18 @@ pub(super) async fn checkout(
         let plaintext = matches!(hop, Hop::Http1 | Hop::Http2);
         let generation = if plaintext { 0 } else { worker.generation() };
         let host = cluster.pool.host((address, hop, caller.kept), generation);
-        if need == Need::More && share.is_none() && file.is_none() && host.is_unshared(hop) {
-            share = match worker.files.share(need) {
-                Ok(share) => share,
-                Err(_) => {
-                    wait(cluster, &mut pending)?;
-                    Box::pin(connect::share(worker, cluster, need)).await?
-                }
-            };
+        if share.is_none() && file.is_none() && host.is_unshared(hop) {
+            share = worker.files.share(need);
+            if share.is_none() {
+                wait(cluster, &mut pending)?;
+                share = Some(Box::pin(connect::share(worker, cluster, need)).await?);
+            }
         }
         let connection = match host.checkout(hop, pending.is_some(), fresh) {
             Checkout::Ready(connection) => {
                 cluster.metrics.reused();
                 if let Connection::Http1(sender) = &connection {
-                    sender.serve(share.or_else(|| file?.into_share()));
+                    sender.serve(share.or_else(|| file.map(File::into_share)).unwrap_or_default());
                 }
                 connection
             }

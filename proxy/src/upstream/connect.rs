@@ -86,7 +86,7 @@ impl Drop for UpstreamConnection {
 ///
 /// # Errors
 /// Others have it.
-pub(super) async fn share(worker: &Worker, cluster: &ClusterState, need: Need) -> Result<Option<Share>, Error> {
+pub(super) async fn share(worker: &Worker, cluster: &ClusterState, need: Need) -> Result<Share, Error> {
     let timeout = cluster.config.connect_timeout;
     worker.files.wait_to_share(need, Instant::now() + timeout).await.ok_or(Error::NoFile(timeout))
 }

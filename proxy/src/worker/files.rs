@@ -33,13 +33,13 @@ pub(crate) struct Files {
 #[derive(Debug)]
 pub(crate) struct File {
     files: Rc<Files>,
-    share: RefCell<Option<Share>>,
+    share: RefCell<Share>,
     _permit: OwnedSemaphorePermit,
 }
 
-/// One of those that serve [`Need::More`].
-#[derive(Debug)]
-pub(crate) struct Share(Rc<Files>);
+/// What a need takes beside a file: one of those that serve [`Need::More`], or nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Share(Option<Rc<Files>>);
 
 impl Files {
     /// For so many connections, at least two.
@@ -52,21 +52,20 @@ impl Files {
 
     /// A file that is free; the share is the one for `need`, if that was taken before.
     pub(crate) fn take(self: &Rc<Self>, need: Need, share: &mut Option<Share>) -> Option<File> {
-        if share.is_none() {
-            *share = self.share(need).ok()?;
-        }
+        *share = share.take().or_else(|| self.share(need));
+        share.as_ref()?;
         let permit = self.all.clone().try_acquire_owned().ok()?;
-        Some(self.file(share.take(), permit))
+        share.take().map(|share| self.file(share, permit))
     }
 
     /// Waits for a file until then.
-    pub(crate) async fn wait(self: &Rc<Self>, share: Option<Share>, by: Instant) -> Option<File> {
+    pub(crate) async fn wait(self: &Rc<Self>, share: Share, by: Instant) -> Option<File> {
         let _waits = Waits::new(&self.waiting);
         let permit = timeout_at(by, self.all.clone().acquire_owned()).await.ok()?.ok()?;
         Some(self.file(share, permit))
     }
 
-    fn file(self: &Rc<Self>, share: Option<Share>, permit: OwnedSemaphorePermit) -> File {
+    fn file(self: &Rc<Self>, share: Share, permit: OwnedSemaphorePermit) -> File {
         File { files: self.clone(), share: share.into(), _permit: permit }
     }
 
@@ -75,12 +74,12 @@ impl Files {
         self.waiting.get() > 0
     }
 
-    /// What the need takes beside a file; an error where others have it, or wait for it.
-    pub(crate) fn share(self: &Rc<Self>, need: Need) -> Result<Option<Share>, ()> {
+    /// What the need takes; `None` where others have it, or wait for it.
+    pub(crate) fn share(self: &Rc<Self>, need: Need) -> Option<Share> {
         match need {
-            Need::First => Ok(None),
-            Need::More if self.waiting_to_share.get() > 0 => Err(()),
-            Need::More => self.take_share().map(Some).ok_or(()),
+            Need::First => Some(Share::default()),
+            Need::More if self.waiting_to_share.get() > 0 => None,
+            Need::More => self.take_share(),
         }
     }
 
@@ -88,13 +87,13 @@ impl Files {
         let shares = self.shares.get();
         (shares < self.most_shares).then(|| {
             self.shares.set(shares + 1);
-            Share(self.clone())
+            Share(Some(self.clone()))
         })
     }
 
-    /// Waits until then for what the need takes beside a file. `None`: others had it all the while.
-    pub(crate) async fn wait_to_share(self: &Rc<Self>, need: Need, by: Instant) -> Option<Option<Share>> {
-        if let Ok(share) = self.share(need) {
+    /// Waits until then for what the need takes. `None`: others had it all the while.
+    pub(crate) async fn wait_to_share(self: &Rc<Self>, need: Need, by: Instant) -> Option<Share> {
+        if let Some(share) = self.share(need) {
             return Some(share);
         }
         let _waits = Waits::new(&self.waiting_to_share);
@@ -106,28 +105,29 @@ impl Files {
                 }
             }
         };
-        timeout_at(by, share).await.ok().map(Some)
+        timeout_at(by, share).await.ok()
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.0.shares.set(self.0.shares.get() - 1);
-        if self.0.waiting_to_share.get() > 0 {
+        let Some(files) = &self.0 else { return };
+        files.shares.set(files.shares.get() - 1);
+        if files.waiting_to_share.get() > 0 {
             // Who is told and gone before it looks has the next one told.
-            self.0.shared.notify_one();
+            files.shared.notify_one();
         }
     }
 }
 
 impl File {
     /// Its connection serves what has this share, until it rests.
-    pub(crate) fn serve(&self, share: Option<Share>) {
+    pub(crate) fn serve(&self, share: Share) {
         self.share.replace(share);
     }
 
     /// The share alone.
-    pub(crate) fn into_share(self) -> Option<Share> {
+    pub(crate) fn into_share(self) -> Share {
         self.share.into_inner()
     }
 
@@ -193,7 +193,7 @@ mod tests {
     fn whoever_made_a_connection_it_counts_for_those_whom_it_serves() {
         let files = Files::new(4);
         let (some, others) = (taken(&files, Need::More), taken(&files, Need::First));
-        assert!(files.share(Need::More).is_err() && files.share(Need::First).is_ok());
+        assert!(files.share(Need::More).is_none() && files.share(Need::First).is_some());
         some.iter().for_each(File::rest);
         for file in &others {
             file.serve(files.share(Need::More).unwrap());
@@ -201,9 +201,9 @@ mod tests {
         for file in &some[..2] {
             file.serve(files.share(Need::More).unwrap());
         }
-        assert!(files.share(Need::More).is_err());
+        assert!(files.share(Need::More).is_none());
         drop(others);
-        assert!(files.share(Need::More).is_ok());
+        assert!(files.share(Need::More).is_some());
     }
 
     #[tokio::test(start_paused = true)]

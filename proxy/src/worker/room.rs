@@ -83,7 +83,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::worker::{ListenerId, Need};
+    use crate::worker::{ListenerId, Need, Share};
 
     fn is_wanted(room: &Room) -> bool {
         pin!(room.wanted()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
@@ -106,7 +106,7 @@ mod tests {
         let taken = [(); 2].map(|()| files.take(Need::First, &mut None).unwrap());
         assert!(!is_wanted(&room), "nobody waits for a third");
         {
-            let mut third = pin!(files.wait(None, Instant::now() + Duration::from_secs(1)));
+            let mut third = pin!(files.wait(Share::default(), Instant::now() + Duration::from_secs(1)));
             assert!(third.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
             assert!(is_wanted(&room));
             drop(taken);

@@ -187,7 +187,7 @@ impl Sender {
     }
 
     /// It serves a request that has this share of the open files, until it rests.
-    pub(crate) fn serve(&self, share: Option<Share>) {
+    pub(crate) fn serve(&self, share: Share) {
         self.inner.borrow().counted.file.serve(share);
     }
 
