@@ -16,6 +16,7 @@ mod bounds;
 mod breakers;
 mod crowd;
 mod detection;
+mod early;
 mod endings;
 mod endpoints;
 mod exchange;
