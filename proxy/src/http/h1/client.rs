@@ -305,8 +305,8 @@ impl Inner {
 
     /// Sends what is left of a request whose answer is complete.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // The server's end, or its word, is the upload's end.
-        if self.poll_send(cx).is_err() || self.wire.poll_fill(cx).is_ready() {
+        // The server's end, or its word, is the upload's end; and so is the end of its drain's grace.
+        if self.poll_over(cx).is_err() || self.poll_send(cx).is_err() || self.wire.poll_fill(cx).is_ready() {
             self.kept = false;
             return Poll::Ready(());
         }

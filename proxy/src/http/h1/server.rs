@@ -42,25 +42,12 @@ const END: Duration = Duration::from_secs(1);
 /// The connection ended in the middle of something.
 pub(crate) async fn serve(io: Replay<Downstream>, http: Rc<HttpConnection>, drain: Drain) -> Result<(), Ended> {
     let connection: Shared = Rc::new(RefCell::new(Connection::new(io, http.limits(), http.room().clone())));
-    let ending = Cell::new(Ending::No);
-    let upgrade = {
-        let mut over = pin!(drain.over());
-        let mut outlived = pin!(drain.outlived());
-        let mut conversation = pin!(Conversation::new(&connection, &http, &ending).run());
-        loop {
-            let last = ending.get();
-            tokio::select! {
-                biased;
-                ended = conversation.as_mut() => match ended? {
-                    Some(upgrade) => break upgrade,
-                    None => return Ok(()),
-                },
-                () = drain.signaled(), if last < Ending::Now => ending.set(Ending::Now),
-                () = outlived.as_mut(), if last < Ending::WithAnswer => ending.set(Ending::WithAnswer),
-                () = http.idle(), if last < Ending::Now => ending.set(Ending::Now),
-                // What is under way is seen to break off.
-                () = over.as_mut() => return Ok(()),
-            }
+    let upgrade = match converse(&connection, &http, drain).await {
+        Ok(Some(upgrade)) => upgrade,
+        ended => {
+            // Whoever still sends a request on would hold the connection.
+            connection.borrow_mut().refuse_body();
+            return ended.map(drop);
         }
     };
     // Nobody else holds it: the request was read to its end.
@@ -68,6 +55,26 @@ pub(crate) async fn serve(io: Replay<Downstream>, http: Rc<HttpConnection>, drai
     let wire = connection.into_inner().wire;
     http.tunnel(Replay { prefix: wire.input, stream: wire.stream }, upgrade).await;
     Ok(())
+}
+
+/// One request after another, until the end, or until the connection leaves HTTP.
+async fn converse(connection: &Shared, http: &Rc<HttpConnection>, drain: Drain) -> Result<Option<Box<Upgrade>>, Ended> {
+    let ending = Cell::new(Ending::No);
+    let mut over = pin!(drain.over());
+    let mut outlived = pin!(drain.outlived());
+    let mut conversation = pin!(Conversation::new(connection, http, &ending).run());
+    loop {
+        let last = ending.get();
+        tokio::select! {
+            biased;
+            ended = conversation.as_mut() => return ended,
+            () = drain.signaled(), if last < Ending::Now => ending.set(Ending::Now),
+            () = outlived.as_mut(), if last < Ending::WithAnswer => ending.set(Ending::WithAnswer),
+            () = http.idle(), if last < Ending::Now => ending.set(Ending::Now),
+            // What is under way is seen to break off.
+            () = over.as_mut() => return Ok(None),
+        }
+    }
 }
 
 /// What follows an exchange.
@@ -183,10 +190,6 @@ impl<'a> Conversation<'a> {
         let informational = Informational::default();
         let mut handled = pin!(http.handle(head, body, &informational));
         poll_fn(|cx| {
-            // A client that does not read what was said is said nothing more.
-            if !output.has_room() {
-                ready!(connection.borrow_mut().wire.poll_write(output, cx))?;
-            }
             let answer = handled.as_mut().poll(cx);
             while let Some(head) = informational.pop() {
                 asked.waits &= head.status != StatusCode::CONTINUE;
