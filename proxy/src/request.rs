@@ -128,13 +128,7 @@ impl HttpConnection {
         if timeout.is_zero() {
             std::future::pending::<()>().await;
         }
-        loop {
-            let seen = self.open.requests();
-            tokio::time::sleep(timeout).await;
-            if self.open.active() == 0 && self.open.requests() == seen {
-                return;
-            }
-        }
+        self.open.rested(timeout).await;
     }
 
     /// Handles one request; whatever goes wrong becomes its answer. What its upstream says before the answer is left in

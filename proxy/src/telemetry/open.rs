@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -75,6 +75,18 @@ impl OpenConnection {
         self.requests.get()
     }
 
+    /// Completes when no request was active for `timeout`, which is looked at once in that time.
+    pub(crate) async fn rested(&self, timeout: Duration) {
+        loop {
+            // One that is active now may end just before the next look.
+            let (rests, seen) = (self.active() == 0, self.requests());
+            tokio::time::sleep(timeout).await;
+            if rests && self.active() == 0 && self.requests() == seen {
+                return;
+            }
+        }
+    }
+
     fn status(&self) -> Option<ConnectionStatus> {
         let info = self.info.borrow().clone()?;
         Some(ConnectionStatus {
@@ -127,5 +139,26 @@ impl OpenConnections {
     /// All of which it is known where they go.
     pub(super) fn status(&self) -> Vec<ConnectionStatus> {
         self.entries.borrow().values().filter_map(|open| open.status()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_has_rested_when_none_of_its_requests_ended_within_the_time() {
+        let open = OpenConnections::default().enter();
+        let second = Duration::from_secs(1);
+        let begun = tokio::time::Instant::now();
+        let requests = async {
+            tokio::time::sleep(second / 2).await;
+            open.request_begins();
+            tokio::time::sleep(second * 5 / 2 - second / 1000).await;
+            open.request_ends();
+        };
+        // It ends a thousandth of a second before the third look.
+        let ((), ()) = tokio::join!(open.rested(second), requests);
+        assert_eq!(begun.elapsed().as_secs(), 4);
     }
 }
