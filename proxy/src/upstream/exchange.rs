@@ -256,12 +256,13 @@ async fn exchange_h2(
                 fields::learn_spelling(&mut head);
             }
             if !informational.push(head) {
-                return Poll::Ready(Err(::h2::Reason::ENHANCE_YOUR_CALM.into()));
+                // The stream's fault alone: it is reset when it is dropped, and the connection goes on.
+                return Poll::Ready(Err(at.broke("informational responses too many, or a 101")));
             }
         }
-        Pin::new(&mut response).poll(cx)
+        Pin::new(&mut response).poll(cx).map_err(&broken)
     });
-    let answered = response.await.map_err(broken);
+    let answered = response.await;
     let answered = answered.and_then(|answer| h2::response_parts(answer, shared.ours).map_err(|why| at.broke(why)));
     let answered =
         answered.and_then(|(mut head, body)| match shared.ours.then(|| fields::undelivered(&head.headers)).flatten() {
