@@ -77,7 +77,9 @@ async fn begin(worker: Rc<Worker>, listener: ListenerId, stream: TcpStream, clie
     let view = worker.view();
     let at = view.listener(listener);
     let mut telemetry = ConnectionTelemetry::start(&worker.telemetry, at.direction);
-    let (Ok(orig_dst), Ok(local)) = (original_dst::original_dst(&stream, at.original_dst), stream.local_addr()) else {
+    let local = stream.local_addr();
+    let orig_dst = local.and_then(|local| Ok((original_dst::original_dst(&stream, local, at.original_dst)?, local)));
+    let Ok((orig_dst, local)) = orig_dst else {
         telemetry.refused(Refusal::NoOriginalDestination);
         return None;
     };

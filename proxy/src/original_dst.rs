@@ -15,13 +15,12 @@ use tokio::net::TcpStream;
 
 use crate::address::OrigDst;
 
-/// Where `stream` was aimed: what conntrack remembers of a REDIRECTed connection, the local address of all others. A
+/// Where `stream`, whose own address is `local`, was aimed: what conntrack remembers of a REDIRECTed connection, the local address of all others. A
 /// connection that was not redirected answers its local address, so that [`OwnAddresses::is_loop`] sees it.
 ///
 /// # Errors
-/// What `getsockname` or `getsockopt` said, for a connection that is gone already for instance.
-pub fn original_dst(stream: &TcpStream, mode: OriginalDst) -> io::Result<OrigDst> {
-    let local = stream.local_addr()?;
+/// What `getsockopt` said, for a connection that is gone already for instance.
+pub fn original_dst(stream: &TcpStream, local: SocketAddr, mode: OriginalDst) -> io::Result<OrigDst> {
     let destination = match mode {
         OriginalDst::None | OriginalDst::Tproxy => local,
         OriginalDst::Redirect => redirected(stream, local)?,
@@ -116,7 +115,7 @@ mod tests {
             let connect: IpAddr = connect.parse().unwrap();
             let (stream, address, _client) = accepted(listen, connect).await;
             for mode in [OriginalDst::None, OriginalDst::Redirect, OriginalDst::Tproxy] {
-                let found = original_dst(&stream, mode).unwrap();
+                let found = original_dst(&stream, stream.local_addr().unwrap(), mode).unwrap();
                 assert_eq!(found.socket(), SocketAddr::new(connect, address.port()), "{listen} {mode:?}");
             }
         }
@@ -126,7 +125,7 @@ mod tests {
     async fn a_direct_hit_on_a_listener_is_a_loop() {
         let (stream, address, _client) = accepted("127.0.0.1:0", [127, 0, 0, 1].into()).await;
         let own = OwnAddresses::from_interfaces(&[address]).unwrap();
-        let found = original_dst(&stream, OriginalDst::Redirect).unwrap();
+        let found = original_dst(&stream, stream.local_addr().unwrap(), OriginalDst::Redirect).unwrap();
         let local = stream.local_addr().unwrap();
         assert!(own.is_loop(found, local, Direction::Inbound));
         assert!(own.is_loop(found, local, Direction::Outbound));

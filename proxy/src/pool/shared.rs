@@ -50,8 +50,9 @@ impl Shared {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        let most = (self.sender.current_max_send_streams()).min(h2::MAX_STREAMS as usize);
-        !self.closed.get() && (self.active.get() as usize) < most
+        let active = self.active.get();
+        // What the peer allows is behind a lock.
+        !self.closed.get() && active < h2::MAX_STREAMS && (active as usize) < self.sender.current_max_send_streams()
     }
 }
 
