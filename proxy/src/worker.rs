@@ -155,19 +155,27 @@ impl Worker {
             if let Some(file) = self.files.take(need, &mut share) {
                 return Some(file);
             }
-            if !self.close_longest_idle() {
+            if self.close_longest_idle() != Some(true) {
                 self.room.want();
                 return self.files.wait(share?, by).await;
             }
         }
     }
 
-    /// Closes the connection that waits for work longest. Whether its file is free now.
-    fn close_longest_idle(&self) -> bool {
+    /// Closes connections that came to wait for work while others wait for their files, one for each: shared ones do not ask.
+    fn make_room(&self) {
+        let mut waiting = self.files.waiting();
+        while waiting > 0 && self.close_longest_idle().is_some() {
+            waiting -= 1;
+        }
+    }
+
+    /// Closes the connection that waits for work longest, if there is one. Whether its file is free now.
+    fn close_longest_idle(&self) -> Option<bool> {
         let view = self.view();
         let replaced: Vec<_> = self.replaced.borrow().iter().filter_map(Weak::upgrade).collect();
         let hosts = view.clusters.iter().chain(&replaced).filter_map(|cluster| cluster.pool.longest_idle());
-        hosts.min_by_key(|(since, _)| *since).is_some_and(|(_, host)| host.close_longest_idle())
+        hosts.min_by_key(|(since, _)| *since).map(|(_, host)| host.close_longest_idle())
     }
 
     pub(crate) fn view(&self) -> Rc<View> {
@@ -362,6 +370,7 @@ async fn run(start: Start) {
             _ = tick.tick() => {
                 worker.lines.set(0);
                 worker.room.spare_again();
+                worker.make_room();
                 ticks += 1;
                 if ticks % FLUSHES_A_SWEEP == 0 {
                     worker.telemetry.flush();

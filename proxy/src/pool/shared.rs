@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::breaker::Place;
 use crate::http::h2;
+use crate::worker::Share;
 
 /// A shared HTTP/2 connection.
 pub(crate) struct Shared {
@@ -20,6 +21,8 @@ pub(crate) struct Shared {
     pub(super) active: Cell<u32>,
     pub(super) closed: Cell<bool>,
     pub(super) last_used: Cell<Instant>,
+    /// Of the open files, until it rests for the first time: from then on it is anybody's.
+    share: Cell<Share>,
 }
 
 impl fmt::Debug for Shared {
@@ -33,7 +36,8 @@ impl fmt::Debug for Shared {
 pub(crate) struct Stream(pub(crate) Rc<Shared>, pub(crate) Option<Place>);
 
 impl Shared {
-    pub(crate) fn new(sender: h2::Sender, ours: bool) -> Rc<Self> {
+    /// One that was dialled with this share.
+    pub(crate) fn new(sender: h2::Sender, ours: bool, share: Share) -> Rc<Self> {
         Rc::new(Self {
             sender,
             ours,
@@ -41,6 +45,7 @@ impl Shared {
             active: Cell::new(0),
             closed: Cell::new(false),
             last_used: Cell::new(Instant::now()),
+            share: Cell::new(share),
         })
     }
 
@@ -69,6 +74,7 @@ impl Drop for Stream {
         self.0.active.set(active);
         if active == 0 {
             self.0.last_used.set(Instant::now());
+            self.0.share.take();
         }
     }
 }

@@ -51,7 +51,7 @@ pub(super) async fn checkout(
             Checkout::Ready(connection) => {
                 cluster.metrics.reused();
                 if let Connection::Http1(sender) = &connection {
-                    sender.serve(share.or_else(|| file.map(File::into_share)).unwrap_or_default());
+                    sender.serve(share.or_else(|| file.map(|file| file.take_share())).unwrap_or_default());
                 }
                 connection
             }

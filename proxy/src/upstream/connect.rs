@@ -142,8 +142,8 @@ pub(super) async fn open(
     if let Some(place) = &mut place {
         place.is_shared();
     }
+    let shared = Shared::new(sender, ours, file.take_share());
     let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2, live.clone(), place, file);
-    let shared = Shared::new(sender, ours);
     let weak = Rc::downgrade(&shared);
     spawn_local(async move {
         let mut connection = connection;

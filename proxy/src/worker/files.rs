@@ -71,7 +71,12 @@ impl Files {
 
     /// Whether somebody waits for one, who needs it more than whoever can do without.
     pub(crate) fn is_waited_for(&self) -> bool {
-        self.waiting.get() > 0
+        self.waiting() > 0
+    }
+
+    /// How many wait for one.
+    pub(super) fn waiting(&self) -> u32 {
+        self.waiting.get()
     }
 
     /// What the need takes; `None` where others have it, or wait for it.
@@ -126,14 +131,9 @@ impl File {
         self.share.replace(share);
     }
 
-    /// The share alone.
-    pub(crate) fn into_share(self) -> Share {
-        self.share.into_inner()
-    }
-
-    /// Its connection waits for work.
-    pub(crate) fn rest(&self) {
-        self.share.take();
+    /// The share alone: its connection waits for work, or the share is kept elsewhere.
+    pub(crate) fn take_share(&self) -> Share {
+        self.share.take()
     }
 
     /// Whether somebody waits for one, who needs it more than a connection that waits for work.
@@ -194,7 +194,7 @@ mod tests {
         let files = Files::new(4);
         let (some, others) = (taken(&files, Need::More), taken(&files, Need::First));
         assert!(files.share(Need::More).is_none() && files.share(Need::First).is_some());
-        some.iter().for_each(File::rest);
+        some.iter().for_each(|file| drop(file.take_share()));
         for file in &others {
             file.serve(files.share(Need::More).unwrap());
         }

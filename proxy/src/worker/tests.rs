@@ -3,10 +3,16 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 use std::thread::JoinHandle;
+
+use remora_model::HttpLimits;
 
 use super::*;
 use crate::control::gateway::GatewayCertificates;
+use crate::http::h2;
+use crate::io::Upstream;
+use crate::pool::{Checkout, Fresh, Hop, Shared};
 use crate::readiness::Readiness;
 use crate::telemetry::channels;
 
@@ -29,39 +35,15 @@ impl Gateway {
     }
 
     fn with_workers(count: usize, routes: &str) -> Self {
-        let config = format!("service: gateway\ngateway:\n  listen: 127.0.0.1:0\n  routes: {routes}\n");
-        let snapshot = remora_config::parse("test", config.as_bytes(), &remora_config::Environment::default()).unwrap();
-        let (input, phase) = (
-            watch::Sender::new(Input {
-                snapshot: Arc::new(snapshot),
-                resolved: Arc::default(),
-                identity: None,
-                gateways: GatewayCertificates::default(),
-            }),
-            watch::Sender::default(),
-        );
-        let (registry, readiness) = (Registry::new(), Readiness::new());
+        let (input, phase) = (input(routes), watch::Sender::default());
         let (mut addresses, mut commands, mut threads) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, (spread, inbox)) in Spread::among(count, 1, usize::MAX).into_iter().enumerate() {
+        for spread in Spread::among(count, 1, usize::MAX) {
             let socket = TcpListener::bind("127.0.0.1:0").unwrap();
             socket.set_nonblocking(true).unwrap();
             addresses.push(socket.local_addr().unwrap());
             let (sender, receiver) = mpsc::unbounded_channel();
-            let start = Start {
-                index,
-                listeners: vec![(ListenerId(0), socket)],
-                own: OwnAddresses::new(&[], Vec::new()),
-                spread,
-                inbox,
-                input: input.subscribe(),
-                phase: phase.subscribe(),
-                pressure: watch::channel(Pressure::None).1,
-                commands: receiver,
-                sinks: channels(&registry).0,
-                registry: registry.clone(),
-                ready: readiness.register("worker"),
-            };
-            threads.push(spawn(start).unwrap());
+            let listeners = vec![(ListenerId(0), socket)];
+            threads.push(spawn(start(spread, listeners, &input, &phase, receiver)).unwrap());
             commands.push(sender);
         }
         Self { address: addresses[0], input, phase, commands, threads }
@@ -77,6 +59,42 @@ impl Gateway {
     fn end(self) {
         drop(self.input);
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}
+
+fn input(routes: &str) -> watch::Sender<Input> {
+    let config = format!("service: gateway\ngateway:\n  listen: 127.0.0.1:0\n  routes: {routes}\n");
+    let snapshot = remora_config::parse("test", config.as_bytes(), &remora_config::Environment::default()).unwrap();
+    watch::Sender::new(Input {
+        snapshot: Arc::new(snapshot),
+        resolved: Arc::default(),
+        identity: None,
+        gateways: GatewayCertificates::default(),
+    })
+}
+
+/// A worker with nothing but these.
+fn start(
+    (spread, inbox): (Spread, Inbox),
+    listeners: Vec<(ListenerId, TcpListener)>,
+    input: &watch::Sender<Input>,
+    phase: &watch::Sender<Phase>,
+    commands: mpsc::UnboundedReceiver<Command>,
+) -> Start {
+    let registry = Registry::new();
+    Start {
+        index: 0,
+        listeners,
+        own: OwnAddresses::new(&[], Vec::new()),
+        spread,
+        inbox,
+        input: input.subscribe(),
+        phase: phase.subscribe(),
+        pressure: watch::channel(Pressure::None).1,
+        commands,
+        sinks: channels(&registry).0,
+        registry,
+        ready: Readiness::new().register("worker"),
     }
 }
 
@@ -257,4 +275,34 @@ fn a_body_of_which_too_much_was_sent_is_not_sent_again() {
         let _ = sending.join().unwrap();
     }
     gateway.end();
+}
+
+#[tokio::test]
+async fn a_shared_connection_that_comes_to_rest_gives_way_to_who_waits_for_a_file() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let input = input(&format!("[{{path: /, to: \"{address}\", protocol: http2}}]"));
+    let spread = Spread::among(1, 1, 2).remove(0);
+    let worker =
+        Worker::new(&start(spread, Vec::new(), &input, &watch::Sender::default(), mpsc::unbounded_channel().1));
+    let mut files = [(); 2].map(|()| worker.files.take(Need::First, &mut None)).into_iter();
+
+    let io = Upstream::Plain(tokio::net::TcpStream::connect(address).await.unwrap());
+    let (sender, _connection) = h2::connect(io, false, HttpLimits::default()).await.unwrap();
+    let shared = Shared::new(sender, false, Share::default());
+    let view = worker.view();
+    let host = view.clusters[0].pool.host((address, Hop::Http2, None), 0);
+    let stream = host.add(Fresh::Http2(shared.clone()), 0);
+    let by = Instant::now() + PATIENCE;
+    let mut waiting = pin!(worker.file(Need::First, None, by));
+    let cx = &mut Context::from_waker(Waker::noop());
+    assert!(waiting.as_mut().poll(cx).is_pending());
+    worker.make_room();
+    assert!(matches!(host.checkout(Hop::Http2, false, false), Checkout::Ready(_)), "it is in use");
+    drop(stream);
+    worker.make_room();
+    assert!(matches!(host.checkout(Hop::Http2, false, false), Checkout::Dial(..)));
+    // Its task ends then.
+    drop(files.next());
+    assert!(waiting.await.is_some());
 }

@@ -193,7 +193,7 @@ impl Sender {
 
     /// It waits for work.
     pub(crate) fn rest(&self) {
-        self.inner.borrow().counted.file.rest();
+        self.inner.borrow().counted.file.take_share();
     }
 
     /// How long it may be idle before its server could close it.
