@@ -30,7 +30,8 @@ pub(super) fn request_parts(
         protocol: parts.extensions.remove(),
         spelling: Spelling::default(),
     });
-    let aim = || target(&head).and_then(|()| authority(&head)).map_err(|fault| Error::DownstreamProtocol(fault.into()));
+    let aimed = || target(&head).and_then(|()| authority(&head, hop));
+    let aim = || aimed().map_err(|fault| Error::DownstreamProtocol(fault.into()));
     let body = match fields(&head.headers, limits).and_then(|()| aim()) {
         Ok(authority) => {
             head.authority = authority;
@@ -93,7 +94,7 @@ fn target(head: &RequestHead) -> Result<(), &'static str> {
 }
 
 /// Whom a request is for. Without `:authority`, Host says it; beside it, Host must say the same (RFC 9113 section 8.3.1).
-fn authority(head: &RequestHead) -> Result<Option<Authority>, &'static str> {
+fn authority(head: &RequestHead, hop: bool) -> Result<Option<Authority>, &'static str> {
     let host = h1::host(&head.headers, head.version)?;
     let valid = |authority: &Authority| h1::target::valid(authority.clone()).is_some();
     if head.authority.as_ref().is_some_and(|authority| !valid(authority)) {
@@ -110,6 +111,8 @@ fn authority(head: &RequestHead) -> Result<Option<Authority>, &'static str> {
             Err("Host and :authority differ")
         }
         (Some(authority), _) => Ok(Some(authority.clone())),
+        // As HTTP/1.1 has it (RFC 9112 section 3.2). Over the hop comes what HTTP/1.0 may leave out.
+        (None, None) if !hop => Err("neither :authority nor Host"),
         (None, host) => Ok(host),
     }
 }

@@ -16,15 +16,16 @@ fn request(authority: Option<&str>, fields: &[(&'static str, &'static str)]) -> 
 #[test]
 fn an_authority_names_a_host_and_perhaps_a_port() {
     for good in ["a", "a:80", "a:", "[::1]:8080"] {
-        assert_eq!(authority(&request(Some(good), &[])).unwrap().unwrap(), good);
+        assert_eq!(authority(&request(Some(good), &[]), false).unwrap().unwrap(), good);
     }
     for bad in ["user@a", "user:word@a:80", "a:70000", "a:8o"] {
         let Ok(_) = bad.parse::<Authority>() else { continue };
-        assert!(authority(&request(Some(bad), &[])).is_err(), "{bad}");
+        assert!(authority(&request(Some(bad), &[]), false).is_err(), "{bad}");
     }
     for bad in ["user@a", "a:70000"] {
-        assert!(authority(&request(None, &[("host", bad)])).is_err(), "{bad}");
+        assert!(authority(&request(None, &[("host", bad)]), false).is_err(), "{bad}");
     }
+    assert!(authority(&request(None, &[]), false).is_err() && authority(&request(None, &[]), true).unwrap().is_none());
 }
 
 #[test]
