@@ -1,6 +1,10 @@
 //! A connection to an endpoint.
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::Scheme;
@@ -19,17 +23,20 @@ const STREAMS_BEFORE_SETTINGS: usize = 1;
 /// The sending half of a client connection.
 pub(crate) type Sender = h2::client::SendRequest<Bytes>;
 
+/// How long a peer may take to say that. Whoever wants a stream waits for it rather than for another connection.
+const SETTINGS: Duration = Duration::from_millis(500);
+
 /// Begins HTTP/2 with prior knowledge on a fresh upstream connection; `ours` where the peer is known to take
-/// [`MAX_STREAMS`]. The returned connection must be driven.
+/// [`MAX_STREAMS`]. Of others their SETTINGS (RFC 9113 section 3.4) are awaited for half a second. The returned connection must be driven.
 ///
 /// # Errors
-/// The connection broke before our preface was written.
+/// The connection broke before our preface was written, or before their SETTINGS came.
 pub(crate) async fn connect(
     io: Upstream,
     ours: bool,
     limits: HttpLimits,
 ) -> Result<(Sender, h2::client::Connection<Upstream, Bytes>), h2::Error> {
-    h2::client::Builder::new()
+    let (sender, mut connection) = h2::client::Builder::new()
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
         .initial_max_send_streams(if ours { MAX_STREAMS as usize } else { STREAMS_BEFORE_SETTINGS })
@@ -37,7 +44,17 @@ pub(crate) async fn connect(
         .max_send_buffer_size(SEND_BUFFER)
         .enable_push(false)
         .handshake(io)
-        .await
+        .await?;
+    if !ours {
+        let said = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+            // It ends well where there was no stream yet; whoever uses it finds out.
+            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Pending if sender.current_max_send_streams() != STREAMS_BEFORE_SETTINGS => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        });
+        tokio::time::timeout(SETTINGS, said).await.unwrap_or(Ok(()))?;
+    }
+    Ok((sender, connection))
 }
 
 /// Fields whose value is another in each request. In HPACK's table (RFC 7541 section 2.3.2) it would take the place of those that come
@@ -116,8 +133,26 @@ pub(crate) fn informational(response: http::Response<()>) -> ResponseHead {
 #[cfg(test)]
 mod tests {
     use http::{HeaderName, HeaderValue};
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::Instant;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_server_says_of_streams_is_awaited_for_a_while() {
+        /// SETTINGS with a limit of 100 streams.
+        const HUNDRED: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+        for (said, streams, waited) in [(HUNDRED, 100, Duration::ZERO), (&[], STREAMS_BEFORE_SETTINGS, SETTINGS)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let io = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let mut end = listener.accept().await.unwrap().0;
+            end.write_all(said).await.unwrap();
+            let begun = Instant::now();
+            let (sender, _connection) = connect(Upstream::Plain(io), false, HttpLimits::default()).await.unwrap();
+            assert_eq!((sender.current_max_send_streams(), begun.elapsed().as_millis()), (streams, waited.as_millis()));
+        }
+    }
 
     #[test]
     fn what_differs_in_each_request_is_kept_out_of_the_table_once_its_name_is_there() {
