@@ -19,7 +19,8 @@ pub enum Phase {
     /// It is not in sight.
     #[default]
     Serving,
-    /// The pod leaves: inbound connections are replaced again and again, so that callers find the endpoints that stay.
+    /// The pod leaves: inbound connections are replaced again and again, so that callers find the endpoints that stay, and none ends
+    /// where a request might be on its way.
     Leaving,
     /// No inbound connection is accepted any more, and those that are there are to end.
     Draining,

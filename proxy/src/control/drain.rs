@@ -36,6 +36,8 @@ pub(super) async fn drained(
     let ended = async {
         // Nobody answers those who come for an application that is gone.
         if why == Why::Asked && !lame_duck.is_zero() {
+            // Whoever asks meanwhile is told with its answer. Afterwards a connection ends between two, where a request may be on its way.
+            farewell.advance(Phase::Leaving);
             sleep(lame_duck).await;
             tracing::info!("inbound connections are no longer accepted");
         }
