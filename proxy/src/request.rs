@@ -3,7 +3,10 @@
 mod response_body;
 
 use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Version};
@@ -18,13 +21,14 @@ use crate::http::informational::Informational;
 use crate::http::{RequestHead, ResponseHead, fields};
 use crate::io::{Downstream, Replay};
 use crate::live::{self, LiveConnection};
+use crate::signal::Signal;
 use crate::telemetry::{ConnectionInfo, DownstreamMetrics, OpenConnection, RequestTelemetry};
 use crate::upstream::{self, Bound, Response, Upgrade};
 use crate::worker::{ChainView, Need, Room, Worker};
 use crate::{route, tcp_proxy};
 
 pub(crate) use response_body::ResponseBody;
-use response_body::{Exchange, Timeout};
+use response_body::{Exchange, Timeout, has_come};
 
 /// What the requests of one downstream connection have in common.
 #[derive(Debug)]
@@ -39,6 +43,8 @@ pub(crate) struct HttpConnection {
     /// Of the mesh's connections.
     live: Option<Rc<LiveConnection>>,
     cut: RefCell<Cut>,
+    /// Whether its grace is over, which its HTTP/2 streams say, each for itself.
+    over: Rc<Signal<bool>>,
 }
 
 /// Requests that HTTP/2 took back, or that were refused, before an answer began: cheap to make, dear to serve.
@@ -84,6 +90,7 @@ impl HttpConnection {
             trust,
             live,
             cut: RefCell::new(Cut { since: Instant::now(), count: 0, requests: 0 }),
+            over: Rc::default(),
         })
     }
 
@@ -104,6 +111,11 @@ impl HttpConnection {
     /// What its worker has room for.
     pub(crate) fn room(&self) -> &Rc<Room> {
         &self.worker.room
+    }
+
+    /// Its grace is over: what is under way over HTTP/2 ends with a word about it.
+    pub(crate) fn retire(&self) {
+        self.over.advance(true);
     }
 
     /// What is counted of connections like this one.
@@ -145,7 +157,16 @@ impl HttpConnection {
         let mut telemetry = RequestTelemetry::start(&self.worker.telemetry, &self.info, &mut head);
         // Only HTTP/2 can carry a status after a body that broke off; HTTP/1 must show the break.
         let trailers = http2 && telemetry.is_grpc();
-        match self.forward(&mut telemetry, head, body, informational).await {
+        let mut over = http2.then(|| self.over.reaches(true));
+        let forwarded = {
+            let mut forwarded = pin!(self.forward(&mut telemetry, head, body, informational));
+            poll_fn(|cx| match forwarded.as_mut().poll(cx) {
+                Poll::Pending if has_come(&mut over, cx) => Poll::Ready(Err(Error::Retired)),
+                forwarded => forwarded,
+            })
+            .await
+        };
+        match forwarded {
             Ok((mut response, timeout)) => {
                 match response.upgrade {
                     None => fields::strip_hop_by_hop(&mut response.head.headers),
@@ -156,7 +177,7 @@ impl HttpConnection {
                 }
                 telemetry.response(&response.head);
                 let exchange =
-                    Exchange { telemetry, attempt: Some(response.attempt), _active: active, trailers, timeout };
+                    Exchange { telemetry, attempt: Some(response.attempt), _active: active, trailers, timeout, over };
                 let mut body = ResponseBody::new(response.body, exchange, response.lease, self.limits().stream_idle);
                 body.upgrade = response.upgrade;
                 (response.head, body)
@@ -187,7 +208,8 @@ impl HttpConnection {
             fields::mark_undelivered(&mut head.headers);
         }
         telemetry.response(&head);
-        let exchange = Exchange { telemetry, attempt: None, _active: active, trailers: false, timeout: None };
+        let exchange =
+            Exchange { telemetry, attempt: None, _active: active, trailers: false, timeout: None, over: None };
         let mut body = ResponseBody::new(body, exchange, None, self.limits().stream_idle);
         body.reset = error.reset();
         (head, body)

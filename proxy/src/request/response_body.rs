@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use crate::Error;
 use crate::http::body::{Body, BodyError, Timed};
 use crate::http::fields;
 use crate::http::stall::Stall;
+use crate::signal::Reaches;
 use crate::telemetry::{AttemptTelemetry, RequestTelemetry};
 use crate::upstream::{self, Upgrade};
 
@@ -41,6 +42,13 @@ pub(super) struct Exchange {
     pub(super) _active: Active,
     pub(super) trailers: bool,
     pub(super) timeout: Option<Timeout>,
+    /// Of a stream, the end of its connection's grace.
+    pub(super) over: Option<Reaches<bool>>,
+}
+
+/// Whether it has come; the task hears of it otherwise.
+pub(super) fn has_come(over: &mut Option<Reaches<bool>>, cx: &mut Context<'_>) -> bool {
+    over.as_mut().is_some_and(|over| Pin::new(over).poll(cx).is_ready())
 }
 
 /// A response body on its way downstream. Carries the guards of its request, and the upstream connection it comes from,
@@ -93,6 +101,10 @@ impl ResponseBody {
         }
     }
 
+    fn is_retired(&mut self, cx: &mut Context<'_>) -> bool {
+        self.exchange.as_mut().is_some_and(|exchange| has_come(&mut exchange.over, cx))
+    }
+
     /// The end of an exchange that broke off: truncation must be seen downstream, for gRPC as a status.
     fn fail(&mut self, error: BodyError) -> Option<Result<Frame<Bytes>, BodyError>> {
         self.lease = None;
@@ -108,6 +120,11 @@ impl ResponseBody {
         }
         Some(Err(error))
     }
+}
+
+/// Its connection ends, and it with that.
+fn retired() -> BodyError {
+    BodyError::Closed(Error::Retired.to_string())
 }
 
 fn broken(error: &BodyError, timeout: Option<&Timeout>) -> Error {
@@ -132,9 +149,14 @@ impl http_body::Body for ResponseBody {
         {
             return Poll::Ready(this.fail(BodyError::TimedOut));
         }
-        let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else {
-            this.complete();
-            return Poll::Ready(None);
+        let frame = match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(Some(frame)) => frame,
+            Poll::Ready(None) => {
+                this.complete();
+                return Poll::Ready(None);
+            }
+            Poll::Pending if this.is_retired(cx) => return Poll::Ready(this.fail(retired())),
+            Poll::Pending => return Poll::Pending,
         };
         let frame = match frame {
             Ok(frame) => frame,
@@ -177,7 +199,11 @@ impl Timed for ResponseBody {
         let error = match timeout.map(|timeout| timeout.sleep.as_mut().poll(cx)) {
             Some(Poll::Ready(())) => BodyError::TimedOut,
             _ if self.stall.poll(sent + received, cx).is_ready() => BodyError::Stalled(self.stall.timeout()),
-            _ => ready!(self.body.poll_upload(cx)),
+            _ => match self.body.poll_upload(cx) {
+                Poll::Ready(error) => error,
+                Poll::Pending if self.is_retired(cx) => retired(),
+                Poll::Pending => return Poll::Pending,
+            },
         };
         self.fail(error.clone());
         Poll::Ready(error)

@@ -79,7 +79,7 @@ fn a_call_that_outlasts_the_drain_is_unavailable_and_says_why() {
         call.join().unwrap()
     });
     assert_eq!((call.http, call.status), (200, Some(14)), "UNAVAILABLE: {call:?}");
-    assert!(!call.message.is_empty(), "{call:?}");
+    assert!(call.message.contains("its grace is over"), "{call:?}");
     assert_eq!(inbound.wait().code(), Some(0));
 }
 
@@ -104,12 +104,12 @@ fn promise(payload: &[u8]) -> (u32, u32) {
     (number(0), number(4))
 }
 
-/// An application, its sidecar, which has a minute to end, and a client without one.
-fn stranger() -> (Process, Sidecar, TcpStream) {
+/// An application, its sidecar, which has so long to end, and a client without one.
+fn stranger(grace: &str) -> (Process, Sidecar, TcpStream) {
     let mesh = Mesh::new();
     let (stranger, server) = (mesh.pod("stranger"), mesh.pod("server"));
     let app = server.peer("http", 8080, &[]);
-    let inbound = server.sidecar("drain_timeout: 60s\nlame_duck: 0s\ninbound: {mtls: off}");
+    let inbound = server.sidecar(&format!("drain_timeout: {grace}\nlame_duck: 0s\ninbound: {{mtls: off}}"));
     let stream = stranger.enter(|| TcpStream::connect(server.at(8080))).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     (app, inbound, stream)
@@ -117,7 +117,7 @@ fn stranger() -> (Process, Sidecar, TcpStream) {
 
 #[test]
 fn http2_is_told_of_the_end_before_it_is_fixed_so_that_no_stream_is_refused() {
-    let (_app, mut inbound, mut stream) = stranger();
+    let (_app, mut inbound, mut stream) = stranger("60s");
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
     // Its settings: the proxy has taken the connection.
     assert_eq!(frame(&mut stream).unwrap().0, 4);
@@ -146,8 +146,24 @@ fn http2_is_told_of_the_end_before_it_is_fixed_so_that_no_stream_is_refused() {
 }
 
 #[test]
+fn a_stream_that_outlasts_the_drain_is_answered() {
+    let (_app, mut inbound, mut stream) = stranger("1s");
+    // A POST to /work whose body never comes.
+    let request = b"\0\0\x14\x01\x04\0\0\0\x01\x83\x86\x04\x05/work\x41\x06server\x5c\x015";
+    stream.write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", &request[..]].concat()).unwrap();
+    inbound.metric_until("remora_requests_active", &[("direction", "inbound")], |n| n == 1.0);
+    inbound.terminate();
+    let mut frames = std::iter::from_fn(|| frame(&mut stream));
+    let (_, id, fields) =
+        frames.find(|(kind, ..)| *kind == HEADERS).expect("an answer, not the connection's end alone");
+    // 503 in the code of RFC 7541 section 5.2.
+    assert!(id == 1 && fields.windows(3).any(|bytes| bytes == b"\x6c\x0c\xff"), "{fields:x?}");
+    assert_eq!(inbound.wait().code(), Some(0));
+}
+
+#[test]
 fn an_answer_that_waits_for_its_window_outlasts_the_farewell() {
-    let (_app, mut inbound, mut stream) = stranger();
+    let (_app, mut inbound, mut stream) = stranger("60s");
     // A window of ten bytes (SETTINGS_INITIAL_WINDOW_SIZE) for each stream.
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\x0a").unwrap();
     stream.write_all(b"\0\0\x16\x01\x05\0\0\0\x01\x82\x86\x04\x0a/bytes/100\x41\x06server").unwrap();
@@ -174,7 +190,7 @@ fn an_answer_that_waits_for_its_window_outlasts_the_farewell() {
 fn answers_that_are_read_slowly_outlast_the_farewell() {
     /// More than the kernel's buffers hold, each less than the proxy's.
     const ANSWERS: usize = 250;
-    let (_app, mut inbound, mut stream) = stranger();
+    let (_app, mut inbound, mut stream) = stranger("60s");
     setsockopt(&stream, sockopt::RcvBuf, &4096).unwrap();
     // Windows as large as there are, of streams (SETTINGS_INITIAL_WINDOW_SIZE) and of the connection.
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\x7f\xff\xff\xff").unwrap();

@@ -113,8 +113,16 @@ pub(crate) async fn serve(
                 farewell.as_mut().reset(Instant::now() + FAREWELL);
             }
             () = &mut over => {
-                // Says that no stream broke by mistake: it had its grace.
-                return end(h2, Reason::NO_ERROR).await;
+                // Each stream had its grace, and says that this is why it ends.
+                connection.retire();
+                if !ending {
+                    h2.graceful_shutdown();
+                }
+                let said = poll_fn(|cx| poll_streams(&mut h2, &connection, &streams, cx));
+                return match tokio::time::timeout(LAST_WORD, said).await {
+                    Ok(ended) => ended.map(drop).map_err(told),
+                    Err(_) => end(h2, Reason::NO_ERROR).await,
+                };
             }
         }
     }
