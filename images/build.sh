@@ -32,12 +32,13 @@ home=${CARGO_HOME:-$HOME/.cargo}
 REMORA_PATHS="--remap-path-prefix=$PWD=/remora --remap-path-prefix=$target=/target"
 REMORA_PATHS+=" --remap-path-prefix=$home=/cargo --remap-path-prefix=$(rustc --print sysroot)=/rust"
 export REMORA_PATHS
-# RUSTFLAGS replace those of .cargo/config.toml, and so say again what functions are to be called.
-rust_flags="-C target-feature=+crt-static -C symbol-mangling-version=v0"
+# This is added to the flags of .cargo/config.toml, which RUSTFLAGS would replace.
+unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+static="build.rustflags = ['-Ctarget-feature=+crt-static']"
 c_flags="-ffile-prefix-map=$target=/target -ffile-prefix-map=$home=/cargo"
 build() {
-  RUSTC_WRAPPER=$here/rustc.sh RUSTFLAGS=$rust_flags CFLAGS=$c_flags CXXFLAGS=$c_flags CARGO_INCREMENTAL=0 \
-    ${CARGO:-cargo} "$@" --locked --target "$platform" "${packages[@]}"
+  RUSTC_WRAPPER=$here/rustc.sh CFLAGS=$c_flags CXXFLAGS=$c_flags CARGO_INCREMENTAL=0 \
+    ${CARGO:-cargo} "$@" --config "$static" --locked --target "$platform" "${packages[@]}"
 }
 build build --profile image "${programs[@]}"
 tree=$(build tree -q --prefix depth -e normal,no-proc-macro --format '|{p}|{l}')
