@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds remora-proxy twice: with counters, which the load of each scenario fills, and then by what they counted (profile-guided optimisation).
-# Root; two release builds of everything, and two minutes of load.
-#   SECS=2    seconds of load of each scenario
-# Leaves in target/pgo the profile and, in bins, the binaries that are measured: REMORA_BIN_DIR=$PWD/target/pgo/bins make bench. The profile is of
-# one compiler, one Cargo.lock and one source: a function that has changed since is compiled without it. So it is made anew each time, not kept.
+# Writes anew how often what runs under load: bench/profiles, by which a release is built (by_profile.sh). remora-proxy is built with counters, which the
+# load of each scenario fills. Root; a build that takes a little longer than a release's, and two minutes of load.
+#   SECS=2    seconds of load of each scenario        REMORA_BIN_DIR=FOLDER    takes from there what makes the load
+# Functions that changed since are compiled without a profile: so once in a while is enough, and with each new compiler. What follows: bench/startup.sh
+# (other functions are inlined), and RECORD=1 make bench-instructions.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/build.sh"
@@ -15,25 +15,22 @@ profdata=$(rustc --print target-libdir)/../bin/llvm-profdata
 [ -x "$profdata" ] || profdata=llvm-profdata-19
 command -v "$profdata" >/dev/null || "$here/../tests/packages.sh" llvm-19
 
-proxy() { # a folder's name, and a flag: remora-proxy with the features that it has beside the others
-  # What runs while building has counters, too, and keeps none.
-  (cd "$here/.." && CARGO_TARGET_DIR=$out/$1 LLVM_PROFILE_FILE=/dev/null RUSTFLAGS="-Csymbol-mangling-version=v0 $2" "$cargo" build --locked \
-    --release -p remora-proxy -p remora-init -p remora-certs -p remora-test -p remora-relay --bin remora-proxy)
-  rm -f "$out/bins/remora-proxy"
-  cp "$out/$1/release/remora-proxy" "$out/bins/"
-}
-
-rm -rf "$out/bins" "$out/optimised"
-mkdir -p "$out/bins"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# What runs while building has counters, too, and keeps none.
+CARGO_TARGET_DIR=$out REMORA_COUNTING=1 LLVM_PROFILE_FILE=/dev/null "$here/release.sh" --bin remora-proxy
+rm -rf "$out/bins"
+mkdir -p "$out/bins" "$work/counts"
 find "$bins" -maxdepth 1 -type f -name 'remora-*' -executable ! -name remora-proxy -exec cp -t "$out/bins" {} +
-echo "building (release, with counters)"
-proxy counting -Cprofile-generate
+cp "$out/release/remora-proxy" "$out/bins/"
 # Written by the proxy's user, at the end of each sidecar.
-counts=$(mktemp -d)
-trap 'rm -rf "$counts"' EXIT
-chmod 777 "$counts"
-LLVM_PROFILE_FILE=$counts/%m.profraw REMORA_BIN_DIR=$out/bins "$out/bins/remora-bench" train --seconds "${SECS:-2}" --output "$out"
-"$profdata" merge --sparse -o "$out/remora.profdata" "$counts"/*.profraw
-echo "building (release, by what was counted)"
-proxy optimised "-Cprofile-use=$out/remora.profdata"
-echo "$out/bins/remora-proxy"
+chmod 755 "$work"
+chmod 777 "$work/counts"
+LLVM_PROFILE_FILE=$work/counts/%m.profraw REMORA_BIN_DIR=$out/bins "$out/bins/remora-bench" train --seconds "${SECS:-2}" --output "$out"
+"$profdata" merge --sparse --text -o "$work/all" "$work/counts"/*.profraw
+python3 "$here/hot.py" <"$work/all" >"$work/hot"
+"$profdata" merge -o "$work/release.profdata" "$work/hot"
+xz -9e "$work/release.profdata"
+mv "$work/release.profdata.xz" "$here/profiles/"
+rustc -vV >"$here/profiles/rustc"
+ls -l "$here/profiles"
