@@ -39,6 +39,44 @@ pub(crate) struct Bed {
 /// What is counted for a row: a metric and labels.
 pub(crate) type Counter = (&'static str, &'static [(&'static str, &'static str)]);
 
+/// Declares beds. Each is a test, and `BEDS` lists it with its rows; the test runs the very rows of the list, since [`Rows::run`]
+/// alone makes the [`Ran`] that it must return. It takes no attributes: a bed cannot be ignored.
+macro_rules! beds {
+    ($($(#[doc = $doc:literal])* $name:ident [$($row:literal),+ $(,)?] => $lay:expr;)+) => {
+        pub(crate) const BEDS: &[(&str, &[&str])] = &[$((stringify!($name), &[$($row),+])),+];
+        $(
+            $(#[doc = $doc])*
+            #[test]
+            fn $name() {
+                let lay: fn($crate::bed::Rows) -> $crate::bed::Ran = $lay;
+                let _ran = lay($crate::bed::Rows(&[$($row),+]));
+            }
+        )+
+    };
+}
+pub(crate) use beds;
+
+/// The names of a bed's rows, to be run.
+pub(crate) struct Rows(pub(crate) &'static [&'static str]);
+
+/// That rows were run.
+pub(crate) struct Ran(());
+
+impl Rows {
+    /// Runs each within the invariants.
+    pub(crate) fn run(self, bed: &mut Bed) -> Ran {
+        let all = crate::rows();
+        // What is allocated once is there before the first measure.
+        let warm = bed.good_client();
+        warm.is_served("before the rows");
+        warm.stop("before the rows");
+        for name in self.0 {
+            bed.row(all.iter().find(|row| row.name == *name).unwrap_or_else(|| panic!("no row is named {name}")));
+        }
+        Ran(())
+    }
+}
+
 /// One row of the table.
 pub(crate) struct Row {
     /// Its name, in the order of [`crate::ROWS`].
@@ -89,17 +127,6 @@ impl Bed {
         let proxy = server.plain_sidecar(config);
         let to = server.at(8080);
         Self { proxy, origin, gateway: server.clone(), server, attacker, good, mesh, to }
-    }
-
-    /// Runs rows, each within the invariants.
-    pub(crate) fn run(&mut self, rows: &[Row]) {
-        // What is allocated once is there before the first measure.
-        let warm = self.good_client();
-        warm.is_served("before the rows");
-        warm.stop("before the rows");
-        for row in rows {
-            self.row(row);
-        }
     }
 
     fn row(&mut self, row: &Row) {

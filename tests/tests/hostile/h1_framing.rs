@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use crate::bed::{Bed, Counter, Row};
+use crate::bed::{Bed, Counter, Row, beds};
 use crate::origin::usual;
 
 const VIOLATIONS: &str = "remora_protocol_violations_total";
@@ -46,17 +46,18 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
-#[test]
-fn http1_at_a_gateway() {
-    let rows: Vec<Row> = rows().into_iter().filter(|row| !row.name.starts_with("slow-")).collect();
-    Bed::gateway().run(&rows);
-}
+beds! {
+    http1_at_a_gateway [
+        "two-framings", "bad-content-lengths", "bad-transfer-codings", "bad-chunks", "nul-in-a-field", "bare-cr", "bare-lf",
+        "folded-fields", "spaces-where-none-belong", "hosts-that-are-none-or-two", "bad-targets", "http-1.0",
+        "absolute-target", "early-bytes-of-a-tunnel", "hop-by-hop-names", "paths-in-disguise", "forged-proxy-headers",
+        "many-names",
+    ] => |rows| rows.run(&mut Bed::gateway());
 
-#[test]
-fn slow_clients_of_a_gateway() {
-    let limits = "limits: {header_timeout: 6s, stream_idle: 2s}";
-    let mut bed = Bed::gateway_with(|_| String::new(), limits, &[]);
-    bed.run(&crate::named(rows(), &["slow-heads", "slow-bodies-and-readers"]));
+    slow_clients_of_a_gateway ["slow-heads", "slow-bodies-and-readers"] => |rows| {
+        let limits = "limits: {header_timeout: 6s, stream_idle: 2s}";
+        rows.run(&mut Bed::gateway_with(|_| String::new(), limits, &[]))
+    };
 }
 
 /// Each is answered with one of these statuses and the connection's end; nothing of it, nor of what is behind it, goes on.

@@ -3,12 +3,11 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
-use crate::bed::{Bed, Row};
+use crate::bed::{Bed, Row, beds};
 use crate::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, H2, HEADERS, Outcome, PING, PREFACE, PRIORITY,
     REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, field, fields, frame, get, indexed_field, request,
 };
-use crate::named;
 
 const VIOLATIONS: &str = "remora_protocol_violations_total";
 const RESETS: &str = "remora_http2_resets_sent_total";
@@ -61,22 +60,18 @@ pub(crate) fn rows() -> Vec<Row> {
 /// Ignored cheaply: nothing is counted but the connection.
 const HTTP2: (&str, &[(&str, &str)]) = ("remora_downstream_connections_total", &[("protocol", "http2")]);
 
-#[test]
-fn abuse_of_http2_at_a_gateway() {
-    let idle = ["settings-unread", "pings-unread", "bomb-behind-a-closed-window", "answers-unread"];
-    let rows: Vec<Row> = rows().into_iter().filter(|row| !idle.contains(&row.name)).collect();
-    Bed::gateway().run(&rows);
-}
+beds! {
+    abuse_of_http2_at_a_gateway [
+        "rapid-reset", "server-sent-resets", "continuation-flood", "empty-continuations", "empty-data", "priority-flood",
+        "window-update-flood", "header-bomb", "cookie-crumbs", "large-heads", "too-many-streams", "half-a-preface",
+        "malformed-fields", "malformed-pseudo-headers", "host-beside-another-authority", "length-without-a-body",
+    ] => |rows| rows.run(&mut Bed::gateway());
 
-#[test]
-fn floods_of_frames_that_must_be_answered() {
-    Bed::inbound("inbound: {timeouts: {idle: 2s}}").run(&named(rows(), &["settings-unread", "pings-unread"]));
-}
+    floods_of_frames_that_must_be_answered ["settings-unread", "pings-unread"] =>
+        |rows| rows.run(&mut Bed::inbound("inbound: {timeouts: {idle: 2s}}"));
 
-#[test]
-fn streams_that_stand_still() {
-    let mut bed = Bed::gateway_with(|_| String::new(), "limits: {stream_idle: 2s}", &[]);
-    bed.run(&named(rows(), &["bomb-behind-a-closed-window", "answers-unread"]));
+    streams_that_stand_still ["bomb-behind-a-closed-window", "answers-unread"] =>
+        |rows| rows.run(&mut Bed::gateway_with(|_| String::new(), "limits: {stream_idle: 2s}", &[]));
 }
 
 /// Asserts that the connection ended, and told of too much where it told at all.

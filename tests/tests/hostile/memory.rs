@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use remora_test::eventually;
 
-use crate::bed::{Bed, Row};
+use crate::bed::{Bed, Row, beds};
 use crate::frames::{DATA, END_HEADERS, H2, HEADERS, SETTINGS, frame, request};
 
 /// Of a settings frame.
@@ -18,20 +18,22 @@ pub(crate) fn row() -> Row {
     Row { name: "little-memory", counter: ("remora_memory_shortages_total", &[]), run: little_memory }
 }
 
-#[test]
-fn a_gateway_with_little_memory() {
-    let group = Group::new();
-    let unread = |server: &remora_test::pod::Pod| {
-        format!("    - {{path: /unread, endpoints: [\"{}\"], protocol: http}}\n", server.at(9001))
+beds! {
+    a_gateway_with_little_memory ["little-memory"] => |rows| {
+        let group = Group::new();
+        let unread = |server: &remora_test::pod::Pod| {
+            format!("    - {{path: /unread, endpoints: [\"{}\"], protocol: http}}\n", server.at(9001))
+        };
+        let mut bed = Bed::gateway_by(unread, "", |pod, config| pod.proxy_in_group(config, &group.0));
+        // Takes connections, and never a byte of them.
+        let listener = bed.server.enter(|| TcpListener::bind(bed.server.at(9001))).unwrap();
+        std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
+        // What the allocator keeps of the first time, it uses the second time.
+        little_memory(&bed);
+        let ran = rows.run(&mut bed);
+        assert_eq!(group.kills(), 0, "the kernel had to end nothing");
+        ran
     };
-    let mut bed = Bed::gateway_by(unread, "", |pod, config| pod.proxy_in_group(config, &group.0));
-    // Takes connections, and never a byte of them.
-    let listener = bed.server.enter(|| TcpListener::bind(bed.server.at(9001))).unwrap();
-    std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
-    // What the allocator keeps of the first time, it uses the second time.
-    little_memory(&bed);
-    bed.run(&[row()]);
-    assert_eq!(group.kills(), 0, "the kernel had to end nothing");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use remora_test::netns::{run, tool};
 use remora_test::pod::Pod;
 use remora_test::{PATIENCE, eventually};
 
-use crate::bed::{Bed, Counter, Row, connect};
+use crate::bed::{Bed, Counter, Row, beds, connect};
 use crate::frames::{H2, Outcome, get};
 use crate::memory;
 use crate::origin::Origin;
@@ -33,44 +33,40 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
-#[test]
-fn tcp_at_a_pod() {
-    let names = ["half-closes", "servers-that-speak-first", "loops", "no-original-destination", "address-families"];
-    let config = "inbound: {timeouts: {idle: 3s}, ports: [{port: 9102, protocol: tcp}]}";
-    Bed::inbound(config).run(&crate::named(rows(), &names));
-}
+beds! {
+    tcp_at_a_pod [
+        "half-closes", "servers-that-speak-first", "loops", "no-original-destination", "address-families",
+    ] => |rows| rows.run(&mut Bed::inbound("inbound: {timeouts: {idle: 3s}, ports: [{port: 9102, protocol: tcp}]}"));
 
-#[test]
-fn a_gateway_without_open_files() {
-    let arguments = ["prlimit", "--nofile=80"].map(str::to_owned);
-    Bed::gateway_with(|_| String::new(), "workers: 2", &arguments)
-        .run(&crate::named(rows(), &["no-open-files", "streams-beyond-the-files"]));
-}
-
-#[test]
-fn a_gateway_whose_logs_nobody_takes() {
-    let fifo = std::env::temp_dir().join(format!("remora-hostile-{}.log", std::process::id()));
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
-    std::fs::set_permissions(&fifo, PermissionsExt::from_mode(0o666)).unwrap();
-    // Open for both, so that the proxy's end opens, too; nobody reads.
-    let _reader = OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
-    let redirected = format!("exec \"$@\" >/dev/full 2>{}", fifo.display());
-    let arguments = ["REMORA_LOG=debug", "sh", "-c", &redirected, "sh"].map(str::to_owned);
-    let mut bed = Bed::gateway_with(|_| String::new(), "access_log: {format: text, filter: all}", &arguments);
-    std::fs::remove_file(&fifo).unwrap();
-    bed.run(&crate::named(rows(), &["log-sinks"]));
-}
-
-#[test]
-fn a_gateway_behind_bad_wires() {
-    let routes = |server: &Pod| {
-        // A SYN may be lost several times.
-        let to = server.at(8083);
-        format!(
-            "    - {{path: /lossy, rewrite: /, endpoints: [\"{to}\"], protocol: http, timeouts: {{connect: 60s}}}}\n"
-        )
+    a_gateway_without_open_files ["no-open-files", "streams-beyond-the-files"] => |rows| {
+        let arguments = ["prlimit", "--nofile=80"].map(str::to_owned);
+        rows.run(&mut Bed::gateway_with(|_| String::new(), "workers: 2", &arguments))
     };
-    Bed::gateway_with(routes, "", &[]).run(&crate::named(rows(), &["packet-loss"]));
+
+    a_gateway_whose_logs_nobody_takes ["log-sinks"] => |rows| {
+        let fifo = std::env::temp_dir().join(format!("remora-hostile-{}.log", std::process::id()));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
+        std::fs::set_permissions(&fifo, PermissionsExt::from_mode(0o666)).unwrap();
+        // Open for both, so that the proxy's end opens, too; nobody reads.
+        let _reader = OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+        let redirected = format!("exec \"$@\" >/dev/full 2>{}", fifo.display());
+        let arguments = ["REMORA_LOG=debug", "sh", "-c", &redirected, "sh"].map(str::to_owned);
+        let mut bed = Bed::gateway_with(|_| String::new(), "access_log: {format: text, filter: all}", &arguments);
+        std::fs::remove_file(&fifo).unwrap();
+        rows.run(&mut bed)
+    };
+
+    a_gateway_behind_bad_wires ["packet-loss"] => |rows| {
+        // A SYN may be lost several times.
+        let routes = |server: &Pod| {
+            let to = server.at(8083);
+            format!(
+                "    - {{path: /lossy, rewrite: /, endpoints: [\"{to}\"], protocol: http, \
+                 timeouts: {{connect: 60s}}}}\n"
+            )
+        };
+        rows.run(&mut Bed::gateway_with(routes, "", &[]))
+    };
 }
 
 /// Serves each connection with `talk`, on a thread that ends with the process.

@@ -9,7 +9,7 @@ use remora_test::netns::{run, tool};
 use remora_test::pod::Pod;
 use remora_test::{PATIENCE, client, eventually};
 
-use crate::bed::{Bed, Counter, Row};
+use crate::bed::{Bed, Counter, Row, beds};
 use crate::frames::{H2, HEADERS, Outcome, RST_STREAM, field, get, request};
 use crate::origin::{Seen, Served, usual};
 
@@ -47,9 +47,11 @@ fn routes(server: &Pod) -> String {
     .concat()
 }
 
-#[test]
-fn servers_that_misbehave() {
-    Bed::gateway_with(routes, "", &[]).run(&rows());
+beds! {
+    servers_that_misbehave [
+        "gone-before-the-head", "gone-within-the-body", "answers-that-are-none", "answers-behind-an-answer",
+        "informational-flood", "unasked-101", "early-413", "never-answers", "http2-servers-that-refuse", "unreachable",
+    ] => |rows| rows.run(&mut Bed::gateway_with(routes, "", &[]));
 }
 
 fn ask(bed: &Bed, method: &str, path: &str) -> String {
