@@ -6,7 +6,7 @@
 //! * [`authority`] runs `remora-certs serve` on loopback and asks it for certificates.
 //! * [`mesh`] holds a certificate authority and its pods; [`pod`] starts `remora-init`, sidecars and applications in one pod.
 //! * [`process`] guards what was started; [`sidecar`] asks a running `remora-proxy` for readiness, metrics and its admin pages.
-//! * [`client`] and [`load`] send requests: hyper, curl and h2load; [`app`] answers them (the binary `remora-peer`).
+//! * [`client`] and [`load`] send requests: hyper, curl and h2load; [`tls`] is for clients that have an identity and no sidecar; [`app`] answers them (the binary `remora-peer`).
 //! * [`bench`] measures; [`collector`] receives OTLP spans; [`forge`] signs certificates that a sane authority would not.
 //!
 //! Everything needs root. Each guard undoes what it made when it is dropped, also while a test panics; what a killed run left
@@ -28,6 +28,7 @@ pub mod netns;
 pub mod pod;
 pub mod process;
 pub mod sidecar;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

@@ -7,11 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, SignatureScheme};
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,61 +99,10 @@ fn handshake(server: SocketAddr, config: &Arc<ClientConfig>) -> anyhow::Result<H
 }
 
 fn client(tls: &Path, resumed: Resumed) -> anyhow::Result<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let chain = CertificateDer::pem_file_iter(tls.join("cert.pem"))?.collect::<Result<Vec<_>, _>>()?;
-    let mut roots = rustls::RootCertStore::empty();
-    for root in CertificateDer::pem_file_iter(tls.join("bundle.pem"))? {
-        roots.add(root?)?;
-    }
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Unnamed(verifier)))
-        .with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(tls.join("key.pem"))?)?;
-    config.alpn_protocols = vec![b"istio-h2".to_vec(), b"h2".to_vec()];
+    let mut config = crate::tls::client(tls, &[b"istio-h2", b"h2"])?;
     config.resumption = match resumed {
         Resumed::No => Resumption::disabled(),
         Resumed::Yes => Resumption::in_memory_sessions(8),
     };
     Ok(config)
-}
-
-/// Verifies signatures only: what the load's client thinks of the server is not measured.
-#[derive(Debug)]
-struct Unnamed(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for Unnamed {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
 }

@@ -12,7 +12,9 @@ use remora_test::pod::Pod;
 use remora_test::sidecar::Sidecar;
 use remora_test::{PATIENCE, eventually};
 
+use crate::frames::H2;
 use crate::origin::Origin;
+use crate::peer::{self, Peer, Stream};
 
 /// Memory an allocator may keep besides the fifth: what it holds back differs from run to run.
 const NOISE: f64 = 16e6;
@@ -22,18 +24,28 @@ const FILES: usize = 8;
 /// machine that is shared. Each row prints what it measured, about 0.2 s.
 const P99: Duration = Duration::from_secs(10);
 
+/// The address of the service where clients have a sidecar: no pod has it.
+const VIRTUAL: &str = "10.96.0.10";
+
 /// One bed; rows lie in it one after another.
 pub(crate) struct Bed {
     // In the order of their ends.
+    /// The one that attackers meet, and that counts the event.
     pub(crate) proxy: Sidecar,
+    /// Another sidecar on the way, of which all the rest must hold, too.
+    other: Option<Sidecar>,
     pub(crate) origin: Origin,
     pub(crate) gateway: Pod,
     pub(crate) server: Pod,
     pub(crate) attacker: Pod,
     pub(crate) good: Pod,
     pub(crate) mesh: Mesh,
-    /// Where clients go.
+    /// Where attackers go.
     pub(crate) to: SocketAddr,
+    /// Where the good client goes.
+    good_to: SocketAddr,
+    /// Within TLS, where the attacker is a peer of the mesh.
+    peer: Option<Peer>,
 }
 
 /// What is counted for a row: a metric and labels.
@@ -42,8 +54,10 @@ pub(crate) type Counter = (&'static str, &'static [(&'static str, &'static str)]
 /// Declares beds. Each is a test, and `BEDS` lists it with its rows; the test runs the very rows of the list, since [`Rows::run`]
 /// alone makes the [`Ran`] that it must return. It takes no attributes: a bed cannot be ignored.
 macro_rules! beds {
-    ($($(#[doc = $doc:literal])* $name:ident [$($row:literal),+ $(,)?] => $lay:expr;)+) => {
-        pub(crate) const BEDS: &[(&str, &[&str])] = &[$((stringify!($name), &[$($row),+])),+];
+    ($($(#[doc = $doc:literal])* $kind:ident $name:ident [$($row:literal),+ $(,)?] => $lay:expr;)+) => {
+        pub(crate) const BEDS: &[$crate::bed::Declared] = &[$(
+            $crate::bed::Declared { kind: stringify!($kind), name: stringify!($name), rows: &[$($row),+] }
+        ),+];
         $(
             $(#[doc = $doc])*
             #[test]
@@ -55,6 +69,15 @@ macro_rules! beds {
     };
 }
 pub(crate) use beds;
+
+/// A bed as it was declared.
+#[derive(Clone)]
+pub(crate) struct Declared {
+    /// What stands in the row's line of the documentation: `gateway`, `sidecar`, `chain`, `peer`.
+    pub(crate) kind: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) rows: &'static [&'static str],
+}
 
 /// The names of a bed's rows, to be run.
 pub(crate) struct Rows(pub(crate) &'static [&'static str]);
@@ -116,7 +139,7 @@ impl Bed {
         let proxy = start(&gateway, &config);
         proxy.ready();
         let to = gateway.at(8080);
-        Self { proxy, origin, gateway, server, attacker, good, mesh, to }
+        Self { proxy, other: None, origin, gateway, server, attacker, good, mesh, to, good_to: to, peer: None }
     }
 
     /// A pod whose inbound traffic, in plaintext, passes a sidecar with this configuration.
@@ -126,12 +149,48 @@ impl Bed {
         let origin = Origin::start(&server, server.at(8080));
         let proxy = server.plain_sidecar(config);
         let to = server.at(8080);
-        Self { proxy, origin, gateway: server.clone(), server, attacker, good, mesh, to }
+        let gateway = server.clone();
+        Self { proxy, other: None, origin, gateway, server, attacker, good, mesh, to, good_to: to, peer: None }
+    }
+
+    /// An application whose requests go through its own sidecar, by mTLS, through the sidecar of an origin that speaks HTTP/1.1 only;
+    /// the good client is in the same pod. `more` is of the outbound entry, `top` of the configuration.
+    pub(crate) fn chain(more: &str, top: &str) -> Self {
+        let mesh = Mesh::new();
+        let [server, attacker] = ["server", "attacker"].map(|name| mesh.pod(name));
+        let origin = Origin::start(&server, server.at(8080));
+        let other = server.sidecar("inbound: {mtls: strict, ports: [{port: 8080, protocol: http}]}");
+        let proxy = attacker.sidecar(&format!(
+            "outbound:\n  - {{host: \"server:8080\", addresses: [{VIRTUAL}], endpoints: [], protocol: http{more}, \
+             routes: [{{path: /admin, cluster: \"server:8080\"}}, {{path: /, cluster: app}}]}}\n\
+             clusters:\n  app: {{endpoints: [\"{}\"], protocol: http}}\n{top}",
+            server.at(8080)
+        ));
+        let to = virtual_address();
+        let (gateway, good) = (attacker.clone(), attacker.clone());
+        Self { proxy, other: Some(other), origin, gateway, server, attacker, good, mesh, to, good_to: to, peer: None }
+    }
+
+    /// A sidecar with strict mTLS before an origin, met by an attacker that has an identity of the mesh, no sidecar, and speaks HTTP/2
+    /// by this ALPN value; the good client has both. `more` is of the `inbound` part.
+    pub(crate) fn peer(http2: &[u8], more: &str) -> Self {
+        let mesh = Mesh::new();
+        let [server, attacker, good] = ["server", "attacker", "good"].map(|name| mesh.pod(name));
+        let origin = Origin::start(&server, server.at(8080));
+        let proxy =
+            server.sidecar(&format!("inbound: {{mtls: strict, ports: [{{port: 8080, protocol: http}}]{more}}}"));
+        let to = server.at(8080);
+        let other = good.sidecar(&format!(
+            "outbound:\n  - {{host: \"server:8080\", addresses: [{VIRTUAL}], endpoints: [\"{to}\"]}}\n"
+        ));
+        let (gateway, good_to) = (server.clone(), virtual_address());
+        let peer = Some(Peer::new(&attacker, http2));
+        Self { proxy, other: Some(other), origin, gateway, server, attacker, good, mesh, to, good_to, peer }
     }
 
     fn row(&mut self, row: &Row) {
         let begun = Instant::now();
-        let (pid, files, memory) = (self.proxy.pid(), self.open_files(), self.memory());
+        let before: Vec<Held> = self.proxies().map(Held::by).collect();
         let (metric, labels) = row.counter;
         let counted = self.proxy.metric(metric, labels);
         let good = self.good_client();
@@ -141,47 +200,74 @@ impl Bed {
         let answers = good.stop(row.name);
         assert!(answers.count > 0, "{}: the good client got no answer", row.name);
         assert!(answers.p99 < P99, "{}: the good client waited {:?}", row.name, answers.p99);
-        assert!(self.proxy.ended().is_none(), "{}: the proxy ended", row.name);
-        assert_eq!(self.proxy.pid(), pid, "{}", row.name);
-        eventually(&format!("{}: open files return to {files}", row.name), || {
-            (self.open_files() <= files + FILES).then_some(())
-        });
-        eventually(&format!("{}: memory returns to {memory} from {}", row.name, self.memory()), || {
-            (self.memory() <= memory * 1.2 + NOISE).then_some(())
-        });
+        for proxy in [Some(&mut self.proxy), self.other.as_mut()].into_iter().flatten() {
+            assert!(proxy.ended().is_none(), "{}: a proxy ended", row.name);
+        }
+        for (proxy, before) in self.proxies().zip(&before) {
+            before.is_back(proxy, row.name);
+        }
         self.origin.assert_strict(row.name);
         self.origin.forget();
+        let memory = |held: &Held| format!("{:.1}", held.memory / 1e6);
         println!(
-            "{}: {:.1} s, {} good answers, p99 {:?}, memory {:.1} -> {:.1} MB",
+            "{}: {:.1} s, {} good answers, p99 {:?}, memory {} -> {} MB",
             row.name,
             begun.elapsed().as_secs_f64(),
             answers.count,
             answers.p99,
-            memory / 1e6,
-            self.memory() / 1e6
+            before.iter().map(memory).collect::<Vec<_>>().join(" and "),
+            self.proxies().map(|proxy| memory(&Held::by(proxy))).collect::<Vec<_>>().join(" and ")
         );
+    }
+
+    fn proxies(&self) -> impl Iterator<Item = &Sidecar> {
+        [Some(&self.proxy), self.other.as_ref()].into_iter().flatten()
     }
 
     /// Open files of the proxy now.
     pub(crate) fn open_files(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.proxy.pid())).unwrap().count()
+        Held::by(&self.proxy).files
     }
 
     /// Bytes of memory in which the proxy lies.
     pub(crate) fn memory(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.proxy.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() * 1024.0
+        Held::by(&self.proxy).memory
     }
 
-    /// A connection of the attacker's.
+    /// A connection of the attacker's that speaks HTTP/1; a peer's within TLS.
+    fn http1(&self) -> Box<dyn Stream> {
+        let stream = self.connect();
+        match &self.peer {
+            Some(peer) => peer::handshake(&peer.http1, stream),
+            None => Box::new(stream),
+        }
+    }
+
+    /// The same in HTTP/2.
+    pub(crate) fn h2(&self) -> H2 {
+        self.h2_with(&[])
+    }
+
+    /// As [`Bed::h2`], with settings.
+    pub(crate) fn h2_with(&self, settings: &[(u16, u32)]) -> H2 {
+        let stream = self.connect();
+        // Who reads nothing back blocks before long: writing then fails instead of waiting.
+        stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+        let stream = match &self.peer {
+            Some(peer) => peer::handshake(&peer.http2, stream),
+            None => Box::new(stream),
+        };
+        H2::begin(stream, settings)
+    }
+
+    /// A plain connection of the attacker's.
     pub(crate) fn connect(&self) -> TcpStream {
         connect(&self.attacker, self.to)
     }
 
     /// Sends these bytes on a connection of their own, and reads to its end.
     pub(crate) fn answer_to(&self, bytes: &[u8]) -> String {
-        let mut stream = self.connect();
+        let mut stream = self.http1();
         // The connection may end before all was said.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
@@ -193,7 +279,7 @@ impl Bed {
     }
 
     fn good_client(&self) -> Good {
-        let (pod, to) = (self.good.clone(), self.to);
+        let (pod, to) = (self.good.clone(), self.good_to);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let served = Arc::new(AtomicBool::new(false));
@@ -224,6 +310,41 @@ impl Bed {
             Ok(times)
         });
         Good { stop, served, thread }
+    }
+}
+
+fn virtual_address() -> SocketAddr {
+    SocketAddr::new(VIRTUAL.parse().unwrap(), 8080)
+}
+
+/// What a proxy holds of the machine.
+struct Held {
+    pid: u32,
+    files: usize,
+    /// Bytes.
+    memory: f64,
+}
+
+impl Held {
+    fn by(proxy: &Sidecar) -> Self {
+        let pid = proxy.pid();
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        Self { pid, files, memory: line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() * 1024.0 }
+    }
+
+    /// Waits until all is as it was before a row.
+    fn is_back(&self, proxy: &Sidecar, row: &str) {
+        assert_eq!(proxy.pid(), self.pid, "{row}");
+        let name = proxy.pod().name();
+        eventually(&format!("{row}: open files at {name} return to {}", self.files), || {
+            (Self::by(proxy).files <= self.files + FILES).then_some(())
+        });
+        eventually(
+            &format!("{row}: memory at {name} returns to {} from {}", self.memory, Self::by(proxy).memory),
+            || (Self::by(proxy).memory <= self.memory * 1.2 + NOISE).then_some(()),
+        );
     }
 }
 

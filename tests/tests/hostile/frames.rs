@@ -1,11 +1,8 @@
 //! HTTP/2 by hand: frames that no library would send, and what comes back.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
-
 use remora_test::PATIENCE;
-use remora_test::pod::Pod;
+
+use crate::peer::Stream;
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -113,23 +110,13 @@ impl Frame {
 
 /// A client's connection.
 pub(crate) struct H2 {
-    pub(crate) stream: TcpStream,
+    stream: Box<dyn Stream>,
     next: u32,
 }
 
 impl H2 {
-    /// Connects and sends preface and settings.
-    pub(crate) fn open(pod: &Pod, to: SocketAddr) -> Self {
-        Self::with_settings(pod, to, &[])
-    }
-
-    /// As [`H2::open`], with settings.
-    pub(crate) fn with_settings(pod: &Pod, to: SocketAddr, settings: &[(u16, u32)]) -> Self {
-        let stream = pod.enter(|| TcpStream::connect(to)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        // Who reads nothing back blocks before long: writing then fails instead of waiting.
-        stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+    /// Sends preface and settings.
+    pub(crate) fn begin(stream: Box<dyn Stream>, settings: &[(u16, u32)]) -> Self {
         let mut h2 = Self { stream, next: 1 };
         let payload: Vec<u8> =
             settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();

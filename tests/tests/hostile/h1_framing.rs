@@ -7,7 +7,7 @@ use crate::bed::{Bed, Counter, Row, beds};
 use crate::origin::usual;
 
 const VIOLATIONS: &str = "remora_protocol_violations_total";
-const ANSWERED: Counter = ("remora_requests_total", &[("direction", "gateway"), ("code", "200")]);
+const ANSWERED: Counter = ("remora_requests_total", &[("code", "200")]);
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -47,14 +47,24 @@ pub(crate) fn rows() -> Vec<Row> {
 }
 
 beds! {
-    http1_at_a_gateway [
+    gateway http1_at_a_gateway [
         "two-framings", "bad-content-lengths", "bad-transfer-codings", "bad-chunks", "nul-in-a-field", "bare-cr", "bare-lf",
         "folded-fields", "spaces-where-none-belong", "hosts-that-are-none-or-two", "bad-targets", "http-1.0",
         "absolute-target", "early-bytes-of-a-tunnel", "hop-by-hop-names", "paths-in-disguise", "forged-proxy-headers",
         "many-names",
     ] => |rows| rows.run(&mut Bed::gateway());
 
-    slow_clients_of_a_gateway ["slow-heads", "slow-bodies-and-readers"] => |rows| {
+    chain http1_through_two_sidecars [
+        "two-framings", "bad-content-lengths", "bad-transfer-codings", "bad-chunks", "nul-in-a-field", "bare-cr", "bare-lf",
+        "folded-fields", "spaces-where-none-belong", "hosts-that-are-none-or-two", "bad-targets", "http-1.0",
+        "absolute-target", "early-bytes-of-a-tunnel", "hop-by-hop-names", "paths-in-disguise",
+        "many-names",
+    ] => |rows| rows.run(&mut Bed::chain("", ""));
+
+    chain slow_clients_of_two_sidecars ["slow-heads", "slow-bodies-and-readers"] =>
+        |rows| rows.run(&mut Bed::chain("", "limits: {header_timeout: 6s, stream_idle: 2s}"));
+
+    gateway slow_clients_of_a_gateway ["slow-heads", "slow-bodies-and-readers"] => |rows| {
         let limits = "limits: {header_timeout: 6s, stream_idle: 2s}";
         rows.run(&mut Bed::gateway_with(|_| String::new(), limits, &[]))
     };

@@ -38,6 +38,7 @@ pub(crate) fn rows() -> Vec<Row> {
         Row { name: "large-heads", counter: (VIOLATIONS, &[("reason", "too_many_headers")]), run: large_heads },
         Row { name: "too-many-streams", counter: (RESETS, &[("code", "REFUSED_STREAM")]), run: too_many_streams },
         Row { name: "half-a-preface", counter: (VIOLATIONS, &[("reason", "preface_timeout")]), run: half_a_preface },
+        Row { name: "malformed-frames", counter: (VIOLATIONS, &[("reason", "h2_frame_size")]), run: malformed_frames },
         Row { name: "malformed-fields", counter: (RESETS, &[("code", "PROTOCOL_ERROR")]), run: malformed_fields },
         Row {
             name: "malformed-pseudo-headers",
@@ -61,16 +62,25 @@ pub(crate) fn rows() -> Vec<Row> {
 const HTTP2: (&str, &[(&str, &str)]) = ("remora_downstream_connections_total", &[("protocol", "http2")]);
 
 beds! {
-    abuse_of_http2_at_a_gateway [
+    gateway abuse_of_http2_at_a_gateway [
         "rapid-reset", "server-sent-resets", "continuation-flood", "empty-continuations", "empty-data", "priority-flood",
         "window-update-flood", "header-bomb", "cookie-crumbs", "large-heads", "too-many-streams", "half-a-preface",
-        "malformed-fields", "malformed-pseudo-headers", "host-beside-another-authority", "length-without-a-body",
+        "malformed-frames", "malformed-fields", "malformed-pseudo-headers", "host-beside-another-authority", "length-without-a-body",
     ] => |rows| rows.run(&mut Bed::gateway());
 
-    floods_of_frames_that_must_be_answered ["settings-unread", "pings-unread"] =>
+    chain abuse_of_http2_through_two_sidecars [
+        "rapid-reset", "server-sent-resets", "continuation-flood", "empty-continuations", "empty-data", "priority-flood",
+        "window-update-flood", "header-bomb", "cookie-crumbs", "large-heads", "too-many-streams", "half-a-preface",
+        "malformed-frames", "malformed-fields", "malformed-pseudo-headers", "host-beside-another-authority", "length-without-a-body",
+    ] => |rows| rows.run(&mut Bed::chain("", ""));
+
+    chain floods_of_frames_before_two_sidecars ["settings-unread", "pings-unread"] =>
+        |rows| rows.run(&mut Bed::chain(", timeouts: {idle: 2s}", ""));
+
+    sidecar floods_of_frames_that_must_be_answered ["settings-unread", "pings-unread"] =>
         |rows| rows.run(&mut Bed::inbound("inbound: {timeouts: {idle: 2s}}"));
 
-    streams_that_stand_still ["bomb-behind-a-closed-window", "answers-unread"] =>
+    gateway streams_that_stand_still ["bomb-behind-a-closed-window", "answers-unread"] =>
         |rows| rows.run(&mut Bed::gateway_with(|_| String::new(), "limits: {stream_idle: 2s}", &[]));
 }
 
@@ -80,12 +90,8 @@ fn calmed(h2: &mut H2) {
     assert!(matches!(goaway, None | Some(ENHANCE_YOUR_CALM)), "{goaway:?}");
 }
 
-fn open(bed: &Bed) -> H2 {
-    H2::open(&bed.attacker, bed.to)
-}
-
 fn rapid_reset(bed: &Bed) {
-    let mut h2 = open(bed);
+    let mut h2 = bed.h2();
     let mut sent = 0;
     for _ in 0..5_000 {
         let id = h2.stream_id();
@@ -102,7 +108,7 @@ fn rapid_reset(bed: &Bed) {
     let seen = bed.origin.seen("/evil").len();
     assert!(seen < 1_200, "{sent} were sent, {seen} reached the origin");
     // And where each reset comes only when its request is on its way.
-    let mut h2 = open(bed);
+    let mut h2 = bed.h2();
     let mut asked = 0;
     while asked < 5_000 {
         let id = h2.ask(&get("/silent"));
@@ -120,7 +126,7 @@ fn server_sent_resets(bed: &Bed) {
     let data: Provoke = |id| frame(DATA, 0, id, b"more");
     let overflow: Provoke = |id| frame(WINDOW_UPDATE, 0, id, &0x7fff_ffff_u32.to_be_bytes());
     for provoke in [window, data, overflow] {
-        let mut h2 = open(bed);
+        let mut h2 = bed.h2();
         let mut resets = 0;
         // Each is answered before the next, so that none is lost when the connection ends.
         let ended = (0..5_000).any(|_| {
@@ -135,7 +141,7 @@ fn server_sent_resets(bed: &Bed) {
 }
 
 fn continuation_flood(bed: &Bed) {
-    let mut h2 = open(bed);
+    let mut h2 = bed.h2();
     let id = h2.stream_id();
     h2.send(&frame(HEADERS, 0, id, &get("/evil")));
     let more = frame(CONTINUATION, 0, id, &field(b"x-more", &[b'm'; 16_000]));
@@ -146,7 +152,7 @@ fn continuation_flood(bed: &Bed) {
 }
 
 fn empty_continuations(bed: &Bed) {
-    let mut h2 = open(bed);
+    let mut h2 = bed.h2();
     let id = h2.stream_id();
     h2.send(&frame(HEADERS, 0, id, &get("/evil")));
     let more = frame(CONTINUATION, 0, id, b"").repeat(100);
@@ -160,7 +166,7 @@ fn empty_continuations(bed: &Bed) {
 }
 
 fn empty_data(bed: &Bed) {
-    let mut h2 = open(bed);
+    let mut h2 = bed.h2();
     let id = h2.stream_id();
     h2.send(&frame(HEADERS, END_HEADERS, id, &request("POST", "/silent")));
     let more = frame(DATA, 0, id, b"").repeat(100);
@@ -174,7 +180,7 @@ fn empty_data(bed: &Bed) {
 
 /// Sends what must be answered, and reads nothing, until the proxy takes no more; then it must end the connection by itself.
 fn unread(bed: &Bed, frames: &[u8]) {
-    let mut h2 = open(bed);
+    let mut h2 = bed.h2();
     let many = frames.repeat(1_000);
     // The kernel's buffers hold a few megabytes each way.
     let taken = (0..5_000).take_while(|_| h2.send(&many)).count();
@@ -193,7 +199,7 @@ fn pings_unread(bed: &Bed) {
 
 /// Sends frames that mean nothing; the connection serves as before.
 fn ignored(bed: &Bed, frames: &dyn Fn(u32) -> Vec<u8>) {
-    let mut h2 = open(bed);
+    let mut h2 = bed.h2();
     let id = h2.ask(&get("/first"));
     assert_eq!(h2.outcome(id), Outcome::Answer(200));
     for part in 0..500 {
@@ -214,7 +220,7 @@ fn window_update_flood(bed: &Bed) {
 
 fn header_bomb(bed: &Bed) {
     let before = bed.memory();
-    let mut h2 = open(bed);
+    let mut h2 = bed.h2();
     let id = h2.stream_id();
     // One entry of 4 KB, then a byte for each time that it is meant again.
     let block = [get("/evil"), indexed_field(b"x-bomb", &[b'b'; 4_000]), vec![0x80 | 62; 16_000 - 4_200]].concat();
@@ -225,7 +231,7 @@ fn header_bomb(bed: &Bed) {
 }
 
 fn cookie_crumbs(bed: &Bed) {
-    let mut h2 = open(bed);
+    let mut h2 = bed.h2();
     let crumb = |name: String| field(b"cookie", name.as_bytes());
     let ninety: Vec<u8> = (0..90).flat_map(|n| crumb(format!("crumb-{n}=of-a-cookie"))).collect();
     let id = h2.ask(&[get("/ninety"), ninety].concat());
@@ -236,7 +242,7 @@ fn cookie_crumbs(bed: &Bed) {
     assert!(cookies[0].starts_with("crumb-0=of-a-cookie; crumb-1=") && cookies[0].ends_with("crumb-89=of-a-cookie"));
     // Each is one byte behind the first.
     for crumbs in [2_000, 12_000] {
-        let mut h2 = open(bed);
+        let mut h2 = bed.h2();
         let id = h2.ask(&[get("/evil"), indexed_field(b"cookie", b"a="), vec![0x80 | 62; crumbs]].concat());
         let outcome = h2.outcome(id);
         let answered = matches!(outcome, Outcome::Answer(code) if code != 431);
@@ -247,7 +253,7 @@ fn cookie_crumbs(bed: &Bed) {
 
 fn bomb_behind_a_closed_window(bed: &Bed) {
     // INITIAL_WINDOW_SIZE (4) of 0: no answer can be sent, so none would ever end.
-    let mut h2 = H2::with_settings(&bed.attacker, bed.to, &[(4, 0)]);
+    let mut h2 = bed.h2_with(&[(4, 0)]);
     let block = [get("/big/100000"), field(b"x-large", &[b'l'; 15_000])].concat();
     let mut open: Vec<u32> = (0..100).map(|_| h2.ask(&block)).collect();
     while !open.is_empty() {
@@ -268,7 +274,7 @@ fn answers_unread(bed: &Bed) {
     let stalled = || bed.proxy.metric("remora_requests_total", &[("flag", "SI")]);
     let (stalled_before, mut most) = (stalled(), 0.0_f64);
     // Windows as large as there are, of streams and of the connection: nothing but the reading is missing.
-    let mut h2 = H2::with_settings(&bed.attacker, bed.to, &[(4, u32::MAX >> 1)]);
+    let mut h2 = bed.h2_with(&[(4, u32::MAX >> 1)]);
     assert!(h2.send(&frame(WINDOW_UPDATE, 0, 0, &0x7f00_0000_u32.to_be_bytes())));
     for _ in 0..ANSWERS {
         h2.ask(&get("/big/600000"));
@@ -281,7 +287,7 @@ fn answers_unread(bed: &Bed) {
 }
 
 fn large_heads(bed: &Bed) {
-    let mut h2 = open(bed);
+    let mut h2 = bed.h2();
     for (block, what) in [
         ((0..7).flat_map(|n| field(format!("x-{n}").as_bytes(), &[b'l'; 10_000])).collect::<Vec<u8>>(), "70 KB"),
         ((0..300).flat_map(|n| field(format!("x-{n}").as_bytes(), b"1")).collect(), "300 fields"),
@@ -305,7 +311,7 @@ fn large_heads(bed: &Bed) {
 }
 
 fn too_many_streams(bed: &Bed) {
-    let mut h2 = open(bed);
+    let mut h2 = bed.h2();
     let block = get("/silent");
     let all: Vec<u8> =
         (0..1_500).flat_map(|_| frame(HEADERS, END_STREAM | END_HEADERS, h2.stream_id(), &block)).collect();
@@ -344,16 +350,52 @@ fn half_a_preface(bed: &Bed) {
     }
 }
 
-/// Each on a connection of its own: none may be answered, or reach the origin.
+/// Each ends the connection, whatever comes behind it.
+fn malformed_frames(bed: &Bed) {
+    let large = frame(DATA, 0, 1, &[0; 16_385]);
+    let frames: [(&str, Vec<u8>); 17] = [
+        ("SETTINGS of five bytes", frame(SETTINGS, 0, 0, &[0; 5])),
+        ("SETTINGS of a stream", frame(SETTINGS, 0, 1, b"")),
+        ("an acknowledgement with content", frame(SETTINGS, 1, 0, &[0; 6])),
+        ("a window of 2^31", frame(SETTINGS, 0, 0, &[0, 4, 0x80, 0, 0, 0])),
+        ("PING of seven bytes", frame(PING, 0, 0, &[0; 7])),
+        ("PING of a stream", frame(PING, 0, 1, &[0; 8])),
+        ("WINDOW_UPDATE of three bytes", frame(WINDOW_UPDATE, 0, 0, &[0; 3])),
+        ("WINDOW_UPDATE of nothing", frame(WINDOW_UPDATE, 0, 0, &[0; 4])),
+        ("RST_STREAM of three bytes", frame(RST_STREAM, 0, 1, &[0; 3])),
+        ("RST_STREAM of no stream", frame(RST_STREAM, 0, 0, &[0; 4])),
+        ("DATA of no stream", frame(DATA, 0, 0, b"data")),
+        ("DATA of an idle stream", frame(DATA, 0, 9, b"data")),
+        ("HEADERS of a server's stream", frame(HEADERS, END_STREAM | END_HEADERS, 2, &get("/evil"))),
+        ("HEADERS that are all padding", frame(HEADERS, END_STREAM | END_HEADERS | 8, 1, &[200, 0, 0])),
+        ("HEADERS of no table's entry", frame(HEADERS, END_STREAM | END_HEADERS, 1, &[0xff, 0xff, 0xff, 0xff, 0x0f])),
+        ("CONTINUATION of nothing", frame(CONTINUATION, END_HEADERS, 1, &get("/evil"))),
+        ("a frame above the largest size", large),
+    ];
+    for (what, bytes) in frames {
+        let mut h2 = bed.h2();
+        h2.send(&[bytes, frame(HEADERS, END_STREAM | END_HEADERS, 11, &get("/evil"))].concat());
+        let outcome = h2.outcome(11);
+        assert!(matches!(outcome, Outcome::Closed(_)), "{what}: {outcome:?}");
+    }
+    assert!(bed.origin.seen("/evil").is_empty());
+}
+
+/// Each on a connection of its own: none may be answered, or reach the origin, were it only to be reset there.
 fn refused(bed: &Bed, blocks: &[(&str, Vec<u8>)]) {
+    let reset = || bed.proxy.metric("remora_requests_total", &[("flag", "UR")]);
+    let before = reset();
     for (what, block) in blocks {
-        let mut h2 = open(bed);
+        let mut h2 = bed.h2();
         let id = h2.ask(block);
         let outcome = h2.outcome(id);
         let good = matches!(outcome, Outcome::Reset(_) | Outcome::Closed(_) | Outcome::Answer(400 | 431));
         assert!(good, "{what}: {outcome:?}");
     }
-    let seen = bed.origin.seen("");
+    assert_eq!(reset(), before, "the origin refused some");
+    let mut seen = bed.origin.seen("");
+    // Of a row before.
+    seen.retain(|seen| seen.path() != "/silent");
     assert!(seen.is_empty(), "{seen:?}");
 }
 
@@ -380,7 +422,7 @@ fn malformed_fields(bed: &Bed) {
     refused(bed, &blocks);
     // A length that the data does not keep to.
     for (length, data) in [("2", &b"data"[..]), ("9", b"data")] {
-        let mut h2 = open(bed);
+        let mut h2 = bed.h2();
         let id = h2.stream_id();
         let block = [request("POST", "/evil"), field(b"content-length", length.as_bytes())].concat();
         h2.send(&[frame(HEADERS, END_HEADERS, id, &block), frame(DATA, END_STREAM, id, data)].concat());
@@ -414,7 +456,7 @@ fn malformed_pseudo_headers(bed: &Bed) {
     refused(bed, &blocks);
     // No fragment is passed on, and what scheme is named does not matter.
     for block in [with(":path", b"/good-one#frag"), with(":scheme", b"gopher")] {
-        let mut h2 = open(bed);
+        let mut h2 = bed.h2();
         let id = h2.ask(&block);
         let outcome = h2.outcome(id);
         assert!(matches!(outcome, Outcome::Answer(200 | 400) | Outcome::Reset(_)), "{outcome:?}");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use remora_test::eventually;
 
 use crate::bed::{Bed, Row, beds};
-use crate::frames::{DATA, END_HEADERS, H2, HEADERS, SETTINGS, frame, request};
+use crate::frames::{DATA, END_HEADERS, HEADERS, SETTINGS, frame, request};
 
 /// Of a settings frame.
 const ACK: u8 = 1;
@@ -19,7 +19,7 @@ pub(crate) fn row() -> Row {
 }
 
 beds! {
-    a_gateway_with_little_memory ["little-memory"] => |rows| {
+    gateway a_gateway_with_little_memory ["little-memory"] => |rows| {
         let group = Group::new();
         let unread = |server: &remora_test::pod::Pod| {
             format!("    - {{path: /unread, endpoints: [\"{}\"], protocol: http}}\n", server.at(9001))
@@ -91,7 +91,7 @@ fn little_memory(bed: &Bed) {
     let mut held = Vec::new();
     while bed.proxy.metric(shortages, &[]) == before {
         assert!(held.len() < 150, "{} MB are held", bed.memory() / 1e6);
-        let mut h2 = H2::open(&bed.attacker, bed.to);
+        let mut h2 = bed.h2();
         // Its settings are there, and taken: 256 KiB a stream.
         assert!(h2.settled() && h2.send(&frame(SETTINGS, ACK, 0, b"")));
         for _ in 0..50 {

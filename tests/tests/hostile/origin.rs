@@ -1,10 +1,12 @@
-//! The server behind the proxy: reads HTTP/1.1 by the letter, keeps what it was sent, and misbehaves when told to.
+//! The server behind the proxy: reads HTTP/1.1 by the letter, and HTTP/2, keeps what it was sent, and misbehaves when told to.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use remora_test::pod::Pod;
+
+mod http2;
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -35,6 +37,9 @@ struct Log {
     malformed: Vec<String>,
 }
 
+/// A body and the lines of its trailers.
+type Body = (Vec<u8>, Vec<u8>);
+
 /// One connection of the origin.
 pub(crate) struct Served {
     pub(crate) stream: TcpStream,
@@ -61,7 +66,10 @@ impl Origin {
                 let Ok(stream) = stream else { continue };
                 let _ = stream.set_nodelay(true);
                 let origin = shared.clone();
-                std::thread::spawn(move || origin.serve(Served { stream, left: Vec::new() }));
+                std::thread::spawn(move || match http2::begins(&stream) {
+                    true => http2::serve(&origin, stream),
+                    false => origin.serve(Served { stream, left: Vec::new() }),
+                });
             }
         });
         origin
@@ -88,24 +96,35 @@ impl Origin {
         assert!(malformed.is_empty(), "{row}: reached the origin: {malformed:?}");
     }
 
+    /// Notes what no strict reader takes.
+    fn refuses(&self, what: String) {
+        self.log.lock().unwrap().malformed.push(what);
+    }
+
+    /// Notes a whole request; whether it is the good client's.
+    fn has_seen(&self, seen: Seen) -> bool {
+        let good = seen.path() == "/good";
+        if !good {
+            self.log.lock().unwrap().whole.push(seen);
+        }
+        good
+    }
+
     fn serve(&self, mut served: Served) {
         while let Some(head) = served.until(b"\r\n\r\n") {
-            let body = match framing(&head) {
-                Ok(Some(length)) => served.bytes(length).map(|body| (body, Vec::new())),
-                Ok(None) => served.chunked(),
-                Err(what) => {
-                    self.log.lock().unwrap().malformed.push(format!("{what}: {}", head.escape_ascii()));
-                    return;
-                }
+            let body = framing(&head).and_then(|length| match length {
+                Some(length) => Ok(served.bytes(length).map(|body| (body, Vec::new()))),
+                None => served.chunked(),
+            });
+            let body = match body {
+                Ok(body) => body,
+                Err(what) => return self.refuses(format!("{what}: {}", head.escape_ascii())),
             };
             // A body that breaks off is no whole request: a strict server drops it.
             let Some((body, trailers)) = body else { return };
             let [head, trailers] = [head, trailers].map(|text| String::from_utf8(text).unwrap());
             let seen = Seen { head, body, trailers };
-            let good = seen.path() == "/good";
-            if !good {
-                self.log.lock().unwrap().whole.push(seen.clone());
-            }
+            let good = self.has_seen(seen.clone());
             let script = self.script.lock().unwrap().filter(|_| !good);
             let goes_on = match script {
                 Some(script) => script(&seen, &mut served),
@@ -124,12 +143,17 @@ pub(crate) fn usual(seen: &Seen, served: &mut Served) -> bool {
         // Answers never; ends with the proxy's connection.
         "/silent" => served.until(b"never").is_some(),
         path => {
-            let size = path.strip_prefix("/big/").and_then(|size| size.parse().ok());
-            let body = size.map_or(b"ok".to_vec(), |size| vec![b'o'; size]);
+            let body = content(path);
             served.say(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes())
                 && served.say(&body)
         }
     }
+}
+
+/// What an answer holds.
+fn content(path: &str) -> Vec<u8> {
+    let size = path.strip_prefix("/big/").and_then(|size| size.parse().ok());
+    size.map_or(b"ok".to_vec(), |size| vec![b'o'; size])
 }
 
 impl Served {
@@ -156,22 +180,30 @@ impl Served {
         Some(self.left.drain(..count).collect())
     }
 
-    fn chunked(&mut self) -> Option<(Vec<u8>, Vec<u8>)> {
+    /// A body and its trailers; `None` when the connection ends within.
+    fn chunked(&mut self) -> Result<Option<Body>, &'static str> {
         let mut body = Vec::new();
         loop {
-            let line = self.until(b"\r\n")?;
-            let size = usize::from_str_radix(str::from_utf8(&line).ok()?.trim(), 16).ok()?;
+            let Some(line) = self.until(b"\r\n") else { return Ok(None) };
+            let digits = line.strip_suffix(b"\r\n").filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+            let size = digits.and_then(|digits| usize::from_str_radix(str::from_utf8(digits).ok()?, 16).ok());
+            let size = size.ok_or("chunk size")?;
             if size == 0 {
-                let mut trailers = Vec::new();
-                loop {
-                    match self.until(b"\r\n")? {
-                        line if line == b"\r\n" => return Some((body, trailers)),
-                        line => trailers.extend(line),
-                    }
-                }
+                break;
             }
-            body.extend(self.bytes(size)?);
-            (self.bytes(2)? == b"\r\n").then_some(())?;
+            let (Some(data), Some(end)) = (self.bytes(size), self.bytes(2)) else { return Ok(None) };
+            if end != b"\r\n" {
+                return Err("chunk end");
+            }
+            body.extend(data);
+        }
+        let mut trailers = Vec::new();
+        loop {
+            match self.until(b"\r\n") {
+                None => return Ok(None),
+                Some(line) if line == b"\r\n" => return Ok(Some((body, trailers))),
+                Some(line) => trailers.extend(line),
+            }
         }
     }
 
@@ -218,7 +250,7 @@ fn framing(head: &[u8]) -> Result<Option<usize>, &'static str> {
     }
     match (&lengths[..], &codings[..]) {
         ([], []) => Ok(Some(0)),
-        ([], ["chunked"]) => Ok(None),
+        ([], ["chunked"]) if version == "HTTP/1.1" => Ok(None),
         ([length], []) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
             length.parse().map(Some).map_err(|_| "content-length")
         }

@@ -10,7 +10,7 @@ use remora_test::pod::Pod;
 use remora_test::{PATIENCE, eventually};
 
 use crate::bed::{Bed, Counter, Row, beds, connect};
-use crate::frames::{H2, Outcome, get};
+use crate::frames::{Outcome, get};
 use crate::memory;
 use crate::origin::Origin;
 
@@ -34,16 +34,16 @@ pub(crate) fn rows() -> Vec<Row> {
 }
 
 beds! {
-    tcp_at_a_pod [
+    sidecar tcp_at_a_pod [
         "half-closes", "servers-that-speak-first", "loops", "no-original-destination", "address-families",
     ] => |rows| rows.run(&mut Bed::inbound("inbound: {timeouts: {idle: 3s}, ports: [{port: 9102, protocol: tcp}]}"));
 
-    a_gateway_without_open_files ["no-open-files", "streams-beyond-the-files"] => |rows| {
+    gateway a_gateway_without_open_files ["no-open-files", "streams-beyond-the-files"] => |rows| {
         let arguments = ["prlimit", "--nofile=80"].map(str::to_owned);
         rows.run(&mut Bed::gateway_with(|_| String::new(), "workers: 2", &arguments))
     };
 
-    a_gateway_whose_logs_nobody_takes ["log-sinks"] => |rows| {
+    gateway a_gateway_whose_logs_nobody_takes ["log-sinks"] => |rows| {
         let fifo = std::env::temp_dir().join(format!("remora-hostile-{}.log", std::process::id()));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
         std::fs::set_permissions(&fifo, PermissionsExt::from_mode(0o666)).unwrap();
@@ -56,7 +56,7 @@ beds! {
         rows.run(&mut bed)
     };
 
-    a_gateway_behind_bad_wires ["packet-loss"] => |rows| {
+    gateway a_gateway_behind_bad_wires ["packet-loss"] => |rows| {
         // A SYN may be lost several times.
         let routes = |server: &Pod| {
             let to = server.at(8083);
@@ -210,7 +210,7 @@ fn no_open_files(bed: &Bed) {
 }
 
 fn streams_beyond_the_files(bed: &Bed) {
-    let mut h2 = H2::open(&bed.attacker, bed.to);
+    let mut h2 = bed.h2();
     let asked: Vec<u32> = (0..400).map(|_| h2.ask(&get("/silent"))).collect();
     // A status that was answered before is an index of the dynamic table.
     assert!(matches!(h2.outcome(asked[399]), Outcome::Answer(_)), "who finds no file is told");
@@ -236,7 +236,7 @@ fn log_sinks(bed: &Bed) {
     while bed.proxy.metric("remora_log_dropped_total", &[]) == 0.0 {
         asked += 1;
         assert!(asked < 20_000, "the log takes everything");
-        let mut h2 = H2::open(&bed.attacker, bed.to);
+        let mut h2 = bed.h2();
         let id = h2.ask(&get("/logged"));
         assert_eq!(h2.outcome(id), Outcome::Answer(200));
     }

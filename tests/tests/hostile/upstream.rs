@@ -10,7 +10,7 @@ use remora_test::pod::Pod;
 use remora_test::{PATIENCE, client, eventually};
 
 use crate::bed::{Bed, Counter, Row, beds};
-use crate::frames::{H2, HEADERS, Outcome, RST_STREAM, field, get, request};
+use crate::frames::{HEADERS, Outcome, RST_STREAM, field, get, request};
 use crate::origin::{Seen, Served, usual};
 
 const fn answered(label: &'static [(&'static str, &'static str)]) -> Counter {
@@ -48,7 +48,7 @@ fn routes(server: &Pod) -> String {
 }
 
 beds! {
-    servers_that_misbehave [
+    gateway servers_that_misbehave [
         "gone-before-the-head", "gone-within-the-body", "answers-that-are-none", "answers-behind-an-answer",
         "informational-flood", "unasked-101", "early-413", "never-answers", "http2-servers-that-refuse", "unreachable",
     ] => |rows| rows.run(&mut Bed::gateway_with(routes, "", &[]));
@@ -107,7 +107,7 @@ fn gone_within_the_body(bed: &Bed) {
         // A reset may overtake the head; then it is no answer at all.
         assert!(matches!(code(&answer), "200" | "503"), "{path}: {answer:?}");
         assert!(!answer.ends_with("0\r\n\r\n"), "{path}: a clean end: {answer:?}");
-        let mut h2 = H2::open(&bed.attacker, bed.to);
+        let mut h2 = bed.h2();
         let id = h2.ask(&get(path));
         if h2.outcome(id) == Outcome::Answer(200) {
             assert_eq!(h2.outcome(id), Outcome::Reset(2), "{path}");
@@ -227,7 +227,7 @@ fn early_413(bed: &Bed) {
 fn never_answers(bed: &Bed) {
     bed.origin.script(|_, served| served.until(b"never").is_some());
     assert_eq!(code(&ask(bed, "GET", "/never")), "504");
-    let mut h2 = H2::open(&bed.attacker, bed.to);
+    let mut h2 = bed.h2();
     let id = h2.ask(&get("/never"));
     assert!(matches!(h2.outcome(id), Outcome::Answer(504 | 0)));
     bed.origin.script(usual);
