@@ -201,8 +201,9 @@ fn what_cannot_be_reached_is_not_tried_again_beyond_the_limit() {
     for (limit, attempts) in [(0, 1.0), (1, 2.0)] {
         let mesh = Mesh::new();
         let (client, server) = (mesh.pod("client"), mesh.pod("server"));
-        let entry =
-            entry(7100, &[server.at(1), server.at(2)], &format!(", circuit_breakers: {{max_retries: {limit}}}"));
+        // No endpoint is dialled on the suspicion that it speaks first.
+        let more = format!(", protocol: http, circuit_breakers: {{max_retries: {limit}}}");
+        let entry = entry(7100, &[server.at(1), server.at(2)], &more);
         let outbound = client.plain_sidecar(&entry);
         let mut wire = Wire::open(&client, service(7100));
         let answer = wire.get("/", &[]);
@@ -216,7 +217,7 @@ fn what_cannot_be_reached_is_not_tried_again_beyond_the_limit() {
 
 #[test]
 fn a_connection_of_bytes_beyond_the_limit_is_ended_and_told_of() {
-    let bed = Bed::start("{max_connections: 1}", 2);
+    let bed = Bed::start("{max_connections: 1}, protocol: tcp", 2);
     let said = "\x01bytes\r\n\r\n";
     let mut first = bed.say(said);
     let mut server = bed.accept(said);

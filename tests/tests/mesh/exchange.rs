@@ -5,8 +5,8 @@ use std::net::Shutdown;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
-use remora_test::PATIENCE;
 use remora_test::sidecar::Answer;
+use remora_test::{PATIENCE, eventually};
 
 use crate::scripted::{answering, both, open, scripted};
 use crate::transparent::abort;
@@ -266,6 +266,13 @@ fn a_connection_that_its_server_closes_costs_nobody_a_request() {
                 break;
             }
             assert_eq!(answer.code, 200, "{method} {path}: {answer:?}");
+            if path == "/" {
+                // What comes to its system before it closes is reset.
+                eventually("the connection is closed idle", || {
+                    let table = ["-Htn", "state", "established", "sport", "=", ":8080"];
+                    pair.server.command("ss").args(table).output().unwrap().stdout.is_empty().then_some(())
+                });
+            }
         }
         let told: Vec<String> = heads.try_iter().map(|head| head.lines().next().unwrap().to_owned()).collect();
         assert_eq!(told, ["GET / HTTP/1.1", "POST / HTTP/1.1", "GET /race HTTP/1.1", "GET /race HTTP/1.1"]);
