@@ -93,7 +93,7 @@ pub enum Error {
         endpoint: SocketAddr,
         /// What ended it.
         message: String,
-        /// The upstream provably never processed the request (RFC 9113 section 8.7, or nothing was sent).
+        /// The upstream provably never processed the request (RFC 9113 section 8.7, or it received nothing of it).
         unprocessed: bool,
     },
     /// The upstream reset the stream.

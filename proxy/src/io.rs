@@ -40,7 +40,31 @@ pub enum Upstream {
     /// Plaintext.
     Plain(TcpStream),
     /// TLS originated here.
-    Tls(Box<client::TlsStream<TcpStream>>),
+    Tls(Box<client::TlsStream<Counted>>),
+}
+
+/// A connection below TLS, which takes more at a time than it passes on: counts what was passed on.
+#[derive(Debug)]
+pub struct Counted {
+    stream: TcpStream,
+    written: u64,
+}
+
+impl Counted {
+    /// A connection to which nothing was written yet.
+    pub fn new(stream: TcpStream) -> Self {
+        Self { stream, written: 0 }
+    }
+
+    /// The connection itself.
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    fn count(&mut self, written: io::Result<usize>) -> io::Result<usize> {
+        self.written += *written.as_ref().unwrap_or(&0) as u64;
+        written
+    }
 }
 
 impl Downstream {
@@ -58,8 +82,48 @@ impl Upstream {
     pub(crate) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(stream) => stream.get_ref().0.tcp(),
         }
+    }
+
+    /// Bytes that TLS has written to the connection so far; `None`: what is written goes there as it is.
+    pub(crate) fn sealed(&self) -> Option<u64> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => Some(stream.get_ref().0.written),
+        }
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf).map(|written| self.count(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs).map(|written| self.count(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -17,6 +17,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 
+mod unacknowledged;
+
+pub(crate) use unacknowledged::unacknowledged;
+
 /// How long an idle connection waits before the kernel asks whether its peer is still there, and between two questions.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Unanswered questions after which a peer counts as gone.
@@ -197,12 +201,20 @@ pub(crate) fn end_on_drop(stream: &TcpStream) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::net::Ipv4Addr;
+
+    use socket2::SockFilter;
 
     use super::*;
 
     const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    /// The socket receives nothing any more, as if all were under way.
+    pub(crate) fn deafen(stream: &TcpStream) {
+        // BPF_RET | BPF_K, of which nothing: no segment passes.
+        SockRef::from(stream).attach_filter(&[SockFilter::new(0x06, 0, 0, 0)]).unwrap();
+    }
 
     fn local(listener: &std::net::TcpListener) -> SocketAddr {
         listener.local_addr().unwrap()

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, client, server};
 
 use super::{Connector, GatewayTls, MeshProtocol, MeshTls, TlsError};
-use crate::io::Replay;
+use crate::io::{Counted, Replay};
 
 /// What a finished handshake told.
 #[derive(Clone, Debug)]
@@ -79,14 +79,14 @@ pub async fn connect(
     stream: TcpStream,
     name: ServerName<'static>,
     bound: Duration,
-) -> Result<(client::TlsStream<TcpStream>, TlsInfo), TlsError> {
+) -> Result<(client::TlsStream<Counted>, TlsInfo), TlsError> {
     let state = &*connector.0;
     let tls = state.connector.as_ref().map_err(TlsError::clone)?;
     let sni = match &name {
         ServerName::DnsName(name) => Some(Arc::from(name.as_ref())),
         _ => None,
     };
-    let stream = bounded(bound, tls.connect(name, stream), Some(&state.own)).await?;
+    let stream = bounded(bound, tls.connect(name, Counted::new(stream)), Some(&state.own)).await?;
     let (_, connection) = stream.get_ref();
     let info = TlsInfo {
         peer: judge(connection, &state.verifier, &state.own, SystemTime::now())?,

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{client, server};
 
 use super::*;
-use crate::io::Replay;
+use crate::io::{Counted, Replay};
 
 const BOUND: Duration = Duration::from_secs(10);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -77,7 +77,7 @@ async fn pair() -> (TcpStream, TcpStream) {
     (client.unwrap(), accepted.unwrap().0)
 }
 
-type Client = Result<(client::TlsStream<TcpStream>, TlsInfo), TlsError>;
+type Client = Result<(client::TlsStream<Counted>, TlsInfo), TlsError>;
 type Server = Result<(server::TlsStream<Replay<TcpStream>>, TlsInfo), TlsError>;
 
 async fn shake(connector: &Connector, tls: &MeshTls) -> (Client, Server) {
@@ -87,7 +87,7 @@ async fn shake(connector: &Connector, tls: &MeshTls) -> (Client, Server) {
 }
 
 /// Both ends of a connection over which a request asks to leave HTTP.
-pub(crate) async fn connected() -> (client::TlsStream<TcpStream>, server::TlsStream<Replay<TcpStream>>) {
+pub(crate) async fn connected() -> (client::TlsStream<Counted>, server::TlsStream<Replay<TcpStream>>) {
     let ca = Ca::new();
     let connector = MeshTls::new(ca.identity("storefront")).connector(&[id("catalog")], Offer::Upgrade);
     let (client, server) = shake(&connector, &MeshTls::new(ca.identity("catalog"))).await;

@@ -231,7 +231,7 @@ async fn dial_once(
             let live = Some(worker.shook_hands(TlsSide::Client, &info));
             if matches!(info.protocol, Some(MeshProtocol::RemoraH2 | MeshProtocol::IstioH2)) {
                 // Its other end always reads, so silence means that it is gone. A socket that is closed already says so later.
-                let _ = socket::bound_unacknowledged(stream.get_ref().0);
+                let _ = socket::bound_unacknowledged(stream.get_ref().0.tcp());
             }
             Ok(Dialled { io: Upstream::Tls(Box::new(stream)), protocol: info.protocol, live })
         }

@@ -191,8 +191,8 @@ async fn exchange_h1(
     informational: &Informational,
 ) -> Result<(ResponseHead, Body), Failure> {
     let answered = sender.send(&head, body, informational).await;
-    answered.map_err(|Unanswered { why, unwritten, body }| Failure {
-        error: at.http1(why, unwritten),
+    answered.map_err(|Unanswered { why, unprocessed, body }| Failure {
+        error: at.http1(why, unprocessed),
         request: body.map(|body| Box::new((head, body))),
     })
 }

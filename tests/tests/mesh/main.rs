@@ -14,6 +14,7 @@ mod bad_input;
 mod balance;
 mod bounds;
 mod breakers;
+mod closes;
 mod crowd;
 mod detection;
 mod early;

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -16,7 +17,7 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::encode;
 use super::framing::Framing;
-use super::parse::{self, Asked, InvalidHead, Limits, ParsedResponse};
+use super::parse::{self, Asked, Limits, ParsedResponse};
 use super::wire::{Output, Reader, Wire};
 use super::writer::Writer;
 use crate::http::body::{Body, BodyError, RequestBody};
@@ -29,8 +30,10 @@ use crate::upstream::{Lease, STALLED, Upgrade, UpstreamConnection};
 use crate::worker::Share;
 
 mod answer;
+mod unanswered;
 
 pub(crate) use answer::ResponseReader;
+pub(crate) use unanswered::{Unanswered, Why};
 
 /// An idle connection is retired this much before its server would close it: a request may be on its way by then.
 const EARLY: Duration = Duration::from_secs(1);
@@ -43,34 +46,6 @@ pub(crate) struct Sender {
     live: Option<Rc<LiveConnection>>,
 }
 
-/// A request that got no answer.
-#[derive(Debug)]
-pub(crate) struct Unanswered {
-    pub(crate) why: Why,
-    /// Whether nothing of it was written.
-    pub(crate) unwritten: bool,
-    /// Its body, where it may be sent again: it was not written, or doing it twice changes nothing, and it met a
-    /// connection that its server had closed (RFC 9110 section 9.2.2).
-    pub(crate) body: Option<RequestBody>,
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Why {
-    /// The connection ended.
-    #[error("{0}")]
-    Closed(String),
-    /// What came is no answer.
-    #[error("{0}")]
-    Invalid(InvalidHead),
-    /// What came is no answer to this.
-    #[error("{0}")]
-    Misplaced(&'static str),
-    /// The request itself broke off.
-    #[error("{0}")]
-    Request(BodyError),
-}
-
 struct Inner {
     wire: Wire<Upstream>,
     limits: Limits,
@@ -81,8 +56,12 @@ struct Inner {
     scanned: usize,
     /// Whether a request was answered on it before.
     used: bool,
+    /// What TLS had written before the request under way.
+    sealed: Option<u64>,
     /// Whether anything was read since the request under way began.
     heard: bool,
+    /// Whether its server ended its side since then.
+    ended: bool,
     /// Why nothing more can be written.
     unwritable: Option<String>,
     /// Whether its server keeps it for another request.
@@ -123,7 +102,9 @@ impl Sender {
             reader: Reader::Done,
             scanned: 0,
             used: false,
+            sealed: None,
             heard: false,
+            ended: false,
             unwritable: None,
             kept: true,
             idle: None,
@@ -248,32 +229,25 @@ impl Inner {
     fn begin(&mut self, head: &RequestHead, body: RequestBody) {
         let framing = framing(head, &body);
         self.output.begin();
+        self.sealed = self.wire.stream.sealed();
         self.output.text(|text| encode::request(text, head, framing));
         self.upload = Some(Upload { body, writer: Writer::new(framing) });
-        (self.heard, self.scanned) = (false, 0);
+        (self.heard, self.ended, self.scanned) = (false, false, 0);
     }
 
     fn is_sent(&self) -> bool {
         self.upload.is_none() && self.output.is_empty()
     }
 
+    fn sent(&mut self) {
+        if self.upload.take().is_some_and(|upload| !upload.writer.is_repeatable()) {
+            self.output.forget();
+        }
+    }
+
     /// Whether the kernel knows that the server closed it, which the runtime may not have noticed yet.
     fn is_stale(&self) -> bool {
         self.used && socket::has_input(self.wire.stream.tcp())
-    }
-
-    fn unanswered(&mut self, why: Why, repeatable: bool) -> Unanswered {
-        self.kept = false;
-        let closed = matches!(why, Why::Closed(_));
-        let unwritten = closed && !self.output.has_begun();
-        let body = match self.upload.take() {
-            Some(Upload { body, writer }) if unwritten && writer.is_repeatable() => {
-                Some(body.after(self.output.take_data()))
-            }
-            _ if closed && repeatable && self.used && !self.heard => Some(RequestBody::empty()),
-            _ => None,
-        };
-        Unanswered { why, unwritten, body }
     }
 
     /// Sends what there is to send.
@@ -288,16 +262,11 @@ impl Inner {
             };
             let full = !self.output.has_room();
             match self.wire.poll_write(&mut self.output, cx) {
-                Poll::Ready(Ok(())) if taken => self.upload = None,
+                Poll::Ready(Ok(())) if taken => self.sent(),
                 Poll::Ready(Ok(())) if full => {}
                 Poll::Ready(Ok(())) | Poll::Pending => break,
                 // There may be an answer all the same.
-                Poll::Ready(Err(error)) => {
-                    self.unwritable = Some(error.to_string());
-                    if let Upstream::Tls(_) = self.wire.stream {
-                        self.output.doubt();
-                    }
-                }
+                Poll::Ready(Err(error)) => self.unwritable = Some(error.to_string()),
             }
         }
         Ok(())
@@ -339,12 +308,20 @@ impl Inner {
                 }
             }
             let closed = match ready!(self.wire.poll_fill(cx)) {
-                Ok(0) => "it was closed".to_owned(),
+                Ok(0) => {
+                    self.ended = true;
+                    "it was closed".to_owned()
+                }
                 Ok(_) => {
                     self.heard = true;
+                    self.output.forget();
                     continue;
                 }
-                Err(error) => error.to_string(),
+                Err(error) => {
+                    // TLS was not told, but its connection has ended.
+                    self.ended = error.kind() == ErrorKind::UnexpectedEof;
+                    error.to_string()
+                }
             };
             return Poll::Ready(Err(Why::Closed(self.unwritable.take().unwrap_or(closed))));
         }

@@ -27,6 +27,9 @@ const LEAST_ROOM: usize = 1024;
 const PIECES: usize = 16;
 /// Bytes on their way out beyond which nothing more is taken from a body.
 const MOST_OUTPUT: usize = 64 * 1024;
+/// Bytes of a body that are kept beyond their writing, and in how many parts: each holds the buffer it was read into.
+const MOST_KEPT: usize = 64 * 1024;
+const MOST_PARTS: usize = 64;
 
 /// A connection's stream and what was read of it.
 #[derive(Debug)]
@@ -88,31 +91,31 @@ pub(super) struct Output {
     unflushed: bool,
     /// Bytes of the message that were written.
     written: u64,
-    /// Whether some of it may have left without being counted.
-    doubtful: bool,
+    /// Whether the parts of its body can be had back, as far as they were written.
+    keeps: bool,
+    kept: Vec<Bytes>,
+    kept_size: usize,
 }
 
 #[derive(Debug)]
 enum Piece {
     /// So many bytes of the text.
     Text(usize),
-    Data(Bytes),
+    /// A part of a body, of which so many bytes were written.
+    Data(Bytes, usize),
 }
 
 impl Output {
-    /// A new message begins.
+    /// A new message begins. What is written of its body is kept until [`forget`](Self::forget) is called, or it is too much.
     pub(super) fn begin(&mut self) {
-        (self.written, self.doubtful) = (0, false);
+        self.forget();
+        (self.written, self.keeps) = (0, true);
     }
 
-    /// A write failed in a stream that takes more at a time than it passes on at a time: some of it may be on its way.
-    pub(super) fn doubt(&mut self) {
-        self.doubtful = true;
-    }
-
-    /// Whether something of the message was written, or may have been.
-    pub(super) fn has_begun(&self) -> bool {
-        self.written > 0 || self.doubtful
+    /// What is written is kept no more.
+    pub(super) fn forget(&mut self) {
+        (self.keeps, self.kept_size) = (false, 0);
+        self.kept.clear();
     }
 
     /// Bytes of the message that were written.
@@ -138,7 +141,7 @@ impl Output {
     pub(super) fn data(&mut self, data: Bytes) {
         if !data.is_empty() {
             self.size += data.len();
-            self.pieces.push_back(Piece::Data(data));
+            self.pieces.push_back(Piece::Data(data, 0));
         }
     }
 
@@ -152,10 +155,12 @@ impl Output {
         self.size == 0 && !self.unflushed
     }
 
-    /// Takes the parts of bodies back; the text is gone.
-    pub(super) fn take_data(&mut self) -> VecDeque<Bytes> {
-        let pieces = std::mem::take(self).pieces.into_iter();
-        pieces.filter_map(|piece| if let Piece::Data(data) = piece { Some(data) } else { None }).collect()
+    /// Takes the parts of the body back, unless something that was written of it was not kept; the text is gone.
+    pub(super) fn take_data(&mut self) -> Option<VecDeque<Bytes>> {
+        let Self { pieces, kept, keeps, .. } = std::mem::take(self);
+        let left = pieces.into_iter();
+        let left = left.filter_map(|piece| if let Piece::Data(data, _) = piece { Some(data) } else { None });
+        keeps.then(|| kept.into_iter().chain(left).collect())
     }
 
     fn poll_write_to<S: AsyncWrite>(&mut self, mut stream: Pin<&mut S>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -168,7 +173,7 @@ impl Output {
                         text += size;
                         IoSlice::new(&self.text[text - size..text])
                     }
-                    Piece::Data(data) => IoSlice::new(data),
+                    Piece::Data(data, written) => IoSlice::new(&data[*written..]),
                 };
             }
             let count = self.pieces.len().min(PIECES);
@@ -196,9 +201,9 @@ impl Output {
         self.size -= count;
         while count > 0 {
             let piece = self.pieces.front_mut().expect("no more is written than there is");
-            let (size, whole) = match piece {
-                Piece::Text(size) => (*size, *size <= count),
-                Piece::Data(data) => (data.len(), data.len() <= count),
+            let size = match piece {
+                Piece::Text(size) => *size,
+                Piece::Data(data, written) => data.len() - *written,
             };
             let taken = size.min(count);
             count -= taken;
@@ -207,12 +212,25 @@ impl Output {
                     self.text.advance(taken);
                     *size -= taken;
                 }
-                Piece::Data(data) if !whole => data.advance(taken),
-                Piece::Data(_) => {}
+                Piece::Data(_, written) => *written += taken,
             }
-            if whole {
-                self.pieces.pop_front();
+            if taken == size
+                && let Some(Piece::Data(data, _)) = self.pieces.pop_front()
+            {
+                self.keep(data);
             }
+        }
+    }
+
+    fn keep(&mut self, data: Bytes) {
+        if !self.keeps {
+            return;
+        }
+        self.kept_size += data.len();
+        if self.kept_size <= MOST_KEPT && self.kept.len() < MOST_PARTS {
+            self.kept.push(data);
+        } else {
+            self.forget();
         }
     }
 }
@@ -323,10 +341,10 @@ mod tests {
             output.data(Bytes::from(format!("data {round} ")));
             wanted += &format!("{text}more data {round} ");
         }
-        assert!(!output.is_empty() && !output.has_begun());
+        assert!(!output.is_empty() && output.written_bytes() == 0);
         let write = async {
             poll_fn(|cx| wire.poll_write(&mut output, cx)).await.unwrap();
-            assert!(output.is_empty() && output.has_begun());
+            assert!(output.is_empty() && output.written_bytes() > 0);
             drop(wire);
         };
         let mut read = String::new();

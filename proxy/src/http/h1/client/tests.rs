@@ -5,12 +5,13 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Version};
 use http_body_util::BodyExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::*;
 use crate::http::Spelling;
+use crate::http::h1::parse::InvalidHead;
 use crate::telemetry::{ByteCounter, UpstreamMetrics, UpstreamProtocol};
 use crate::worker::{Files, Need};
 
@@ -51,7 +52,7 @@ async fn send(sender: &Sender, method: Method, body: RequestBody) -> Result<(Res
 }
 
 /// Reads the server's end up to `end`.
-async fn until(server: &mut TcpStream, end: &str) -> String {
+async fn until(server: &mut (impl AsyncRead + Unpin), end: &str) -> String {
     let mut text = Vec::new();
     while !text.ends_with(end.as_bytes()) {
         let byte = server.read_u8().await.unwrap_or_else(|_| panic!("{:?}", String::from_utf8_lossy(&text)));
@@ -60,12 +61,16 @@ async fn until(server: &mut TcpStream, end: &str) -> String {
     String::from_utf8(text).unwrap()
 }
 
-async fn say(server: &mut TcpStream, text: &str) {
+async fn say(server: &mut (impl AsyncWrite + Unpin), text: &str) {
     server.write_all(text.as_bytes()).await.unwrap();
 }
 
 /// Has one GET answered with `answer`, whose body is read.
-async fn answered(sender: &Sender, server: &mut TcpStream, answer: &str) -> (ResponseHead, Bytes) {
+async fn answered(
+    sender: &Sender,
+    server: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    answer: &str,
+) -> (ResponseHead, Bytes) {
     let (got, ()) = tokio::join!(send(sender, Method::GET, RequestBody::empty()), async {
         until(server, "\r\n\r\n").await;
         say(server, answer).await;
@@ -124,9 +129,9 @@ async fn a_closed_connection_costs_only_what_may_not_be_done_twice() {
             until(&mut server, &format!("\r\n\r\n{text}")).await;
             drop(server);
         });
-        let Unanswered { why, unwritten, body } = got.unwrap_err();
+        let Unanswered { why, unprocessed, body } = got.unwrap_err();
         assert!(matches!(why, Why::Closed(_)), "{why}");
-        assert_eq!((unwritten, body.is_some()), (false, again), "{method} {text:?} used: {used}");
+        assert_eq!((unprocessed, body.is_some()), (false, again), "{method} {text:?} used: {used}");
     }
 }
 
@@ -136,23 +141,98 @@ async fn a_request_comes_back_whole_from_a_connection_closed_before_it() {
     answered(&sender, &mut server, OK).await;
     drop(server);
     noticed(&sender).await;
-    let Unanswered { unwritten, body, .. } = send(&sender, Method::POST, full("hello")).await.unwrap_err();
-    assert!(unwritten);
+    let Unanswered { unprocessed, body, .. } = send(&sender, Method::POST, full("hello")).await.unwrap_err();
+    assert!(unprocessed);
     assert_eq!(body.unwrap().collect().await.unwrap().to_bytes(), "hello");
 }
 
+/// What becomes of a request that its server ends under way: after it was `heard`, or before it received anything of it.
+async fn met_an_end(used: bool, heard: bool, reset: bool, request: RequestBody) -> (bool, Option<Bytes>) {
+    let (sender, mut server) = connection().await;
+    if used {
+        answered(&sender, &mut server, OK).await;
+    }
+    if !heard {
+        socket::tests::deafen(&server);
+    }
+    let (got, ()) = tokio::join!(send(&sender, Method::POST, request), async {
+        if heard {
+            until(&mut server, "\r\n\r\n").await;
+        } else {
+            let written = || socket::unacknowledged(sender.inner.borrow().wire.stream.tcp()).unwrap() > 0;
+            poll_fn(|cx| if written() { Poll::Ready(()) } else { wake(cx) }).await;
+        }
+        if reset {
+            socket::abort_on_drop(&server).unwrap();
+        }
+        drop(server);
+    });
+    let Unanswered { why, unprocessed, body } = got.unwrap_err();
+    assert!(matches!(why, Why::Closed(_)), "{why}");
+    let body = match body {
+        Some(body) => Some(body.collect().await.unwrap().to_bytes()),
+        None => None,
+    };
+    (unprocessed, body)
+}
+
+fn wake(cx: &Context<'_>) -> Poll<()> {
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
 #[tokio::test]
-async fn what_tls_was_given_to_write_may_have_been_written() {
+async fn a_request_that_its_server_never_received_comes_back_whole() {
+    let whole = |text: &'static str| (true, Some(Bytes::from(text)));
+    assert_eq!(met_an_end(true, false, false, RequestBody::empty()).await, whole(""));
+    assert_eq!(met_an_end(true, false, false, full("hello")).await, whole("hello"));
+    assert_eq!(met_an_end(true, true, false, full("hello")).await, (false, None), "it had the head");
+    assert_eq!(met_an_end(true, false, true, full("hello")).await, (false, None), "a reset proves nothing");
+    assert_eq!(
+        met_an_end(false, false, false, full("hello")).await,
+        (false, None),
+        "nor does a new connection that fails"
+    );
+    assert_eq!(met_an_end(true, false, false, full(vec![0; 100_000])).await, (true, None), "too much was sent to keep");
+}
+
+#[tokio::test]
+async fn what_tls_has_sent_is_counted_as_it_was_sent() {
+    for heard in [false, true] {
+        let (client, mut server) = crate::tls::tests::connected().await;
+        let sender = sender(Upstream::Tls(Box::new(client)));
+        answered(&sender, &mut server, OK).await;
+        if !heard {
+            socket::tests::deafen(&server.get_ref().0.stream);
+        }
+        let (got, ()) = tokio::join!(send(&sender, Method::POST, full("hello")), async {
+            if heard {
+                until(&mut server, "\r\n\r\nhello").await;
+            } else {
+                let written = || socket::unacknowledged(sender.inner.borrow().wire.stream.tcp()).unwrap() > 0;
+                poll_fn(|cx| if written() { Poll::Ready(()) } else { wake(cx) }).await;
+            }
+            drop(server);
+        });
+        let Unanswered { why, unprocessed, body } = got.unwrap_err();
+        assert!(matches!(why, Why::Closed(_)), "{why}");
+        assert_eq!((unprocessed, body.is_some()), (!heard, !heard));
+    }
+}
+
+#[tokio::test]
+async fn what_tls_was_given_and_has_not_sent_comes_back() {
     let (plain, server) = connection().await;
     let (client, over_tls) = crate::tls::tests::connected().await;
     socket::abort_on_drop(&server).unwrap();
     socket::abort_on_drop(&over_tls.get_ref().0.stream).unwrap();
     drop((server, over_tls));
     let tls = sender(Upstream::Tls(Box::new(client)));
-    for (sender, again) in [(plain, true), (tls, false)] {
-        let Unanswered { why, unwritten, body } = send(&sender, Method::POST, full("hello")).await.unwrap_err();
+    for sender in [plain, tls] {
+        let Unanswered { why, unprocessed, body } = send(&sender, Method::POST, full("hello")).await.unwrap_err();
         assert!(matches!(why, Why::Closed(_)), "{why}");
-        assert_eq!((unwritten, body.is_some()), (again, again));
+        assert!(unprocessed);
+        assert_eq!(body.unwrap().collect().await.unwrap().to_bytes(), "hello");
     }
 }
 
