@@ -169,7 +169,7 @@ impl HttpConnection {
         match forwarded {
             Ok((mut response, timeout)) => {
                 match response.upgrade {
-                    None => fields::strip_hop_by_hop(&mut response.head.headers),
+                    None => fields::strip_response(&mut response.head),
                     Some(_) => fields::strip_hop(&mut response.head.headers),
                 }
                 if self.trust.hop {

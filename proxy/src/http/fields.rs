@@ -17,6 +17,8 @@ static FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-
 pub(super) static HOP: HeaderName = HeaderName::from_static("x-remora-hop");
 /// The request reached no application, so it had no effect.
 const UNDELIVERED: &str = "undelivered";
+/// Before what a 426 says to upgrade to: HTTP/2 has no field for it.
+const UPGRADE: &[u8] = b"upgrade ";
 /// The response flag and the sentence of an error the proxy made.
 static REASON: HeaderName = HeaderName::from_static("x-remora-reason");
 
@@ -144,6 +146,29 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes the same of a response, except for what a 426 says that its client must upgrade to (RFC 9110 section 15.5.22).
+pub(crate) fn strip_response(head: &mut ResponseHead) {
+    let protocols = take_upgrade(head);
+    strip_hop_by_hop(&mut head.headers);
+    put_upgrade(head, protocols);
+}
+
+/// What a 426 says to upgrade to; without it where HTTP/2 is to carry it (RFC 9113 section 8.2.2).
+pub(super) fn take_upgrade(head: &mut ResponseHead) -> Vec<HeaderValue> {
+    if head.status != StatusCode::UPGRADE_REQUIRED {
+        return Vec::new();
+    }
+    let protocols = head.headers.get_all(header::UPGRADE).iter().cloned().collect();
+    head.headers.remove(header::UPGRADE);
+    protocols
+}
+
+fn put_upgrade(head: &mut ResponseHead, protocols: Vec<HeaderValue>) {
+    for protocol in protocols {
+        head.headers.append(header::UPGRADE, protocol);
+    }
+}
+
 fn strip_connection(headers: &mut HeaderMap) {
     let mut names: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -174,17 +199,27 @@ pub(crate) fn mark_hop(head: &RequestHead, headers: &mut HeaderMap) {
     headers.insert(&HOP, head.spelling.to_hop(head.version));
 }
 
-/// Tells our own sidecar at the other end how an HTTP/1 response was written, where that is not as HTTP/2 writes it.
+/// Tells our own sidecar at the other end how an HTTP/1 response was written, where that is not as HTTP/2 writes it, and what a 426 says
+/// to upgrade to.
 pub(crate) fn mark_spelling(head: &mut ResponseHead) {
     if head.spelling != Spelling::default() {
         head.headers.insert(&HOP, head.spelling.to_hop(head.version));
     }
+    for protocol in take_upgrade(head) {
+        let value = HeaderValue::from_bytes(&[UPGRADE, protocol.as_bytes()].concat());
+        head.headers.append(&HOP, value.expect("a field's value behind a word is a field's value"));
+    }
 }
 
-/// Learns from our own sidecar how an HTTP/1 response was written.
+/// Learns that from our own sidecar.
 pub(crate) fn learn_spelling(head: &mut ResponseHead) {
     if let Some((_, spelling)) = head.headers.get(&HOP).and_then(Spelling::of_response) {
         head.spelling = spelling;
+    }
+    if head.status == StatusCode::UPGRADE_REQUIRED {
+        let told = head.headers.get_all(&HOP).iter().filter_map(|value| value.as_bytes().strip_prefix(UPGRADE));
+        let protocols = told.filter_map(|protocol| HeaderValue::from_bytes(protocol).ok()).collect();
+        put_upgrade(head, protocols);
     }
 }
 

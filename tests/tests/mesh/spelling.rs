@@ -46,6 +46,23 @@ fn targets_that_no_uri_has_arrive_as_they_were_written() {
     });
 }
 
+const REQUIRED: &str =
+    "HTTP/1.1 426 Upgrade Required\r\nUpgrade: echo/2\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nno";
+
+#[test]
+fn what_a_426_requires_reaches_clients_of_http1() {
+    both(|mut pair| {
+        let _heads = answering(&mut pair, REQUIRED);
+        let mut wire = open(&pair);
+        for _ in 0..2 {
+            let answer = wire.get("/", &[]);
+            let required = (answer.code, answer.header("upgrade"), answer.header("connection"));
+            assert_eq!(required, (426, Some("echo/2"), Some("upgrade")), "{answer:?}");
+            assert!(!answer.head.to_lowercase().contains("x-remora-"), "{answer:?}");
+        }
+    });
+}
+
 #[test]
 fn trailers_pass_both_ways() {
     both(|mut pair| {

@@ -79,6 +79,34 @@ fn a_response_says_why_nothing_was_delivered() {
 }
 
 #[test]
+fn what_a_426_requires_crosses_the_hop_and_nothing_else_does() {
+    let told = |head: &ResponseHead| {
+        let fields = head.headers.get_all(header::UPGRADE).iter();
+        fields.map(|value| value.to_str().unwrap()).collect::<Vec<_>>().join("; ")
+    };
+    for (status, expected) in [(426, "TLS/1.3, websocket; echo"), (200, "")] {
+        let mut spelling = Spelling::default();
+        spelling.learn("ETag", true);
+        let fields = [("upgrade", "TLS/1.3, websocket"), ("connection", "upgrade"), ("upgrade", "echo")];
+        let mut head = ResponseHead {
+            status: StatusCode::from_u16(status).unwrap(),
+            version: Version::HTTP_11,
+            headers: head(&fields).headers,
+            spelling: spelling.clone(),
+        };
+        strip_response(&mut head);
+        assert_eq!((&told(&head)[..], head.headers.contains_key(header::CONNECTION)), (expected, false));
+        mark_spelling(&mut head);
+        assert!(!head.headers.contains_key(header::UPGRADE), "HTTP/2 has no such field");
+        head.spelling = Spelling::default();
+        learn_spelling(&mut head);
+        strip_response(&mut head);
+        assert_eq!((&told(&head)[..], &head.spelling), (expected, &spelling));
+        assert!(!head.headers.contains_key(&HOP));
+    }
+}
+
+#[test]
 fn a_claimed_caller_is_replaced_or_removed() {
     let mut plaintext = head(&[("x-forwarded-client-cert", "URI=spiffe://evil/x")]);
     receive(&mut plaintext, &Trust::default());

@@ -116,17 +116,21 @@ pub fn response(
         _ => None,
     };
     let mut writer = Writer { out, spelling: &head.spelling, length };
+    // Whoever sends Upgrade names it in Connection (RFC 9110 section 7.8).
+    let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    let required = head.status == StatusCode::UPGRADE_REQUIRED && head.headers.contains_key(header::UPGRADE);
     for (name, value) in &head.headers {
         match *name {
             header::CONTENT_LENGTH if own_length && framing == Framing::Empty => writer.field(name, value.as_bytes()),
-            header::UPGRADE if head.status != StatusCode::SWITCHING_PROTOCOLS => {}
+            header::UPGRADE if !switching && !required => {}
             _ => writer.end_to_end(name, value.as_bytes()),
         }
     }
     writer.length();
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+    if switching || required {
         writer.field(&header::CONNECTION, b"upgrade");
-    } else if close && !interim {
+    }
+    if close && !interim {
         writer.field(&header::CONNECTION, b"close");
     } else if old && !interim {
         writer.field(&header::CONNECTION, b"keep-alive");

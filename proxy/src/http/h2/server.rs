@@ -265,7 +265,8 @@ async fn answer(
     }
 }
 
-fn response(head: ResponseHead) -> http::Response<()> {
+fn response(mut head: ResponseHead) -> http::Response<()> {
+    fields::take_upgrade(&mut head);
     let mut response = http::Response::new(());
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;

@@ -158,6 +158,16 @@ fn responses_end_where_the_client_can_see_it() {
     ] {
         assert_eq!(answered(text, asked, close, downstream), expected, "{text}");
     }
+    for (close, more) in [(false, ""), (true, "Connection: close\r\n")] {
+        let text =
+            "HTTP/1.1 426 Upgrade Required\r\nUpgrade: echo/2\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n";
+        let expected =
+            "HTTP/1.1 426 Upgrade Required\r\nUpgrade: echo/2\r\nContent-Length: 0\r\nConnection: upgrade\r\n";
+        assert_eq!(answered(text, get, close, new), format!("{expected}{more}\r\n"));
+    }
+    let text = "HTTP/1.1 426 Upgrade Required\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n";
+    let expected = "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(answered(text, get, false, new), expected);
     let upgrade = Asked { upgrade: true, ..get };
     let text = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
     let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n";
