@@ -260,7 +260,7 @@ async fn exchange_h2(
                 return Poll::Ready(Err(at.broke("informational responses too many, or a 101")));
             }
         }
-        Pin::new(&mut response).poll(cx).map_err(&broken)
+        Pin::new(&mut response).poll(cx).map_err(broken)
     });
     let answered = response.await;
     let answered = answered.and_then(|answer| h2::response_parts(answer, shared.ours).map_err(|why| at.broke(why)));
