@@ -6,6 +6,7 @@ pub(crate) mod fields;
 pub mod h1;
 pub(crate) mod h2;
 pub mod head;
+mod held;
 pub(crate) mod informational;
 pub(crate) mod resend;
 pub mod spelling;

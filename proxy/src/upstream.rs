@@ -153,7 +153,7 @@ pub(crate) async fn send(
         let address = picked.address();
         let mut attempt = telemetry.attempt(&cluster.metrics, address, &mut head.headers);
         let checking = checkout(worker, cluster, &picked, (hop, caller, need), tries.meets_ends());
-        let checked = within(bound, cluster.name(), pin!(checking)).await;
+        let checked = within(bound, cluster.name(), pin!(body.wait_for(pin!(checking)))).await;
         let checked = match checked {
             Ok(checked) => checked,
             Err(Failure { error, .. }) if error.is_of_no_endpoint() => {

@@ -1,6 +1,7 @@
 //! Message bodies: frames move through, they are not copied.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use http_body::{Frame, SizeHint};
 use super::h1::chunked::InvalidBody;
 use super::h1::client::ResponseReader;
 use super::h1::downstream::RequestReader;
+use super::held::Held;
 use super::stall::Stall;
 use super::trailers;
 use crate::telemetry::ByteCounter;
@@ -64,18 +66,29 @@ pub struct H2Body {
     /// Our own sidecar is the peer: what its trailers say of their spelling is believed.
     hop: bool,
     data_ended: bool,
+    /// What came while there was no room for it. Its window is not given back yet.
+    held: Option<Box<Held>>,
 }
 
 impl Body {
     /// The body of an HTTP/2 stream, of a `hop` where our own sidecar is the peer; empty where its head ended it.
     pub fn from_h2(stream: h2::RecvStream, hop: bool) -> Self {
-        if stream.is_end_stream() { Self::Empty } else { Self::H2(H2Body { stream, hop, data_ended: false }) }
+        if stream.is_end_stream() {
+            Self::Empty
+        } else {
+            Self::H2(H2Body { stream, hop, data_ended: false, held: None })
+        }
     }
 
-    /// Goes on with the request that it answers, where that needs it, while there is no room for more of it. Completes where it ends
-    /// with that.
-    pub(crate) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        if let Self::H1Response(body) = self { body.poll_upload(cx) } else { Poll::Pending }
+    /// Asked while there is no room for more of it, so that its connection goes on for others: the request that it answers is sent,
+    /// and what comes of a stream is held. Completes where it ends with that.
+    pub(crate) fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        match self {
+            Self::H1Response(body) => return body.poll_upload(cx),
+            Self::H2(body) => body.hold(cx),
+            Self::Empty | Self::Full(_) | Self::H1Request(_) => {}
+        }
+        Poll::Pending
     }
 }
 
@@ -92,12 +105,41 @@ impl From<h2::Error> for BodyError {
 }
 
 impl H2Body {
+    /// Takes what has come out of the h2 crate, which counts small frames against the whole connection until they are taken, and
+    /// ends it when there are many. The stream's window is as full as before, so it bounds what is held.
+    fn hold(&mut self, cx: &mut Context<'_>) {
+        while !self.data_ended {
+            match self.stream.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
+                Poll::Ready(Some(Ok(data))) => self.held.get_or_insert_default().push(data),
+                Poll::Ready(None) => self.data_ended = true,
+                // An error comes again behind what is held.
+                Poll::Ready(Some(Err(_))) | Poll::Pending => break,
+            }
+        }
+    }
+
+    fn take_held(&mut self) -> Option<Bytes> {
+        let data = self.held.as_mut()?.pop();
+        self.held.take_if(|held| held.is_empty());
+        data
+    }
+
+    /// Gives window back.
+    fn release(&mut self, size: usize) {
+        // Fails only for a stream that is gone, which the next poll reports.
+        let _ = self.stream.flow_control().release_capacity(size);
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(data) = self.take_held() {
+            self.release(data.len());
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
         if !self.data_ended {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    // Fails only for a stream that is gone, which the next poll reports.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    self.release(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
@@ -111,6 +153,14 @@ impl H2Body {
             }
             Ok(None) => Poll::Ready(None),
             Err(error) => Poll::Ready(Some(Err(error.into()))),
+        }
+    }
+}
+
+impl Drop for H2Body {
+    fn drop(&mut self) {
+        if let Some(held) = self.held.take() {
+            self.release(held.size());
         }
     }
 }
@@ -139,7 +189,7 @@ impl http_body::Body for Body {
             Self::Full(_) => false,
             Self::H1Request(body) => body.is_done(),
             Self::H1Response(body) => body.is_done(),
-            Self::H2(body) => body.stream.is_end_stream(),
+            Self::H2(body) => body.held.is_none() && body.stream.is_end_stream(),
         }
     }
 
@@ -180,6 +230,24 @@ impl RequestBody {
     pub fn after(mut self, mut passed: VecDeque<Bytes>) -> Self {
         passed.append(&mut self.again);
         Self { again: passed, ..self }
+    }
+
+    /// Asked while there is no room for more of it, as [`Body::poll_blocked`].
+    pub(crate) fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        self.body.poll_blocked(cx)
+    }
+
+    /// Waits for `work`, with no room for any of it meanwhile.
+    pub(crate) async fn wait_for<T>(&mut self, mut work: Pin<&mut impl Future<Output = T>>) -> T {
+        poll_fn(|cx| {
+            let done = work.as_mut().poll(cx);
+            if done.is_pending() {
+                // The body of a request does not break off by itself.
+                let _ = self.poll_blocked(cx);
+            }
+            done
+        })
+        .await
     }
 
     /// Whether there is no body at all.
@@ -224,3 +292,6 @@ impl http_body::Body for RequestBody {
         hint
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,11 @@ pub(crate) use server::serve;
 /// Streams one connection to an endpoint carries at a time. A connection's window has room for so many streams' windows.
 pub(crate) const MAX_STREAMS: u32 = 100;
 
+/// What the h2 crate lets small frames cost, for a connection that carries many clients' streams: no end of it. It reckons those that
+/// nobody has taken, which are taken as they come ([`H2Body`](crate::http::body::H2Body)), but also those of streams that were
+/// reset, and these for good: a connection that lives for days would end by them.
+const SHARED_FRAMES: usize = usize::MAX;
+
 /// Bytes of a stream that the h2 crate holds until its peer takes them: the peer's window may be large, and it need not read.
 const SEND_BUFFER: usize = 32 * 1024;
 

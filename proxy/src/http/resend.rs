@@ -112,8 +112,8 @@ impl http_body::Body for Lent {
 
 impl Timed for Lent {
     /// The exchange is bounded by its answer.
-    fn poll_blocked(self: Pin<&mut Self>, _: u64, _: &mut Context<'_>) -> Poll<BodyError> {
-        Poll::Pending
+    fn poll_blocked(self: Pin<&mut Self>, _: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
+        self.0.borrow_mut().body.poll_blocked(cx)
     }
 }
 

@@ -199,7 +199,7 @@ impl Timed for ResponseBody {
         let error = match timeout.map(|timeout| timeout.sleep.as_mut().poll(cx)) {
             Some(Poll::Ready(())) => BodyError::TimedOut,
             _ if self.stall.poll(sent + received, cx).is_ready() => BodyError::Stalled(self.stall.timeout()),
-            _ => match self.body.poll_upload(cx) {
+            _ => match self.body.poll_blocked(cx) {
                 Poll::Ready(error) => error,
                 Poll::Pending if self.is_retired(cx) => retired(),
                 Poll::Pending => return Poll::Pending,

@@ -202,13 +202,13 @@ async fn exchange_h2(
     host: &Host,
     stream: &Rc<Stream>,
     hop: Hop,
-    (mut head, body): (Box<RequestHead>, RequestBody),
+    (mut head, mut body): (Box<RequestHead>, RequestBody),
     upload: &mut Option<Upload>,
     informational: &Informational,
 ) -> Result<(ResponseHead, Body), Failure> {
     let shared = &stream.0;
     let mut sender = shared.sender.clone();
-    if let Err(error) = poll_fn(|cx| sender.poll_ready(cx)).await {
+    if let Err(error) = body.wait_for(pin!(poll_fn(|cx| sender.poll_ready(cx)))).await {
         host.discard(shared);
         return Err(Failure { error: at.closed(error.to_string(), true), request: Some(Box::new((head, body))) });
     }

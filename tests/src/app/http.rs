@@ -8,7 +8,7 @@
 //! | `/silent` | none, ever |
 //! | `/abort` | none: the connection ends |
 //! | `/bytes/N` | N bytes |
-//! | `/endless` | a body without an end, as fast as it is read |
+//! | `/endless`, `/endless/N` | a body without an end, as fast as it is read, in parts of N bytes |
 //! | `/status/N` | that status |
 //! | `/delay/MS` | its name, after that time |
 //! | `/upgrade` with `Upgrade`, or CONNECT with `:protocol` | 101 or 200, the callers it was told of in `x-callers`; then it is an echo |
@@ -96,7 +96,7 @@ async fn answer(
         "silent" => std::future::pending().await,
         "abort" => return Err(std::io::Error::other("asked to")),
         "bytes" => Response::new(full(vec![b'x'; value.parse().unwrap_or(0)])),
-        "endless" => Response::new(endless()),
+        "endless" => Response::new(endless(value.parse().unwrap_or(PIECE.len()))),
         "status" => {
             let mut response = Response::new(full(name));
             *response.status_mut() = value.parse().unwrap_or_default();
@@ -202,8 +202,10 @@ fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
-fn endless() -> Body {
-    static PIECE: [u8; 16_384] = [b'e'; 16_384];
-    let frames = tokio_stream::iter(std::iter::repeat_with(|| Ok(Frame::data(Bytes::from_static(&PIECE)))));
+static PIECE: [u8; 16_384] = [b'e'; 16_384];
+
+fn endless(size: usize) -> Body {
+    let part = &PIECE[..size.clamp(1, PIECE.len())];
+    let frames = tokio_stream::iter(std::iter::repeat_with(|| Ok(Frame::data(Bytes::from_static(part)))));
     BodyExt::boxed(StreamBody::new(frames))
 }

@@ -1,7 +1,7 @@
 //! HTTP/2 that is correct frame by frame and meant to exhaust, and HTTP/2 that would be something else in HTTP/1.
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener};
 
 use crate::bed::{Bed, Row, beds};
 use crate::frames::{
@@ -23,6 +23,7 @@ pub(crate) fn rows() -> Vec<Row> {
         Row { name: "continuation-flood", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: continuation_flood },
         Row { name: "empty-continuations", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: empty_continuations },
         Row { name: "empty-data", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: empty_data },
+        Row { name: "tiny-data", counter: HTTP2, run: tiny_data },
         Row { name: "settings-unread", counter: (VIOLATIONS, &[("reason", "not_read")]), run: settings_unread },
         Row { name: "pings-unread", counter: (VIOLATIONS, &[("reason", "not_read")]), run: pings_unread },
         Row { name: "priority-flood", counter: HTTP2, run: priority_flood },
@@ -67,6 +68,10 @@ beds! {
         "window-update-flood", "header-bomb", "cookie-crumbs", "large-heads", "too-many-streams", "half-a-preface",
         "malformed-frames", "malformed-fields", "malformed-pseudo-headers", "host-beside-another-authority", "length-without-a-body",
     ] => |rows| rows.run(&mut Bed::gateway());
+
+    gateway small_frames_to_a_service_that_does_not_read ["tiny-data"] => |rows| rows.run(&mut Bed::gateway_with(
+        |server| format!("    - {{path: /unread, endpoints: [\"{}\"], protocol: http}}\n", server.at(9001)), "", &[],
+    ));
 
     chain abuse_of_http2_through_two_sidecars [
         "rapid-reset", "server-sent-resets", "continuation-flood", "empty-continuations", "empty-data", "priority-flood",
@@ -176,6 +181,28 @@ fn empty_data(bed: &Bed) {
         }
     }
     calmed(&mut h2);
+}
+
+fn tiny_data(bed: &Bed) {
+    // Takes connections, and never a byte of them.
+    let listener = bed.server.enter(|| TcpListener::bind(bed.server.at(9001))).unwrap();
+    let before = bed.memory();
+    let mut h2 = bed.h2();
+    // Its settings are there, and acknowledged: 256 KiB a stream.
+    assert!(h2.settled() && h2.send(&frame(SETTINGS, 1, 0, b"")));
+    // A whole window each, which the endpoint does not read.
+    for _ in 0..2 {
+        let id = h2.stream_id();
+        h2.send(&frame(HEADERS, END_HEADERS, id, &request("POST", "/unread")));
+        for _ in 0..51 {
+            // No more at once than the h2 crate takes in before anybody looks.
+            assert!(h2.send(&frame(DATA, 0, id, b"x").repeat(5 * 1_024)) && h2.settled(), "the connection goes on");
+        }
+    }
+    let id = h2.ask(&get("/after"));
+    assert_eq!(h2.outcome(id), Outcome::Answer(200));
+    assert!(bed.memory() < before + 24e6, "{} bytes of memory, {before} before", bed.memory());
+    drop(listener);
 }
 
 /// Sends what must be answered, and reads nothing, until the proxy takes no more; then it must end the connection by itself.

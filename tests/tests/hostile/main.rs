@@ -24,6 +24,7 @@ const ROWS: [&str; 61] = [
     "continuation-flood",
     "empty-continuations",
     "empty-data",
+    "tiny-data",
     "settings-unread",
     "pings-unread",
     "priority-flood",

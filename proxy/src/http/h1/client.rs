@@ -264,12 +264,17 @@ impl Inner {
             match self.wire.poll_write(&mut self.output, cx) {
                 Poll::Ready(Ok(())) if taken => self.sent(),
                 Poll::Ready(Ok(())) if full => {}
-                Poll::Ready(Ok(())) | Poll::Pending => break,
+                // The rest of the body has not come yet.
+                Poll::Ready(Ok(())) => return Ok(()),
+                Poll::Pending => break,
                 // There may be an answer all the same.
                 Poll::Ready(Err(error)) => self.unwritable = Some(error.to_string()),
             }
         }
-        Ok(())
+        match self.upload.as_mut().map(|upload| upload.body.poll_blocked(cx)) {
+            Some(Poll::Ready(error)) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Sends what is left of a request whose answer is complete.

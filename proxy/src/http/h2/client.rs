@@ -11,7 +11,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, Version, header};
 use remora_model::HttpLimits;
 
-use super::{MAX_STREAMS, SEND_BUFFER, max_header_list};
+use super::{MAX_STREAMS, SEND_BUFFER, SHARED_FRAMES, max_header_list};
 use crate::http::body::Body;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::spelling::Spelling;
@@ -42,6 +42,7 @@ pub(crate) async fn connect(
         .initial_max_send_streams(if ours { MAX_STREAMS as usize } else { STREAMS_BEFORE_SETTINGS })
         .max_header_list_size(max_header_list(&limits, ours))
         .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(SHARED_FRAMES)
         .enable_push(false)
         .handshake(io)
         .await?;
@@ -133,8 +134,9 @@ pub(crate) fn informational(response: http::Response<()>) -> ResponseHead {
 #[cfg(test)]
 mod tests {
     use http::{HeaderName, HeaderValue};
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::{LocalSet, spawn_local};
     use tokio::time::Instant;
 
     use super::*;
@@ -152,6 +154,59 @@ mod tests {
             let (sender, _connection) = connect(Upstream::Plain(io), false, HttpLimits::default()).await.unwrap();
             assert_eq!((sender.current_max_send_streams(), begun.elapsed().as_millis()), (streams, waited.as_millis()));
         }
+    }
+
+    const PREFACE: usize = 24;
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS_FRAME: u8 = 4;
+
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+
+    /// Reads until a frame of each kind has come.
+    async fn until(server: &mut TcpStream, kinds: &[u8]) {
+        let (mut head, mut kinds) = ([0; 9], kinds.to_vec());
+        while !kinds.is_empty() {
+            server.read_exact(&mut head).await.unwrap();
+            kinds.retain(|kind| *kind != head[3]);
+            let size = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            server.read_exact(&mut vec![0; size as usize]).await.unwrap();
+        }
+    }
+
+    /// Answers 200, of the first request after its reset a byte in each of many frames, and of the second nothing more.
+    async fn belated(mut server: TcpStream) {
+        server.read_exact(&mut [0; PREFACE]).await.unwrap();
+        let head = |flags: u8, stream: u8| frame(HEADERS, 4 | flags, stream, &[0x88]);
+        until(&mut server, &[HEADERS]).await;
+        server.write_all(&[frame(SETTINGS_FRAME, 0, 0, &[]), head(0, 1)].concat()).await.unwrap();
+        until(&mut server, &[RST_STREAM, HEADERS]).await;
+        server.write_all(&frame(DATA, 0, 1, b"x").repeat(60_000)).await.unwrap();
+        server.write_all(&head(1, 3)).await.unwrap();
+        // It reads to the end.
+        let _ = server.read_to_end(&mut Vec::new()).await;
+    }
+
+    #[tokio::test]
+    async fn small_frames_of_a_stream_that_is_over_leave_its_connection_to_others() {
+        let asking = async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            spawn_local(belated(listener.accept().await.unwrap().0));
+            let (mut sender, connection) = connect(Upstream::Plain(client), true, HttpLimits::default()).await.unwrap();
+            spawn_local(async move {
+                let _ = connection.await;
+            });
+            for _ in 0..2 {
+                let request = http::Request::get("http://a/").body(()).unwrap();
+                let (answer, _) = sender.send_request(request, true).unwrap();
+                assert_eq!(answer.await.unwrap().status(), 200);
+            }
+        };
+        LocalSet::new().run_until(asking).await;
     }
 
     #[test]

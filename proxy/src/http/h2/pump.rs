@@ -2,13 +2,15 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
+use http_body::Frame;
 
 use crate::http::body::{BodyError, Timed};
 use crate::http::fields;
+use crate::http::held::{JOINED, SMALL};
 
 /// Moves a body into a stream, no faster than its window opens. Only of a `hop`, where our own sidecar is the peer, how trailers were
 /// written goes with them.
@@ -19,13 +21,13 @@ pub(crate) async fn pump<B>(send: &mut SendStream<Bytes>, mut body: Pin<&mut B>,
 where
     B: Timed,
 {
-    let mut sent = 0;
+    let (mut sent, mut ahead) = (0, None);
     loop {
         let frame = poll_fn(|cx| {
             if let Poll::Ready(reset) = send.poll_reset(cx) {
                 return Poll::Ready(Some(Err(reset.map_or_else(BodyError::from, BodyError::Reset))));
             }
-            body.as_mut().poll_frame(cx)
+            ahead.take().map_or_else(|| body.as_mut().poll_frame(cx), Poll::Ready)
         })
         .await;
         let frame = match frame {
@@ -39,8 +41,11 @@ where
             }
         };
         match frame.into_data() {
-            Ok(data) => {
-                let end = body.is_end_stream();
+            Ok(mut data) => {
+                if data.len() < SMALL {
+                    ahead = poll_fn(|cx| Poll::Ready(join(body.as_mut(), &mut data, cx))).await;
+                }
+                let end = ahead.as_ref().map_or_else(|| body.is_end_stream(), Option::is_none);
                 if let Err(error) = send_data(send, body.as_mut(), data, end, &mut sent).await {
                     send.send_reset(reset_reason(&error));
                     return Err(error);
@@ -59,6 +64,35 @@ where
             }
         }
     }
+}
+
+/// What a body has next; `None`: its end.
+type Next = Option<Result<Frame<Bytes>, BodyError>>;
+
+/// Appends to a small part those that are there already: a frame for each would cost both ends more than their bytes. Returns what
+/// comes behind them, where that is there, too.
+fn join<B: Timed>(mut body: Pin<&mut B>, data: &mut Bytes, cx: &mut Context<'_>) -> Option<Next> {
+    let mut joined = BytesMut::new();
+    let mut behind = None;
+    while joined.len() < JOINED && !body.is_end_stream() {
+        match body.as_mut().poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(|more| more.len() < SMALL) => {
+                if joined.is_empty() {
+                    joined.extend_from_slice(data);
+                }
+                joined.extend_from_slice(&frame.into_data().unwrap_or_default());
+            }
+            Poll::Ready(next) => {
+                behind = Some(next);
+                break;
+            }
+            Poll::Pending => break,
+        }
+    }
+    if !joined.is_empty() {
+        *data = joined.freeze();
+    }
+    behind
 }
 
 fn reset_reason(error: &BodyError) -> Reason {
@@ -126,6 +160,27 @@ mod tests {
             let mut send = respond.send_response(Response::new(()), false).unwrap();
             spawn_local(async move { pump(&mut send, pin!(body), to).await.unwrap() });
         }
+    }
+
+    #[tokio::test]
+    async fn small_parts_that_are_there_are_sent_as_one() {
+        let passing = async {
+            let (near, far) = tokio::io::duplex(1024);
+            spawn_local(echo(far, false, false));
+            let (mut sender, connection) = h2::client::handshake(near).await.unwrap();
+            spawn_local(connection);
+            let (response, mut send) =
+                sender.send_request(Request::post("http://a/").body(()).unwrap(), false).unwrap();
+            for part in ["a", "b", "c"] {
+                send.send_data(part.into(), false).unwrap();
+            }
+            send.send_trailers(HeaderMap::from_iter([(HeaderName::from_static("x-a"), 1.into())])).unwrap();
+            let mut body = response.await.unwrap().into_body();
+            assert_eq!(body.data().await.unwrap().unwrap(), "abc");
+            assert!(body.data().await.is_none());
+            assert_eq!(body.trailers().await.unwrap().unwrap().len(), 1);
+        };
+        LocalSet::new().run_until(passing).await;
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::pump::pump;
 use super::received::request_parts;
 use super::written::Watched;
-use super::{MAX_STREAMS, SEND_BUFFER, max_header_list};
+use super::{MAX_STREAMS, SEND_BUFFER, SHARED_FRAMES, max_header_list};
 use crate::Error;
 use crate::drain::Drain;
 use crate::http::body::Body;
@@ -54,6 +54,9 @@ pub(crate) async fn serve(
     let mut builder = h2::server::Builder::new();
     if connection.extends_connect() {
         builder.enable_connect_protocol();
+    }
+    if connection.is_hop() {
+        builder.data_frame_budget(SHARED_FRAMES);
     }
     let handshake = builder
         .initial_window_size(limits.stream_window)

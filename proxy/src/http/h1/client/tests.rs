@@ -267,7 +267,7 @@ async fn an_upload_goes_on_while_nobody_takes_its_answer() {
     let mut sink = vec![0; 20_000_000];
     let mut rest = pin!(server.read_exact(&mut sink));
     let uploaded = poll_fn(|cx| {
-        assert!(answer.poll_upload(cx).is_pending());
+        assert!(answer.poll_blocked(cx).is_pending());
         rest.as_mut().poll(cx)
     });
     uploaded.await.unwrap();
