@@ -143,7 +143,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        // TLS takes more at a time than it passes on: only this tells that some of it waits.
+        self.progress.blocked.set(flushed.is_pending());
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -154,6 +157,26 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_written_and_not_passed_on_is_not_over() {
+        use std::future::poll_fn;
+        use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
+
+        // As TLS does, it takes more than its stream.
+        let (near, mut far) = tokio::io::duplex(8);
+        let mut watched = Watched::new(BufWriter::with_capacity(64, near), Arc::default());
+        let progress = watched.progress();
+        assert!(progress.is_over(), "nothing was written");
+        watched.write_all(&[0; 32]).await.unwrap();
+        let waits = poll_fn(|cx| Poll::Ready(Pin::new(&mut watched).poll_flush(cx).is_pending())).await;
+        assert!(waits);
+        assert!(!progress.is_over(), "some of it waits for the peer");
+        let mut read = [0; 32];
+        let (flushed, _) = tokio::join!(watched.flush(), far.read_exact(&mut read));
+        flushed.unwrap();
+        assert!(progress.is_over());
+    }
 
     #[test]
     fn resets_are_found_however_the_frames_are_cut() {
