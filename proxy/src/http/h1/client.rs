@@ -134,7 +134,9 @@ impl Sender {
 
     /// Whoever waits for a request holds no buffer.
     pub(crate) fn free_buffer(&self) {
-        self.inner.borrow_mut().wire.free();
+        let inner = &mut *self.inner.borrow_mut();
+        inner.wire.free();
+        inner.output.settle();
     }
 
     /// Whether its exchange left it clean, since what came behind the answer would be taken for the next one, and nobody waits for

@@ -156,6 +156,7 @@ impl<'a> Conversation<'a> {
             return Ok(Next::Close);
         }
         self.connection.borrow_mut().wire.settle();
+        self.output.settle();
         Ok(Next::Request)
     }
 

@@ -24,12 +24,16 @@ const MOST_READ: usize = 64 * 1024;
 /// Room below which a buffer grows before it is read into.
 const LEAST_ROOM: usize = 1024;
 /// Pieces written by one system call at most.
-const PIECES: usize = 16;
+const PIECES: usize = 32;
 /// Bytes on their way out beyond which nothing more is taken from a body.
 const MOST_OUTPUT: usize = 64 * 1024;
+/// Pieces of which the same is true: each takes memory beside its bytes.
+const MOST_PIECES: usize = 256;
 /// Bytes of a body that are kept beyond their writing, and in how many parts: each holds the buffer it was read into.
 const MOST_KEPT: usize = 64 * 1024;
 const MOST_PARTS: usize = 64;
+/// Text that a connection keeps room for between messages.
+const KEPT: usize = 4 * 1024;
 
 /// A connection's stream and what was read of it.
 #[derive(Debug)]
@@ -147,12 +151,23 @@ impl Output {
 
     /// Whether there is room for more of a body.
     pub(super) fn has_room(&self) -> bool {
-        self.size < MOST_OUTPUT
+        self.size < MOST_OUTPUT && self.pieces.len() < MOST_PIECES
     }
 
     /// Whether everything has left.
     pub(super) fn is_empty(&self) -> bool {
         self.size == 0 && !self.unflushed
+    }
+
+    /// A message is over: what more it took than most do is given back.
+    pub(super) fn settle(&mut self) {
+        // Asks for the whole allocation: `capacity` tells of its end only.
+        if self.text.is_empty() && self.text.try_reclaim(KEPT + 1) {
+            self.text = BytesMut::new();
+        }
+        if self.pieces.is_empty() && self.pieces.capacity() > PIECES {
+            self.pieces = VecDeque::new();
+        }
     }
 
     /// Takes the parts of the body back, unless something that was written of it was not kept; the text is gone.
@@ -350,6 +365,35 @@ mod tests {
         let mut read = String::new();
         let (_, count) = tokio::join!(write, server.read_to_string(&mut read));
         assert_eq!((count.unwrap(), &read), (wanted.len(), &wanted));
+    }
+
+    #[tokio::test]
+    async fn small_pieces_are_bounded_and_their_memory_is_given_back() {
+        let (client, mut server) = tokio::io::duplex(1 << 20);
+        let mut wire = Wire::new(client, BytesMut::new());
+        let mut output = Output::default();
+        let mut rounds = 0;
+        while output.has_room() {
+            output.text(|out| out.extend_from_slice(b"1\r\n"));
+            output.data(Bytes::from_static(b"x"));
+            output.text(|out| out.extend_from_slice(b"\r\n"));
+            rounds += 1;
+        }
+        assert_eq!(rounds, MOST_PIECES / 2);
+        poll_fn(|cx| wire.poll_write(&mut output, cx)).await.unwrap();
+        assert!(output.has_room());
+        output.text(|out| out.extend_from_slice(&[b't'; 4 * KEPT]));
+        output.settle();
+        assert!(output.text.len() == 4 * KEPT, "what is to be written stays");
+        poll_fn(|cx| wire.poll_write(&mut output, cx)).await.unwrap();
+        output.settle();
+        assert!(!output.text.try_reclaim(1) && output.pieces.capacity() == 0);
+        output.text(|out| out.extend_from_slice(b"head"));
+        poll_fn(|cx| wire.poll_write(&mut output, cx)).await.unwrap();
+        output.settle();
+        assert!(output.text.try_reclaim(4), "what every message needs is kept");
+        drop(wire);
+        server.read_to_end(&mut Vec::new()).await.unwrap();
     }
 
     #[tokio::test]
