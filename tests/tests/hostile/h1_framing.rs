@@ -159,6 +159,11 @@ fn bare_cr(bed: &Bed) {
 fn bare_lf(bed: &Bed) {
     with_lines(bed, &[b"x: a\ny: b"]);
     refused(bed, &["400"], &[b"GET /evil HTTP/1.1\nhost: server:8080\n\n", b"GET /evil HTTP/1.1\r\nhost: a\n\r\n"]);
+    // A server's are read, and passed on as they should have been.
+    bed.origin.script(|_, served| served.say(b"HTTP/1.1 200 Fine\nX-A: b\ncontent-length: 2\n\nok"));
+    let answer = bed.answer_to(b"GET /lf HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 Fine\r\nX-A: b\r\n") && answer.ends_with("\r\n\r\nok"), "{answer:?}");
+    bed.origin.script(usual);
 }
 
 fn folded(bed: &Bed) {

@@ -142,6 +142,7 @@ fn garbage(seen: &Seen, served: &mut Served) -> bool {
         "/two-lengths" => b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nEVIL",
         "/two-framings" => b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         "/nul" => b"HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 4\r\n\r\nEVIL",
+        "/split" => b"HTTP/1.1 200 OK\r\nlocation: /a\nset-cookie: evil=1\r\ncontent-length: 4\r\n\r\nEVIL",
         "/204" => b"HTTP/1.1 204 No Content\r\ncontent-length: 4\r\n\r\nEVIL",
         "/long" => long.as_bytes(),
         _ => return usual(seen, served),
@@ -150,7 +151,7 @@ fn garbage(seen: &Seen, served: &mut Served) -> bool {
 
 fn no_answers(bed: &Bed) {
     bed.origin.script(garbage);
-    for path in ["/garbage", "/0.9", "/two-lengths", "/two-framings", "/nul", "/204", "/long"] {
+    for path in ["/garbage", "/0.9", "/two-lengths", "/two-framings", "/nul", "/split", "/204", "/long"] {
         let answer = ask(bed, "GET", path);
         assert_eq!(code(&answer), "502", "{path}: {answer:?}");
         let next = ask(bed, "GET", "/next");

@@ -23,6 +23,16 @@ const INLINE_FIELDS: usize = 128;
 /// The length of `HTTP/1.1 200`.
 const STATUS_LINE: usize = 12;
 
+/// What ends the lines of a head.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LineEnds {
+    /// CRLF.
+    Crlf,
+    /// CRLF, or LF alone behind each of them (RFC 9112 section 2.2). Not some of both: a line feed that an application let into a
+    /// field of a head with CRLF must not begin another field.
+    CrlfOrLf,
+}
+
 /// How large a head, and trailers, may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -100,7 +110,7 @@ impl Asked {
 /// The head is refused. Where the next message begins is unknown then.
 pub fn request(buf: &mut BytesMut, limits: &Limits, scanned: &mut usize) -> Result<Option<ParsedRequest>, InvalidHead> {
     let empty = empty_lines(buf);
-    let Some(bytes) = split_head(buf, empty, limits, scanned).map_err(|error| match error {
+    let Some(bytes) = split_head(buf, empty, LineEnds::Crlf, limits, scanned).map_err(|error| match error {
         InvalidHead::TooLarge(limit) if memchr::memchr(b'\n', &buf[empty..]).is_none_or(|line| line >= limit) => {
             InvalidHead::LineTooLong(limit)
         }
@@ -164,7 +174,8 @@ fn request_line_error(error: httparse::Error, bytes: &[u8]) -> InvalidHead {
     }
 }
 
-/// Takes the head of the next response to a request that `asked` off the front of `buf`; otherwise as [`request`].
+/// Takes the head of the next response to a request that `asked` off the front of `buf`; otherwise as [`request`]. All of its
+/// lines may end with LF alone, as some servers write them and other proxies read them.
 ///
 /// # Errors
 /// The head is refused, and with it all that may follow on the connection.
@@ -174,7 +185,7 @@ pub fn response(
     limits: &Limits,
     scanned: &mut usize,
 ) -> Result<Option<ParsedResponse>, InvalidHead> {
-    let Some(bytes) = split_head(buf, 0, limits, scanned)? else { return Ok(None) };
+    let Some(bytes) = split_head(buf, 0, LineEnds::CrlfOrLf, limits, scanned)? else { return Ok(None) };
     with_fields(limits, |fields| response_head(&bytes, asked, fields, limits)).map(Some)
 }
 
@@ -185,7 +196,7 @@ fn response_head<'a>(
     limits: &Limits,
 ) -> Result<ParsedResponse, InvalidHead> {
     // The parser would pass over it.
-    if bytes.starts_with(b"\r\n") {
+    if bytes.starts_with(b"\r\n") || bytes.starts_with(b"\n") {
         return Err(InvalidHead::StatusLine);
     }
     let mut parsed = httparse::Response::new(&mut []);
@@ -240,7 +251,7 @@ fn response_framing(
 }
 
 fn reason(bytes: &Bytes) -> Bytes {
-    let end = memchr::memchr(b'\r', bytes).unwrap_or(bytes.len());
+    let end = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
     bytes.slice_ref(bytes[STATUS_LINE.min(end)..end].trim_ascii())
 }
 
@@ -251,7 +262,7 @@ pub(super) fn trailers(
     limits: &Limits,
     scanned: &mut usize,
 ) -> Result<Option<HeaderMap>, InvalidHead> {
-    let Some(bytes) = split_head(buf, 0, limits, scanned)? else { return Ok(None) };
+    let Some(bytes) = split_head(buf, 0, LineEnds::Crlf, limits, scanned)? else { return Ok(None) };
     let mut trailers = HeaderMap::new();
     if bytes.len() > 2 {
         let mut fields = vec![httparse::EMPTY_HEADER; limits.headers];
@@ -290,17 +301,26 @@ fn empty_lines(buf: &[u8]) -> usize {
 fn split_head(
     buf: &mut BytesMut,
     begin: usize,
+    ends: LineEnds,
     limits: &Limits,
     scanned: &mut usize,
 ) -> Result<Option<Bytes>, InvalidHead> {
     let mut at = begin.max(*scanned);
+    // Whether the line before ended with LF alone; nothing where there is none.
+    let mut bare = match ends {
+        LineEnds::Crlf => Some(false),
+        LineEnds::CrlfOrLf => memchr::memrchr(b'\n', &buf[begin..at]).map(|line| is_bare(buf, begin, begin + line)),
+    };
     while let Some(line) = memchr::memchr(b'\n', &buf[at..]) {
         let end = at + line;
-        if end == begin || buf[end - 1] != b'\r' {
+        let now = is_bare(buf, begin, end);
+        if bare.is_some_and(|before| before != now) {
             return Err(InvalidHead::LineEnd);
         }
+        bare = Some(now);
         at = end + 1;
-        if end - 1 == begin || buf[end - 2] == b'\n' {
+        let text = if now { end } else { end - 1 };
+        if text == begin || buf[text - 1] == b'\n' {
             if at - begin > limits.head_bytes {
                 break;
             }
@@ -314,6 +334,11 @@ fn split_head(
     }
     *scanned = buf.len();
     Ok(None)
+}
+
+/// Whether there is no CR before the LF at `end`, in the head that starts at `begin`.
+fn is_bare(buf: &[u8], begin: usize, end: usize) -> bool {
+    end == begin || buf[end - 1] != b'\r'
 }
 
 /// Calls `read` with room for as many fields as a head may have.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::http::h1::encode;
 
 fn read(bytes: &[u8]) -> Result<Option<ParsedRequest>, InvalidHead> {
     request(&mut BytesMut::from(bytes), &Limits::default(), &mut 0)
@@ -218,7 +219,7 @@ fn a_target_that_no_uri_has_is_routed_encoded_and_kept_as_it_was_written() {
         let head = accepted(format!("GET {target} HTTP/1.1\r\nhost: host\r\n\r\n").as_bytes()).head;
         assert_eq!((head.path.as_str(), head.spelling.target()), (path, written.map(str::as_bytes)), "{target}");
         let mut out = BytesMut::new();
-        crate::http::h1::encode::request(&mut out, &head, Framing::Empty);
+        encode::request(&mut out, &head, Framing::Empty);
         let line = out[..].split(|&byte| byte == b'\r').next().unwrap();
         let sent = format!("GET {} HTTP/1.1", target.replace("r?", "r/?"));
         assert_eq!(line.escape_ascii().to_string(), sent.as_bytes().escape_ascii().to_string());
@@ -344,7 +345,15 @@ fn a_response_that_is_none_is_refused() {
         (b"HTTP/1.1  200 OK\r\n\r\n", "status_line"),
         (b"HTTP/1.1 2000 OK\r\n\r\n", "status_line"),
         (b"HTTP/1.1 200 O\0K\r\n\r\n", "status_line"),
-        (b"HTTP/1.1 200 OK\nA: b\n\n", "line_end"),
+        (b"\nHTTP/1.1 200 OK\n\n", "status_line"),
+        (b"HTTP/1.1 200 OK\r\nA: b\nC: d\r\n\r\n", "line_end"),
+        (b"HTTP/1.1 200 OK\r\nA: b\n\n", "line_end"),
+        (b"HTTP/1.1 200 OK\r\n\n", "line_end"),
+        (b"HTTP/1.1 200 OK\nA: b\r\n\n", "line_end"),
+        (b"HTTP/1.1 200 OK\nA: b\n\r\n", "line_end"),
+        (b"HTTP/1.1 200 OK\n\r\n", "line_end"),
+        (b"HTTP/1.1 200 OK\nA: b\rC: d\n\n", "header_value"),
+        (b"HTTP/1.1 200 OK\nA: b\n c\n\n", "header_name"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\n", "content_length"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "content_length"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "two_lengths"),
@@ -366,6 +375,33 @@ fn a_response_that_is_none_is_refused() {
     assert_eq!((spaced.framing, &spaced.head.headers["x"]), (Framing::Length(5), &HeaderValue::from_static("a")));
     let long = [b"HTTP/1.1 200 OK\r\nX: ", vec![b'a'; 200_000].as_slice(), b"\r\n\r\n"].concat();
     assert_eq!(answer(&long, Asked::default()).unwrap_err().reason(), "head_too_large");
+}
+
+#[test]
+fn a_response_may_end_its_lines_with_lf_alone() {
+    // Taken byte by byte: what is read of it, and how much is left.
+    let read = |text: &str| -> Result<_, InvalidHead> {
+        let (mut buf, mut scanned) = (BytesMut::new(), 0);
+        for (index, byte) in text.bytes().enumerate() {
+            buf.extend_from_slice(&[byte]);
+            if let Some(parsed) = response(&mut buf, Asked::default(), &Limits::default(), &mut scanned)? {
+                return Ok((parsed, text.len() - index - 1));
+            }
+        }
+        panic!("incomplete: {text:?}");
+    };
+    let text = "HTTP/1.1 200 Fine by me\nX-A: b \nEmpty:\nContent-Length: 4\n\n\n\r\nx";
+    let [bare, usual] = [text, &text.replacen('\n', "\r\n", 5)].map(|text| {
+        let (parsed, left) = read(text).unwrap();
+        assert_eq!((parsed.framing, parsed.keep_alive, left), (Framing::Length(4), true, 4), "{text:?}");
+        let mut out = BytesMut::new();
+        encode::response(&mut out, &parsed.head, parsed.framing, false, Version::HTTP_11, false);
+        out
+    });
+    assert_eq!(bare, usual, "it is passed on with CRLF");
+    for mixed in ["HTTP/1.1 200 OK\nX: y\r\n\r\n", "HTTP/1.1 200 OK\r\nX: y\n\n", "HTTP/1.1 200 OK\n\r\n"] {
+        assert_eq!(read(mixed).unwrap_err().reason(), "line_end", "{mixed:?}");
+    }
 }
 
 #[test]
