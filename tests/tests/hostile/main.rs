@@ -18,7 +18,7 @@ mod upstream;
 use bed::Row;
 
 /// Every row there is, in the order of docs/hostile.md.
-const ROWS: [&str; 62] = [
+const ROWS: [&str; 63] = [
     "rapid-reset",
     "server-sent-resets",
     "continuation-flood",
@@ -61,6 +61,7 @@ const ROWS: [&str; 62] = [
     "paths-in-disguise",
     "forged-proxy-headers",
     "many-names",
+    "forged-hop-fields",
     "gone-before-the-head",
     "gone-within-the-body",
     "answers-that-are-none",
@@ -85,7 +86,10 @@ const ROWS: [&str; 62] = [
 
 /// The rows of all modules.
 fn rows() -> Vec<Row> {
-    [h2_abuse::rows(), h1_framing::rows(), upstream::rows(), tcp_resources::rows()].into_iter().flatten().collect()
+    [h2_abuse::rows(), h1_framing::rows(), hop::rows(), upstream::rows(), tcp_resources::rows()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 #[test]
