@@ -221,7 +221,7 @@ fn a_connection_of_bytes_beyond_the_limit_is_ended_and_told_of() {
     let said = "\x01bytes\r\n\r\n";
     let mut first = bed.say(said);
     let mut server = bed.accept(said);
-    let mut second = bed.say(said);
+    let mut second = Wire::open(&bed.client, service(7100));
     // By an end or a reset, without a word.
     let mut heard = Vec::new();
     let end = second.stream.read_to_end(&mut heard);
