@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures Remora beside Envoy, HAProxy, a bare relay and no proxy at all, in one run. Root; about 20 minutes, and building once.
+# Measures Remora beside Envoy, HAProxy, a bare relay and no proxy at all, in one run. Root; half an hour, and building once.
 #   SECS=6    seconds of load a round        ROUNDS=3    rounds of each
 #   ONLY=h1-mtls,tcp-plain    some scenarios (`handshakes` and `ca` are two more); the kept results stay as they are
 # Writes bench/{results.json,rounds.json,RESULTS.md} and docs/bench.svg.
