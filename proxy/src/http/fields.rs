@@ -40,8 +40,10 @@ pub(crate) struct Trust {
     pub(crate) application: bool,
 }
 
-/// Takes a request in: what belongs to the previous hop goes, what only we may say is replaced.
-pub(crate) fn receive(head: &mut RequestHead, trust: &Trust) {
+/// Takes a request in: what belongs to the previous hop goes, what only we may say is replaced. Tells what of it the client should not
+/// have said, as metrics count it.
+pub(crate) fn receive(head: &mut RequestHead, trust: &Trust) -> [Option<&'static str>; 4] {
+    let overridden = overrides_host(head);
     let (mut hop, mut of_a_hop) = (false, false);
     // Most requests carry nothing of the kind, or the hop's field alone, which is seen by one look at each name.
     let mut claims = Vec::new();
@@ -55,15 +57,18 @@ pub(crate) fn receive(head: &mut RequestHead, trust: &Trust) {
             Kind::Private | Kind::Foreign => {}
         }
     }
-    if hop
-        && let Some(hop) = head.headers.remove(&HOP)
-        && trust.hop
-    {
-        (head.version, head.spelling) =
-            Spelling::of_request(&hop, &head.path).unwrap_or((Version::HTTP_11, Spelling::default()));
+    let (mut forged, mut unreadable, mut framing) = (!claims.is_empty(), false, false);
+    if hop && let Some(hop) = head.headers.remove(&HOP) {
+        if trust.hop {
+            let word = Spelling::of_request(&hop, &head.path);
+            unreadable = word.is_none();
+            (head.version, head.spelling) = word.unwrap_or((Version::HTTP_11, Spelling::default()));
+        } else {
+            forged = true;
+        }
     }
     if of_a_hop {
-        strip_connection(&mut head.headers);
+        framing = strip_connection(&mut head.headers);
     }
     for name in claims {
         head.headers.remove(name);
@@ -72,6 +77,24 @@ pub(crate) fn receive(head: &mut RequestHead, trust: &Trust) {
     if let Some(value) = trust.forwarded_client_cert.as_ref().filter(|_| !trust.application) {
         head.headers.insert(&FORWARDED_CLIENT_CERT, value.clone());
     }
+    [
+        forged.then_some("forged_headers"),
+        unreadable.then_some("hop_word"),
+        framing.then_some("connection_option"),
+        overridden.then_some("host_overridden"),
+    ]
+}
+
+/// Whether an absolute-form target names another host than Host does, which must be the same (RFC 9112 section 3.2) and is not believed
+/// (section 3.2.2). Of HTTP/2, where there is no Host beside `:authority`, that was judged before.
+fn overrides_host(head: &RequestHead) -> bool {
+    // Before anything is learned of a hop. HTTP/1 has a scheme only in an absolute form.
+    if head.scheme.is_none() || head.version == Version::HTTP_2 {
+        return false;
+    }
+    let (Some(authority), Some(host)) = (&head.authority, head.headers.get(header::HOST)) else { return false };
+    let name = |text: &'_ [u8]| text.strip_suffix(b":80").unwrap_or(text).to_ascii_lowercase();
+    name(authority.as_str().as_bytes()) != name(host.as_bytes())
 }
 
 /// What a field's name alone says of it.
@@ -169,14 +192,20 @@ fn put_upgrade(head: &mut ResponseHead, protocols: Vec<HeaderValue>) {
     }
 }
 
-fn strip_connection(headers: &mut HeaderMap) {
+/// Removes it; whether it named what belongs to the whole message.
+fn strip_connection(headers: &mut HeaderMap) -> bool {
+    let mut framing = false;
     let mut names: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         // Framing is not the connection's to drop; who sends TE must name it here, and it is judged below (RFC 9110 section 10.1.4).
-        .filter(|name| ![header::CONTENT_LENGTH, header::HOST, header::TE].contains(name))
+        .filter(|name| {
+            let whole = [header::CONTENT_LENGTH, header::HOST].contains(name);
+            framing |= whole;
+            !whole && *name != header::TE
+        })
         .collect();
     let of_a_hop = |name: &&HeaderName| Kind::of(name.as_str()) == Kind::OfAHop && **name != header::TE;
     names.extend(headers.keys().filter(of_a_hop).cloned());
@@ -192,6 +221,7 @@ fn strip_connection(headers: &mut HeaderMap) {
             headers.remove(header::TE);
         }
     }
+    framing
 }
 
 /// Tells our own sidecar at the other end which version an HTTP/1 request had, and how it was written.

@@ -109,6 +109,11 @@ pub struct Parent {
 }
 
 impl Incoming {
+    /// Whether headers are there, and none of them says anything that can be read.
+    pub fn is_unreadable(&self) -> bool {
+        self.parent.is_none() && self.sampled.is_none() && self.found != Formats::NONE
+    }
+
     /// Whether the headers already say to everyone after us that this trace is not sampled, in every format of `written`
     /// and in one voice, so that they may pass as they are.
     pub fn says_unsampled_to(&self, written: Formats) -> bool {

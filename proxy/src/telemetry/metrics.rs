@@ -215,6 +215,7 @@ pub struct UpstreamMetrics {
     pub(crate) attempts: Counter,
     pub(crate) retries: Counter,
     pub(crate) reuse: Counter,
+    pub(crate) surplus: Counter,
     pub(crate) overflows: [Counter; Limit::ALL.len()],
 }
 
@@ -228,6 +229,7 @@ impl UpstreamMetrics {
             attempts: Counter::default(),
             retries: Counter::default(),
             reuse: Counter::default(),
+            surplus: Counter::default(),
             overflows: Default::default(),
         }
     }
@@ -261,6 +263,11 @@ impl UpstreamMetrics {
     /// The attempt was not the first. [`RequestTelemetry`](super::RequestTelemetry) counts HTTP retries by itself.
     pub fn retry(&self) {
         self.retries.add(1);
+    }
+
+    /// An endpoint said more on a connection than it was asked for, and another request will not find it there.
+    pub(crate) fn surplus_answer(&self) {
+        self.surplus.add(1);
     }
 
     /// As much of the cluster is in use as may be.

@@ -250,6 +250,9 @@ fn trace(
     let incoming = context::read(headers);
     let formats = settings.written.and(incoming.found);
     let trace_id = incoming.parent.map_or_else(|| worker.ids.trace_id(), |parent| parent.trace_id);
+    if incoming.is_unreadable() {
+        worker.downstream(direction).violation("trace_context");
+    }
     let sampled = incoming.sampled.unwrap_or_else(|| ratio_samples(trace_id, settings.ratio));
     context::limit_tracestate(headers, incoming.w3c);
     if !sampled {

@@ -63,6 +63,16 @@ impl UpstreamConnection {
         Ok(())
     }
 
+    /// More came on it than it was asked for.
+    pub(crate) fn surplus_answer(&self) {
+        self.metrics.surplus_answer();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn surplus_answers(&self) -> u64 {
+        self.metrics.surplus.value()
+    }
+
     /// Completes when the connection was drained and its grace is over.
     pub(crate) fn over(&self) -> impl Future<Output = ()> + use<> {
         live::over(self.live.clone())

@@ -3,46 +3,69 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use crate::bed::{Bed, Counter, Row, beds};
+use crate::bed::{Bed, Row, beds};
 use crate::origin::usual;
 
 const VIOLATIONS: &str = "remora_protocol_violations_total";
-const ANSWERED: Counter = ("remora_requests_total", &[("code", "200")]);
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
-        Row { name: "two-framings", counter: (VIOLATIONS, &[("reason", "two_lengths")]), run: two_framings },
+        Row { name: "two-framings", counter: Some((VIOLATIONS, &[("reason", "two_lengths")])), run: two_framings },
         Row {
             name: "bad-content-lengths",
-            counter: (VIOLATIONS, &[("reason", "content_length")]),
+            counter: Some((VIOLATIONS, &[("reason", "content_length")])),
             run: bad_content_lengths,
         },
         Row {
             name: "bad-transfer-codings",
-            counter: (VIOLATIONS, &[("reason", "transfer_encoding")]),
+            counter: Some((VIOLATIONS, &[("reason", "transfer_encoding")])),
             run: bad_transfer_codings,
         },
-        Row { name: "bad-chunks", counter: (VIOLATIONS, &[("reason", "chunk_size")]), run: bad_chunks },
-        Row { name: "nul-in-a-field", counter: (VIOLATIONS, &[("reason", "header_value")]), run: nul },
-        Row { name: "bare-cr", counter: (VIOLATIONS, &[("reason", "header_value")]), run: bare_cr },
-        Row { name: "bare-lf", counter: (VIOLATIONS, &[("reason", "line_end")]), run: bare_lf },
-        Row { name: "folded-fields", counter: (VIOLATIONS, &[("reason", "header_name")]), run: folded },
-        Row { name: "spaces-where-none-belong", counter: (VIOLATIONS, &[("reason", "header_name")]), run: spaces },
-        Row { name: "hosts-that-are-none-or-two", counter: (VIOLATIONS, &[("reason", "several_hosts")]), run: hosts },
-        Row { name: "bad-targets", counter: (VIOLATIONS, &[("reason", "target")]), run: bad_targets },
-        Row { name: "http-1.0", counter: (VIOLATIONS, &[("reason", "transfer_encoding")]), run: http_1_0 },
-        Row { name: "absolute-target", counter: ANSWERED, run: absolute_target },
-        Row { name: "early-bytes-of-a-tunnel", counter: (VIOLATIONS, &[("reason", "request_line")]), run: early_bytes },
-        Row { name: "hop-by-hop-names", counter: ANSWERED, run: hop_by_hop },
-        Row { name: "slow-heads", counter: (VIOLATIONS, &[("reason", "head_timeout")]), run: slow_heads },
+        Row { name: "bad-chunks", counter: Some((VIOLATIONS, &[("reason", "chunk_size")])), run: bad_chunks },
+        Row { name: "nul-in-a-field", counter: Some((VIOLATIONS, &[("reason", "header_value")])), run: nul },
+        Row { name: "bare-cr", counter: Some((VIOLATIONS, &[("reason", "header_value")])), run: bare_cr },
+        Row { name: "bare-lf", counter: Some((VIOLATIONS, &[("reason", "line_end")])), run: bare_lf },
+        Row { name: "folded-fields", counter: Some((VIOLATIONS, &[("reason", "header_name")])), run: folded },
+        Row {
+            name: "spaces-where-none-belong",
+            counter: Some((VIOLATIONS, &[("reason", "header_name")])),
+            run: spaces,
+        },
+        Row {
+            name: "hosts-that-are-none-or-two",
+            counter: Some((VIOLATIONS, &[("reason", "several_hosts")])),
+            run: hosts,
+        },
+        Row { name: "bad-targets", counter: Some((VIOLATIONS, &[("reason", "target")])), run: bad_targets },
+        Row { name: "http-1.0", counter: Some((VIOLATIONS, &[("reason", "transfer_encoding")])), run: http_1_0 },
+        Row {
+            name: "absolute-target",
+            counter: Some((VIOLATIONS, &[("reason", "host_overridden")])),
+            run: absolute_target,
+        },
+        Row {
+            name: "early-bytes-of-a-tunnel",
+            counter: Some((VIOLATIONS, &[("reason", "request_line")])),
+            run: early_bytes,
+        },
+        Row {
+            name: "hop-by-hop-names",
+            counter: Some((VIOLATIONS, &[("reason", "connection_option")])),
+            run: hop_by_hop,
+        },
+        Row { name: "slow-heads", counter: Some((VIOLATIONS, &[("reason", "head_timeout")])), run: slow_heads },
         Row {
             name: "slow-bodies-and-readers",
-            counter: ("remora_requests_total", &[("flag", "SI")]),
+            counter: Some(("remora_requests_total", &[("flag", "SI")])),
             run: slow_bodies_and_readers,
         },
-        Row { name: "paths-in-disguise", counter: (VIOLATIONS, &[("reason", "target")]), run: disguised_paths },
-        Row { name: "forged-proxy-headers", counter: ANSWERED, run: forged_headers },
-        Row { name: "many-names", counter: ANSWERED, run: many_names },
+        Row { name: "paths-in-disguise", counter: Some((VIOLATIONS, &[("reason", "target")])), run: disguised_paths },
+        Row {
+            name: "forged-proxy-headers",
+            counter: Some((VIOLATIONS, &[("reason", "forged_headers")])),
+            run: forged_headers,
+        },
+        Row { name: "many-names", counter: None, run: many_names },
     ]
 }
 

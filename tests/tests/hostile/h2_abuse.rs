@@ -14,53 +14,70 @@ const RESETS: &str = "remora_http2_resets_sent_total";
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
-        Row { name: "rapid-reset", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: rapid_reset },
+        Row { name: "rapid-reset", counter: Some((VIOLATIONS, &[("reason", "h2_calm")])), run: rapid_reset },
         Row {
             name: "server-sent-resets",
-            counter: (RESETS, &[("code", "FLOW_CONTROL_ERROR")]),
+            counter: Some((RESETS, &[("code", "FLOW_CONTROL_ERROR")])),
             run: server_sent_resets,
         },
-        Row { name: "continuation-flood", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: continuation_flood },
-        Row { name: "empty-continuations", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: empty_continuations },
-        Row { name: "empty-data", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: empty_data },
-        Row { name: "tiny-data", counter: HTTP2, run: tiny_data },
-        Row { name: "settings-unread", counter: (VIOLATIONS, &[("reason", "not_read")]), run: settings_unread },
-        Row { name: "pings-unread", counter: (VIOLATIONS, &[("reason", "not_read")]), run: pings_unread },
-        Row { name: "priority-flood", counter: HTTP2, run: priority_flood },
-        Row { name: "window-update-flood", counter: HTTP2, run: window_update_flood },
-        Row { name: "header-bomb", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: header_bomb },
-        Row { name: "cookie-crumbs", counter: (VIOLATIONS, &[("reason", "head_too_large")]), run: cookie_crumbs },
+        Row {
+            name: "continuation-flood",
+            counter: Some((VIOLATIONS, &[("reason", "h2_calm")])),
+            run: continuation_flood,
+        },
+        Row {
+            name: "empty-continuations",
+            counter: Some((VIOLATIONS, &[("reason", "h2_calm")])),
+            run: empty_continuations,
+        },
+        Row { name: "empty-data", counter: Some((VIOLATIONS, &[("reason", "h2_calm")])), run: empty_data },
+        Row { name: "tiny-data", counter: None, run: tiny_data },
+        Row { name: "settings-unread", counter: Some((VIOLATIONS, &[("reason", "not_read")])), run: settings_unread },
+        Row { name: "pings-unread", counter: Some((VIOLATIONS, &[("reason", "not_read")])), run: pings_unread },
+        Row { name: "priority-flood", counter: None, run: priority_flood },
+        Row { name: "window-update-flood", counter: None, run: window_update_flood },
+        Row { name: "header-bomb", counter: Some((VIOLATIONS, &[("reason", "h2_calm")])), run: header_bomb },
+        Row { name: "cookie-crumbs", counter: Some((VIOLATIONS, &[("reason", "head_too_large")])), run: cookie_crumbs },
         Row {
             name: "bomb-behind-a-closed-window",
-            counter: ("remora_requests_total", &[("flag", "SI")]),
+            counter: Some(("remora_requests_total", &[("flag", "SI")])),
             run: bomb_behind_a_closed_window,
         },
-        Row { name: "answers-unread", counter: ("remora_requests_total", &[("flag", "SI")]), run: answers_unread },
-        Row { name: "large-heads", counter: (VIOLATIONS, &[("reason", "too_many_headers")]), run: large_heads },
-        Row { name: "too-many-streams", counter: (RESETS, &[("code", "REFUSED_STREAM")]), run: too_many_streams },
-        Row { name: "half-a-preface", counter: (VIOLATIONS, &[("reason", "preface_timeout")]), run: half_a_preface },
-        Row { name: "malformed-frames", counter: (VIOLATIONS, &[("reason", "h2_frame_size")]), run: malformed_frames },
-        Row { name: "malformed-fields", counter: (RESETS, &[("code", "PROTOCOL_ERROR")]), run: malformed_fields },
+        Row {
+            name: "answers-unread",
+            counter: Some(("remora_requests_total", &[("flag", "SI")])),
+            run: answers_unread,
+        },
+        Row { name: "large-heads", counter: Some((VIOLATIONS, &[("reason", "too_many_headers")])), run: large_heads },
+        Row { name: "too-many-streams", counter: Some((RESETS, &[("code", "REFUSED_STREAM")])), run: too_many_streams },
+        Row {
+            name: "half-a-preface",
+            counter: Some((VIOLATIONS, &[("reason", "preface_timeout")])),
+            run: half_a_preface,
+        },
+        Row {
+            name: "malformed-frames",
+            counter: Some((VIOLATIONS, &[("reason", "h2_frame_size")])),
+            run: malformed_frames,
+        },
+        Row { name: "malformed-fields", counter: Some((RESETS, &[("code", "PROTOCOL_ERROR")])), run: malformed_fields },
         Row {
             name: "malformed-pseudo-headers",
-            counter: (RESETS, &[("code", "PROTOCOL_ERROR")]),
+            counter: Some((RESETS, &[("code", "PROTOCOL_ERROR")])),
             run: malformed_pseudo_headers,
         },
         Row {
             name: "host-beside-another-authority",
-            counter: (VIOLATIONS, &[("reason", "malformed")]),
+            counter: Some((VIOLATIONS, &[("reason", "malformed")])),
             run: host_beside_another_authority,
         },
         Row {
             name: "length-without-a-body",
-            counter: (RESETS, &[("code", "PROTOCOL_ERROR")]),
+            counter: Some((RESETS, &[("code", "PROTOCOL_ERROR")])),
             run: length_without_body,
         },
     ]
 }
-
-/// Ignored cheaply: nothing is counted but the connection.
-const HTTP2: (&str, &[(&str, &str)]) = ("remora_downstream_connections_total", &[("protocol", "http2")]);
 
 beds! {
     gateway abuse_of_http2_at_a_gateway [

@@ -4,10 +4,10 @@
 use crate::bed::{Bed, Counter, Row, beds};
 use crate::frames::{DATA, END_HEADERS, END_STREAM, H2, HEADERS, Outcome, field, fields, frame};
 
-const ANSWERED: Counter = ("remora_requests_total", &[("direction", "inbound"), ("code", "200")]);
+const UNREADABLE: Counter = ("remora_protocol_violations_total", &[("reason", "hop_word")]);
 
 pub(crate) fn rows() -> Vec<Row> {
-    vec![Row { name: "forged-hop-fields", counter: ANSWERED, run: forged_hop_fields }]
+    vec![Row { name: "forged-hop-fields", counter: Some(UNREADABLE), run: forged_hop_fields }]
 }
 
 beds! {

@@ -13,12 +13,13 @@ mod memory;
 mod origin;
 mod peer;
 mod tcp_resources;
+mod trace;
 mod upstream;
 
 use bed::Row;
 
 /// Every row there is, in the order of docs/hostile.md.
-const ROWS: [&str; 63] = [
+const ROWS: [&str; 64] = [
     "rapid-reset",
     "server-sent-resets",
     "continuation-flood",
@@ -82,11 +83,12 @@ const ROWS: [&str; 63] = [
     "log-sinks",
     "packet-loss",
     "address-families",
+    "trace-headers",
 ];
 
 /// The rows of all modules.
 fn rows() -> Vec<Row> {
-    [h2_abuse::rows(), h1_framing::rows(), hop::rows(), upstream::rows(), tcp_resources::rows()]
+    [h2_abuse::rows(), h1_framing::rows(), hop::rows(), upstream::rows(), tcp_resources::rows(), trace::rows()]
         .into_iter()
         .flatten()
         .collect()
@@ -98,7 +100,8 @@ fn every_row_has_a_bed_and_a_line_in_the_documentation() {
     assert_eq!(names, ROWS);
     // Told from what is declared and not from what was run: a run may be of one test only.
     let beds =
-        [h2_abuse::BEDS, h1_framing::BEDS, hop::BEDS, upstream::BEDS, tcp_resources::BEDS, memory::BEDS].concat();
+        [h2_abuse::BEDS, h1_framing::BEDS, hop::BEDS, upstream::BEDS, tcp_resources::BEDS, memory::BEDS, trace::BEDS]
+            .concat();
     for bed in &beds {
         let unknown: Vec<_> = bed.rows.iter().filter(|row| !ROWS.contains(row)).collect();
         assert!(unknown.is_empty(), "{} has rows that are none: {unknown:?}", bed.name);
@@ -108,11 +111,34 @@ fn every_row_has_a_bed_and_a_line_in_the_documentation() {
         assert!(!kinds.is_empty(), "{row} lies in no bed");
         (row, kinds)
     });
-    // `| `row` | … | beds |`
-    let documented = include_str!("../../../docs/hostile.md").lines().filter_map(|line| {
-        let (row, line) = line.strip_prefix("| `")?.split_once('`')?;
-        let (_, kinds) = line.strip_suffix(" |")?.rsplit_once(" | ")?;
-        Some((row, kinds.split(", ").collect::<BTreeSet<_>>()))
-    });
-    assert_eq!(documented.collect::<Vec<_>>(), declared);
+    let documented = documented();
+    let kinds = |line: &Line| (line.row, line.beds.split(", ").collect::<BTreeSet<_>>());
+    assert_eq!(documented.iter().map(kinds).collect::<Vec<_>>(), declared);
+    for (row, line) in rows().iter().zip(&documented) {
+        let named = match row.counter {
+            None => line.counter == "nothing",
+            Some((metric, labels)) => {
+                [metric].iter().chain(labels.iter().map(|(_, value)| value)).any(|name| line.counter.contains(name))
+            }
+        };
+        assert!(named, "{}: {:?} is documented as {}", row.name, row.counter, line.counter);
+    }
+}
+
+/// A line of a table in docs/hostile.md.
+struct Line {
+    row: &'static str,
+    counter: &'static str,
+    beds: &'static str,
+}
+
+/// `| `row` | what | becomes | limit | counter | beds |`
+fn documented() -> Vec<Line> {
+    let lines = include_str!("../../../docs/hostile.md").lines().filter(|line| line.starts_with("| `"));
+    let line = |line: &'static str| {
+        let columns: Vec<&str> = line.split('|').map(str::trim).collect();
+        let ["", row, _, _, _, counter, beds, ""] = columns[..] else { panic!("not six columns: {line}") };
+        Line { row: row.trim_matches('`'), counter, beds }
+    };
+    lines.map(line).collect()
 }

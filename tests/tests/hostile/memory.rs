@@ -15,7 +15,7 @@ const ACK: u8 = 1;
 const LIMIT: u64 = 96 << 20;
 
 pub(crate) fn row() -> Row {
-    Row { name: "little-memory", counter: ("remora_memory_shortages_total", &[]), run: little_memory }
+    Row { name: "little-memory", counter: Some(("remora_memory_shortages_total", &[])), run: little_memory }
 }
 
 beds! {

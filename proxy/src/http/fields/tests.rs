@@ -47,6 +47,39 @@ fn a_target_is_taken_from_the_hop_only_where_it_is_the_path_that_rules_see() {
 }
 
 #[test]
+fn what_a_client_should_not_have_said_is_told() {
+    let (stranger, sidecar) = (Trust::default, || Trust { hop: true, ..Trust::default() });
+    let application = || Trust { application: true, ..Trust::default() };
+    for (fields, trust, expected) in [
+        (&[("x-envoy-internal", "1"), ("l5d-dst-override", "a")][..], stranger(), &["forged_headers"][..]),
+        (&[("x_forwarded_client_cert", "a")], stranger(), &["forged_headers"]),
+        (&[("x_forwarded_client_cert", "a"), ("x-b", "1")], application(), &[]),
+        (&[("x-remora-hop", "1.1")], stranger(), &["forged_headers"]),
+        (&[("x-remora-hop", "1.1;t,ETag;/")], sidecar(), &[]),
+        (&[("x-remora-hop", "2.0")], sidecar(), &["hop_word"]),
+        (&[("x-remora-hop", "1.1;t;/admin"), ("x-envoy-a", "1")], sidecar(), &["forged_headers", "hop_word"]),
+        (&[("connection", "close, te, x-a, transfer-encoding"), ("te", "trailers"), ("x-a", "1")], stranger(), &[]),
+        (&[("connection", "close, Content-Length")], stranger(), &["connection_option"]),
+        (&[("connection", "host")], application(), &["connection_option"]),
+    ] {
+        let told = receive(&mut head(fields), &trust);
+        assert_eq!(told.into_iter().flatten().collect::<Vec<_>>(), expected, "{fields:?}");
+    }
+    for (version, target, host, expected) in [
+        (Version::HTTP_11, "a", "b", Some("host_overridden")),
+        (Version::HTTP_11, "a:81", "a", Some("host_overridden")),
+        (Version::HTTP_11, "a:80", "A", None),
+        (Version::HTTP_2, "a", "b", None),
+    ] {
+        let mut head = head(&[("host", host)]);
+        (head.version, head.authority) = (version, Some(target.parse().unwrap()));
+        assert_eq!(receive(&mut head, &Trust::default())[3], None, "it is said by Host alone");
+        head.scheme = Some(http::uri::Scheme::HTTP);
+        assert_eq!(receive(&mut head, &Trust::default())[3], expected, "{version:?} {target} {host}");
+    }
+}
+
+#[test]
 fn what_is_taken_out_is_known_by_its_name() {
     let kinds = [
         ("x-remora-hop", Kind::Hop),

@@ -119,12 +119,16 @@ impl Sender {
         self.live.as_ref().is_some_and(|live| live.is_draining())
     }
 
-    /// Whether the server of an idle connection said anything, if only that it ends. Wakes nobody.
+    /// Whether the server of an idle connection said anything, if only that it ends. Wakes nobody. Asked once: it is given up then.
     pub(crate) fn has_ended(&self) -> bool {
         let (mut cx, mut byte) = (Context::from_waker(Waker::noop()), [0]);
         // What is read here is lost, and so is the connection: nobody asked for it.
-        let stream = &mut self.inner.borrow_mut().wire.stream;
-        Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_ready()
+        let (inner, mut read) = (&mut *self.inner.borrow_mut(), ReadBuf::new(&mut byte));
+        let said = Pin::new(&mut inner.wire.stream).poll_read(&mut cx, &mut read).is_ready();
+        if !read.filled().is_empty() {
+            inner.counted.surplus_answer();
+        }
+        said
     }
 
     /// Whether the kernel knows of anything that an idle connection's server said, if only that it ends.
@@ -140,14 +144,17 @@ impl Sender {
     }
 
     /// Whether its exchange left it clean, since what came behind the answer would be taken for the next one, and nobody waits for
-    /// its file.
+    /// its file. Asked once behind each: what came is counted.
     pub(crate) fn is_reusable(&self) -> bool {
         let inner = self.inner.borrow();
-        inner.kept
-            && inner.reader.is_done()
-            && inner.is_sent()
-            && inner.wire.input.is_empty()
-            && !inner.counted.file.is_wanted()
+        if !inner.kept || !inner.reader.is_done() || !inner.is_sent() {
+            return false;
+        }
+        if !inner.wire.input.is_empty() {
+            inner.counted.surplus_answer();
+            return false;
+        }
+        !inner.counted.file.is_wanted()
     }
 
     /// Whether the request is still being sent though its answer is complete.

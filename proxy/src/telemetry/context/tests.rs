@@ -114,6 +114,10 @@ fn what_cannot_be_read_is_as_if_absent() {
 fn a_header_that_comes_twice_is_not_believed() {
     let twice = [("traceparent", TRACEPARENT_SAMPLED), ("traceparent", TRACEPARENT_SAMPLED)];
     assert_eq!(read_all(&twice), (None, None, false));
+    assert!(read(&headers(&twice)).is_unreadable());
+    for pairs in [&[][..], &twice[..1], &[("b3", "0")], &[("traceparent", "?"), ("b3", "1")]] {
+        assert!(!read(&headers(pairs)).is_unreadable(), "{pairs:?}");
+    }
 }
 
 #[test]

@@ -247,7 +247,7 @@ fn gather_upstream(all: &[&UpstreamMetrics], families: &mut Vec<Family>) {
         counts(overflows),
     ));
     type Read = fn(&UpstreamMetrics) -> u64;
-    let by_cluster: [(&str, &str, Kind, Read); 5] = [
+    let by_cluster: [(&str, &str, Kind, Read); 6] = [
         ("remora_upstream_connections_active", "Connections to endpoints now open.", Kind::Gauge, |m| m.active.value()),
         (
             "remora_upstream_connect_failures_total",
@@ -262,6 +262,12 @@ fn gather_upstream(all: &[&UpstreamMetrics], families: &mut Vec<Family>) {
         ("remora_upstream_pool_reuse_total", "Requests that found a pooled connection.", Kind::Counter, |m| {
             m.reuse.value()
         }),
+        (
+            "remora_upstream_surplus_answers_total",
+            "Connections given up since endpoints sent more on them than was asked for.",
+            Kind::Counter,
+            |m| m.surplus.value(),
+        ),
     ];
     for (name, help, kind, read) in by_cluster {
         let mut sums = Sums::new();

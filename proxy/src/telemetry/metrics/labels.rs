@@ -145,8 +145,9 @@ impl Refusal {
     }
 }
 
-/// How clients break their protocols, as metrics count it: what HTTP/1 heads and bodies are refused for, then HTTP/2.
-pub const VIOLATIONS: [&str; 33] = [
+/// How clients break their protocols, as metrics count it: what HTTP/1 heads and bodies are refused for, what requests say that is taken
+/// out of them or passed over, then HTTP/2.
+pub const VIOLATIONS: [&str; 38] = [
     "head_too_large",
     "request_line_too_long",
     "too_many_headers",
@@ -166,6 +167,11 @@ pub const VIOLATIONS: [&str; 33] = [
     "chunk_size",
     "chunk_line",
     "chunk_end",
+    "forged_headers",
+    "hop_word",
+    "connection_option",
+    "host_overridden",
+    "trace_context",
     "head_timeout",
     "malformed",
     "preface_timeout",

@@ -102,13 +102,23 @@ async fn a_clean_exchange_leaves_the_connection_for_another() {
 #[tokio::test]
 async fn what_comes_behind_an_answer_poisons_the_connection() {
     let (sender, mut server) = connection().await;
+    let surplus = |sender: &Sender| sender.inner.borrow().counted.surplus_answers();
     answered(&sender, &mut server, &format!("{OK}EVIL")).await;
     assert!(!sender.is_reusable());
+    assert_eq!(surplus(&sender), 1);
     let (sender, mut server) = connection().await;
     answered(&sender, &mut server, OK).await;
     assert!(sender.is_reusable() && !sender.has_ended());
+    assert_eq!(surplus(&sender), 0);
     say(&mut server, "EVIL").await;
     noticed(&sender).await;
+    assert_eq!(surplus(&sender), 1);
+    // One that only ends has said nothing.
+    let (sender, mut server) = connection().await;
+    answered(&sender, &mut server, OK).await;
+    drop(server);
+    noticed(&sender).await;
+    assert_eq!(surplus(&sender), 0);
 }
 
 #[tokio::test]
