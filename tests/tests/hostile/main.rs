@@ -86,6 +86,10 @@ const ROWS: [&str; 64] = [
     "trace-headers",
 ];
 
+/// Rows that tests of other suites show, behind those.
+const ELSEWHERE: [&str; 5] =
+    ["failing-collectors", "ends-in-the-midst", "bad-reloads", "killed-or-port-taken", "admin-from-elsewhere"];
+
 /// The rows of all modules.
 fn rows() -> Vec<Row> {
     [h2_abuse::rows(), h1_framing::rows(), hop::rows(), upstream::rows(), tcp_resources::rows(), trace::rows()]
@@ -95,7 +99,7 @@ fn rows() -> Vec<Row> {
 }
 
 #[test]
-fn every_row_has_a_bed_and_a_line_in_the_documentation() {
+fn every_row_has_tests_and_a_line_in_the_documentation() {
     let names: Vec<&str> = rows().iter().map(|row| row.name).collect();
     assert_eq!(names, ROWS);
     // Told from what is declared and not from what was run: a run may be of one test only.
@@ -112,9 +116,10 @@ fn every_row_has_a_bed_and_a_line_in_the_documentation() {
         (row, kinds)
     });
     let documented = documented();
-    let kinds = |line: &Line| (line.row, line.beds.split(", ").collect::<BTreeSet<_>>());
-    assert_eq!(documented.iter().map(kinds).collect::<Vec<_>>(), declared);
-    for (row, line) in rows().iter().zip(&documented) {
+    let (here, elsewhere) = documented.split_at(ROWS.len());
+    let kinds = |line: &Line| (line.row, line.shown_by.split(", ").collect::<BTreeSet<_>>());
+    assert_eq!(here.iter().map(kinds).collect::<Vec<_>>(), declared);
+    for (row, line) in rows().iter().zip(here) {
         let named = match row.counter {
             None => line.counter == "nothing",
             Some((metric, labels)) => {
@@ -123,22 +128,37 @@ fn every_row_has_a_bed_and_a_line_in_the_documentation() {
         };
         assert!(named, "{}: {:?} is documented as {}", row.name, row.counter, line.counter);
     }
+    assert_eq!(elsewhere.iter().map(|line| line.row).collect::<Vec<_>>(), ELSEWHERE);
+    elsewhere.iter().for_each(assert_shown);
 }
 
 /// A line of a table in docs/hostile.md.
 struct Line {
     row: &'static str,
     counter: &'static str,
-    beds: &'static str,
+    /// Beds, or tests of other suites.
+    shown_by: &'static str,
 }
 
-/// `| `row` | what | becomes | limit | counter | beds |`
+/// `| `row` | what | becomes | limit | counter | shown by |`
 fn documented() -> Vec<Line> {
     let lines = include_str!("../../../docs/hostile.md").lines().filter(|line| line.starts_with("| `"));
     let line = |line: &'static str| {
         let columns: Vec<&str> = line.split('|').map(str::trim).collect();
-        let ["", row, _, _, _, counter, beds, ""] = columns[..] else { panic!("not six columns: {line}") };
-        Line { row: row.trim_matches('`'), counter, beds }
+        let ["", row, _, _, _, counter, shown_by, ""] = columns[..] else { panic!("not six columns: {line}") };
+        Line { row: row.trim_matches('`'), counter, shown_by }
     };
     lines.map(line).collect()
+}
+
+/// Each of "`file::test`, …" is a test there.
+fn assert_shown(line: &Line) {
+    for shown in line.shown_by.split(", ") {
+        let Some((file, test)) = shown.trim_matches('`').split_once("::") else { panic!("{}: {shown}", line.row) };
+        let text = std::fs::read_to_string(format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let before = text.split_once(&format!("fn {test}() ")).map(|(before, _)| before.trim_end_matches("async "));
+        let attribute = before.and_then(|before| before.trim_end().lines().next_back()).unwrap_or_default();
+        let is_test = attribute.starts_with("#[test]") || attribute.starts_with("#[tokio::test");
+        assert!(is_test, "{}: {file} has no test {test}", line.row);
+    }
 }

@@ -198,8 +198,17 @@ fn logs_are_json_when_asked_for() {
 fn a_bad_reload_keeps_the_last_good_configuration_and_says_so() {
     let pair = Pair::usual();
     let good = std::fs::read_to_string(pair.outbound.file()).unwrap();
+    let failed = [("result", "failed")];
+    // The file is seen while it is written: half of it, or nothing yet.
+    for cut in [good.find("endpoints:").unwrap() + 14, 0] {
+        let before = pair.outbound.metric("remora_config_reloads_total", &failed);
+        pair.outbound.configure(&good[..cut]);
+        pair.outbound.metric_until("remora_config_reloads_total", &failed, |n| n > before);
+        assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200);
+    }
+    let before = pair.outbound.metric("remora_config_reloads_total", &failed);
     pair.outbound.configure(&good.replace("endpoints:", "endpionts:"));
-    pair.outbound.metric_until("remora_config_reloads_total", &[("result", "failed")], |n| n >= 1.0);
+    pair.outbound.metric_until("remora_config_reloads_total", &failed, |n| n > before);
     let line = pair.outbound.said("endpionts");
     assert!(line.contains("endpoints"), "with a suggestion: {line}");
     assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200, "the last good one serves");
@@ -214,6 +223,28 @@ fn a_bad_reload_keeps_the_last_good_configuration_and_says_so() {
     pair.outbound.configure(&moved);
     pair.outbound.metric_until("remora_config_reloads_total", &[("result", "applied")], |n| n > applied);
     eventually("the new endpoint answers", || (pair.client.curl(&[&pair.url("/name")]).body == "other").then_some(()));
+}
+
+#[test]
+fn a_sidecar_that_is_killed_starts_again_on_its_ports() {
+    let mut pair = Pair::usual();
+    for _ in 0..2 {
+        for inbound in [true, false] {
+            let (pod, killed) = match inbound {
+                true => (&pair.server, &mut pair.inbound),
+                false => (&pair.client, &mut pair.outbound),
+            };
+            let config = std::fs::read_to_string(killed.file()).unwrap();
+            killed.signal(Signal::SIGKILL);
+            killed.wait();
+            *killed = pod.proxy(&config);
+            killed.ready();
+            eventually("it serves again", || (pair.client.curl(&[&pair.url("/name")]).code == 200).then_some(()));
+            for _ in 0..10 {
+                assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200, "and goes on to");
+            }
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::any_value;
 use prost::Message;
 use remora_model::snapshot::{Admin, Service};
@@ -193,6 +195,39 @@ async fn a_collector_that_never_answers_costs_counted_spans_and_nothing_else() {
         let tracing = Tracing { queue: 100, ..settings(protocol, format!("http://{address}")) };
         assert_eq!(run_to_the_end(bench(&tracing, 1_000), tracing).await, (0, 1_000), "{protocol:?}");
     }
+}
+
+/// Counts what an OTLP/HTTP collector does not take that always answers this.
+async fn answered_with(status: u16, reply: ExportTraceServiceResponse) -> (u64, u64) {
+    let (listener, address) = bind().await;
+    let body = Bytes::from(reply.encode_to_vec());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service_fn(|request: http::Request<Incoming>| {
+                let response =
+                    http::Response::builder().status(status).header("content-type", "application/x-protobuf");
+                let response = response.body(Full::new(body.clone())).unwrap();
+                async move {
+                    request.into_body().collect().await?;
+                    Ok::<_, hyper::Error>(response)
+                }
+            });
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        }
+    });
+    let tracing = settings(OtlpProtocol::HttpProtobuf, format!("http://{address}"));
+    run_to_the_end(bench(&tracing, 300), tracing).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_collector_refuses_is_counted() {
+    for status in [400, 403, 404, 429, 500, 503] {
+        assert_eq!(answered_with(status, Default::default()).await, (0, 300), "{status}");
+    }
+    // What a collector takes only in part the OTLP library tells its log alone.
+    let partial = ExportTracePartialSuccess { rejected_spans: 3, error_message: "too many".to_owned() };
+    let partial = ExportTraceServiceResponse { partial_success: Some(partial) };
+    assert_eq!(answered_with(200, partial).await, (300, 0));
 }
 
 #[tokio::test(start_paused = true)]
