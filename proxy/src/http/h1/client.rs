@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use super::encode;
 use super::framing::Framing;
 use super::parse::{self, Asked, Limits, ParsedResponse};
-use super::wire::{Output, Reader, Wire};
+use super::wire::{KEPT, Output, Reader, Wire};
 use super::writer::Writer;
 use crate::http::body::{Body, BodyError, RequestBody};
 use crate::http::informational::Informational;
@@ -251,6 +251,10 @@ impl Inner {
     fn sent(&mut self) {
         if self.upload.take().is_some_and(|upload| !upload.writer.is_repeatable()) {
             self.output.forget();
+        }
+        // Its answer may take long to come.
+        if self.output.written_bytes() > KEPT as u64 {
+            self.output.settle();
         }
     }
 

@@ -100,6 +100,23 @@ async fn a_clean_exchange_leaves_the_connection_for_another() {
 }
 
 #[tokio::test]
+async fn what_a_large_head_took_is_given_back_before_its_answer_comes() {
+    let (sender, mut server) = connection().await;
+    let (mut large, informational) = (head(Method::GET), Informational::default());
+    large.headers.insert("x-large", HeaderValue::from_bytes(&[b'l'; 50_000]).unwrap());
+    let mut answered = pin!(sender.send(&large, RequestBody::empty(), &informational));
+    tokio::select! {
+        _ = &mut answered => panic!("an answer"),
+        text = until(&mut server, "\r\n\r\n") => assert!(text.len() > 50_000),
+    }
+    // Whether its last part has left may not have been asked yet.
+    assert!(poll_fn(|cx| Poll::Ready(answered.as_mut().poll(cx))).await.is_pending());
+    assert!(!sender.inner.borrow_mut().output.holds_room(1));
+    say(&mut server, OK).await;
+    answered.await.unwrap();
+}
+
+#[tokio::test]
 async fn what_comes_behind_an_answer_poisons_the_connection() {
     let (sender, mut server) = connection().await;
     let surplus = |sender: &Sender| sender.inner.borrow().counted.surplus_answers();

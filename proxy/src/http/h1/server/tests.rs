@@ -23,6 +23,8 @@ impl http_body::Body for Early {
 }
 
 impl Timed for Early {
+    const BROKEN_OFF: h2::Reason = h2::Reason::INTERNAL_ERROR;
+
     fn poll_blocked(mut self: Pin<&mut Self>, _: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
         // The upload goes on, and is given up with its answer.
         assert!(Pin::new(&mut self.request).poll_frame(cx).is_pending());
