@@ -55,6 +55,9 @@ pub enum BodyError {
 
 /// A body that whoever sends it may have to give up while there is no room for more of it.
 pub(crate) trait Timed: http_body::Body<Data = Bytes, Error = BodyError> {
+    /// What an HTTP/2 peer is told where the body's own connection ended before it was whole.
+    const BROKEN_OFF: h2::Reason;
+
     /// Asked while there is no room, with how much was sent so far. Completes when it took too long.
     fn poll_blocked(self: Pin<&mut Self>, sent: u64, cx: &mut Context<'_>) -> Poll<BodyError>;
 }

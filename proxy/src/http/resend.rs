@@ -111,6 +111,9 @@ impl http_body::Body for Lent {
 }
 
 impl Timed for Lent {
+    /// A client that leaves takes back what it asked; a server is not at fault, and neither are we.
+    const BROKEN_OFF: h2::Reason = h2::Reason::CANCEL;
+
     /// The exchange is bounded by its answer.
     fn poll_blocked(self: Pin<&mut Self>, _: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
         self.0.borrow_mut().body.poll_blocked(cx)

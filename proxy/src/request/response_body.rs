@@ -192,6 +192,8 @@ impl http_body::Body for ResponseBody {
 }
 
 impl Timed for ResponseBody {
+    const BROKEN_OFF: h2::Reason = h2::Reason::INTERNAL_ERROR;
+
     fn poll_blocked(mut self: Pin<&mut Self>, sent: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
         // A client that takes nothing of the answer may still be sending.
         let received = self.exchange.as_ref().map_or(0, |exchange| exchange.telemetry.request_bytes());

@@ -10,6 +10,7 @@ use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use http::{Request, Response};
 use remora_test::client;
+use remora_test::eventually;
 use remora_test::mesh::Mesh;
 use remora_test::pod::Pod;
 use remora_test::sidecar::Sidecar;
@@ -182,6 +183,28 @@ fn an_application_that_sheds_load_is_asked_twice() {
     assert_eq!(app.outbound.metric("remora_upstream_retries_total", &[]), 1.0);
     let inbound = app.inbound.unwrap();
     assert_eq!(inbound.metric("remora_upstream_retries_total", &[]), 0.0, "it could only ask the same again");
+}
+
+#[test]
+fn a_client_that_leaves_within_its_upload_takes_its_request_back() {
+    for more in ["", ", mtls: false, protocol: http2"] {
+        let app = App::start(more);
+        for path in ["/silent", "/endless"] {
+            let state = app.state.clone();
+            app.client.block_on(|| async move {
+                let (client, connection) =
+                    h2::client::handshake(TcpStream::connect(service(8080)).await.unwrap()).await.unwrap();
+                tokio::spawn(connection);
+                let request = Request::post(format!("http://server:8080{path}")).body(()).unwrap();
+                let (_answer, mut upload) = client.ready().await.unwrap().send_request(request, false).unwrap();
+                upload.send_data("begun".into(), false).unwrap();
+                let asked = move || eventually("it is asked", || state.lock().unwrap().asked.get(path).copied());
+                tokio::task::spawn_blocking(asked).await.unwrap();
+                // The connection ends with the runtime.
+            });
+            assert_eq!(app.given_up.recv_timeout(remora_test::PATIENCE), Ok(Reason::CANCEL), "{path}{more}");
+        }
+    }
 }
 
 #[test]

@@ -36,7 +36,7 @@ where
             Some(Err(error)) => {
                 // A reset takes the place of what the h2 crate has not written yet, perhaps the head: that goes first.
                 tokio::task::yield_now().await;
-                send.send_reset(reset_reason(&error));
+                send.send_reset(reset_reason::<B>(&error));
                 return Err(error);
             }
         };
@@ -47,7 +47,7 @@ where
                 }
                 let end = ahead.as_ref().map_or_else(|| body.is_end_stream(), Option::is_none);
                 if let Err(error) = send_data(send, body.as_mut(), data, end, &mut sent).await {
-                    send.send_reset(reset_reason(&error));
+                    send.send_reset(reset_reason::<B>(&error));
                     return Err(error);
                 }
                 if end {
@@ -95,10 +95,11 @@ fn join<B: Timed>(mut body: Pin<&mut B>, data: &mut Bytes, cx: &mut Context<'_>)
     behind
 }
 
-fn reset_reason(error: &BodyError) -> Reason {
+fn reset_reason<B: Timed>(error: &BodyError) -> Reason {
     match error {
         BodyError::Reset(reason) => *reason,
-        BodyError::Closed(_) | BodyError::Invalid(_) => Reason::INTERNAL_ERROR,
+        BodyError::Closed(_) => B::BROKEN_OFF,
+        BodyError::Invalid(_) => Reason::INTERNAL_ERROR,
         BodyError::TimedOut | BodyError::Stalled(_) => Reason::CANCEL,
     }
 }
