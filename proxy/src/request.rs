@@ -128,6 +128,11 @@ impl HttpConnection {
         self.trust.hop
     }
 
+    /// Whether a verified peer of the mesh is at the other end, which may send the requests of many clients.
+    pub(crate) fn is_of_a_peer(&self) -> bool {
+        self.info.peer.is_some()
+    }
+
     /// Whether HTTP/2 clients may use CONNECT for other protocols (RFC 8441). Behind a gateway are services that speak HTTP/1.1: what
     /// they know of WebSocket is Upgrade, and clients must not be led to anything else.
     pub(crate) fn extends_connect(&self) -> bool {

@@ -15,19 +15,32 @@ pub(crate) struct Limits {
     headers: Option<u32>,
     header_timeout: Option<Duration>,
     streams: Option<u32>,
+    connection_header_bytes: Option<u32>,
     stream_window: Option<u32>,
     stream_idle: Option<Duration>,
 }
 
 impl Limits {
     pub(super) fn decode(at: &Located<'_>, problems: &mut Problems) -> Option<Self> {
-        let known = ["header_bytes", "headers", "header_timeout", "streams", "stream_window", "stream_idle"];
+        let known = [
+            "header_bytes",
+            "headers",
+            "header_timeout",
+            "streams",
+            "connection_header_bytes",
+            "stream_window",
+            "stream_idle",
+        ];
         let mut fields = at.fields(&known, problems)?;
         Some(Self {
             header_bytes: fields.optional("header_bytes", number(4096..=1_048_576)).given().copied(),
             headers: fields.optional("headers", number(16..=10_000)).given().copied(),
             header_timeout: fields.optional("header_timeout", positive_duration).given().copied(),
             streams: fields.optional("streams", number(1..=10_000)).given().copied(),
+            connection_header_bytes: fields
+                .optional("connection_header_bytes", number(65_536..=1_073_741_824))
+                .given()
+                .copied(),
             stream_window: fields.optional("stream_window", number(65_535..=16_777_216)).given().copied(),
             stream_idle: fields.optional("stream_idle", duration).given().copied(),
         })
@@ -40,6 +53,7 @@ impl Limits {
             headers: self.headers.unwrap_or(other.headers),
             header_timeout: self.header_timeout.unwrap_or(other.header_timeout),
             streams: self.streams.unwrap_or(other.streams),
+            connection_header_bytes: self.connection_header_bytes.unwrap_or(other.connection_header_bytes),
             stream_window: self.stream_window.unwrap_or(other.stream_window),
             stream_idle: self.stream_idle.unwrap_or(other.stream_idle),
         }

@@ -13,6 +13,7 @@ pub(crate) mod keep_alive;
 mod pump;
 mod received;
 mod server;
+mod streams;
 mod written;
 
 pub(crate) use client::{Named, Sender, connect, informational, request, response_parts};

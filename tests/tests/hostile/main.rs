@@ -8,6 +8,7 @@ mod bed;
 mod frames;
 mod h1_framing;
 mod h2_abuse;
+mod h2_heads;
 mod hop;
 mod memory;
 mod origin;
@@ -19,7 +20,7 @@ mod upstream;
 use bed::Row;
 
 /// Every row there is, in the order of docs/hostile.md.
-const ROWS: [&str; 64] = [
+const ROWS: [&str; 65] = [
     "rapid-reset",
     "server-sent-resets",
     "continuation-flood",
@@ -42,6 +43,7 @@ const ROWS: [&str; 64] = [
     "malformed-pseudo-headers",
     "host-beside-another-authority",
     "length-without-a-body",
+    "heads-of-many-streams",
     "two-framings",
     "bad-content-lengths",
     "bad-transfer-codings",
@@ -92,10 +94,16 @@ const ELSEWHERE: [&str; 5] =
 
 /// The rows of all modules.
 fn rows() -> Vec<Row> {
-    [h2_abuse::rows(), h1_framing::rows(), hop::rows(), upstream::rows(), tcp_resources::rows(), trace::rows()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let modules = [
+        h2_abuse::rows(),
+        h2_heads::rows(),
+        h1_framing::rows(),
+        hop::rows(),
+        upstream::rows(),
+        tcp_resources::rows(),
+        trace::rows(),
+    ];
+    modules.into_iter().flatten().collect()
 }
 
 #[test]
@@ -103,9 +111,17 @@ fn every_row_has_tests_and_a_line_in_the_documentation() {
     let names: Vec<&str> = rows().iter().map(|row| row.name).collect();
     assert_eq!(names, ROWS);
     // Told from what is declared and not from what was run: a run may be of one test only.
-    let beds =
-        [h2_abuse::BEDS, h1_framing::BEDS, hop::BEDS, upstream::BEDS, tcp_resources::BEDS, memory::BEDS, trace::BEDS]
-            .concat();
+    let beds = [
+        h2_abuse::BEDS,
+        h2_heads::BEDS,
+        h1_framing::BEDS,
+        hop::BEDS,
+        upstream::BEDS,
+        tcp_resources::BEDS,
+        memory::BEDS,
+        trace::BEDS,
+    ]
+    .concat();
     for bed in &beds {
         let unknown: Vec<_> = bed.rows.iter().filter(|row| !ROWS.contains(row)).collect();
         assert!(unknown.is_empty(), "{} has rows that are none: {unknown:?}", bed.name);

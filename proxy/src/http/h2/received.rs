@@ -11,12 +11,12 @@ use crate::http::h1::parse::{InvalidHead, Limits};
 use crate::http::head::RequestHead;
 use crate::http::spelling::Spelling;
 
-/// Takes a request apart, of a `hop` where our own sidecar is the peer; its body, unless it cannot be handled.
+/// Takes a request apart, of a `hop` where our own sidecar is the peer; how large its head is, and its body, unless it cannot be handled.
 pub(super) fn request_parts(
     request: http::Request<h2::RecvStream>,
     limits: &Limits,
     hop: bool,
-) -> (Box<RequestHead>, Result<Body, Error>) {
+) -> (Box<RequestHead>, usize, Result<Body, Error>) {
     let (mut parts, stream) = request.into_parts();
     let uri = parts.uri.into_parts();
     let mut head = Box::new(RequestHead {
@@ -32,21 +32,21 @@ pub(super) fn request_parts(
     });
     let aimed = || target(&head).and_then(|()| authority(&head, hop));
     let aim = || aimed().map_err(|fault| Error::DownstreamProtocol(fault.into()));
-    let body = match fields(&head.headers, limits).and_then(|()| aim()) {
-        Ok(authority) => {
+    let (size, body) = match fields(&head.headers, limits).and_then(|size| Ok((size, aim()?))) {
+        Ok((size, authority)) => {
             head.authority = authority;
             head.headers.remove(header::HOST);
             join_cookies(&mut head.headers);
-            Ok(Body::from_h2(stream, hop))
+            (size + head.path.as_str().len(), Ok(Body::from_h2(stream, hop)))
         }
-        Err(error) => Err(error),
+        Err(error) => (0, Err(error)),
     };
-    (head, body)
+    (head, size, body)
 }
 
 /// What the h2 crate leaves unchecked of a request's fields, in one walk: the limits of an HTTP/1 head first, where the crumbs of a
-/// cookie are one field, as large as all of them.
-fn fields(headers: &HeaderMap, limits: &Limits) -> Result<(), Error> {
+/// cookie are one field, as large as all of them. Returns the bytes of all (RFC 9113 section 6.5.2).
+fn fields(headers: &HeaderMap, limits: &Limits) -> Result<usize, Error> {
     let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     let (mut bytes, mut fields, mut crumbs, mut lengths) = (0, 0, 0, 0);
     let mut fault = None;
@@ -74,7 +74,7 @@ fn fields(headers: &HeaderMap, limits: &Limits) -> Result<(), Error> {
     if fields - crumbs + crumbs.min(1) > limits.headers {
         return Err(Error::InvalidHead(InvalidHead::TooManyFields(limits.headers)));
     }
-    fault.map_or(Ok(()), |fault| Err(Error::DownstreamProtocol(fault.into())))
+    fault.map_or(Ok(bytes), |fault| Err(Error::DownstreamProtocol(fault.into())))
 }
 
 /// What the h2 crate leaves unchecked of a request's target.

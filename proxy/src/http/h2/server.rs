@@ -15,20 +15,18 @@ use tokio::time::Instant;
 
 use super::pump::pump;
 use super::received::request_parts;
+use super::streams::{Open, Streams};
 use super::written::Watched;
 use super::{MAX_STREAMS, SEND_BUFFER, SHARED_FRAMES, max_header_list};
 use crate::Error;
 use crate::drain::Drain;
 use crate::http::body::Body;
 use crate::http::fields;
-use crate::http::h1::parse::Limits;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::informational::Informational;
 use crate::io::{Downstream, Replay};
 use crate::request::{HttpConnection, ResponseBody};
 
-/// Fields that a hop may add to a request.
-const HOP_FIELDS: usize = 16;
 /// Streams that the h2 crate resets by itself before it ends the connection: room for a client that opens many before it has heard
 /// how many it may.
 const RESETS: usize = 2048;
@@ -48,36 +46,14 @@ pub(crate) async fn serve(
     connection: Rc<HttpConnection>,
     drain: Drain,
 ) -> Result<(), h2::Error> {
-    let limits = connection.limits();
     let io = Watched::new(io, connection.counts().clone());
     let progress = io.progress();
-    let mut builder = h2::server::Builder::new();
-    if connection.extends_connect() {
-        builder.enable_connect_protocol();
-    }
-    if connection.is_hop() {
-        builder.data_frame_budget(SHARED_FRAMES);
-    }
-    let handshake = builder
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
-        .max_concurrent_streams(limits.streams)
-        .max_header_list_size(read_header_list(&limits, connection.is_hop()))
-        .max_local_error_reset_streams(Some(RESETS))
-        .max_send_buffer_size(SEND_BUFFER)
-        .handshake::<_, Bytes>(io);
-    let Ok(h2) = tokio::time::timeout(PREFACE, handshake).await else {
+    let Ok(h2) = tokio::time::timeout(PREFACE, builder(&connection).handshake::<_, Bytes>(io)).await else {
         tracing::debug!("no HTTP/2 preface in time");
         connection.counts().violation("preface_timeout");
         return Ok(());
     };
-    let told = |error: h2::Error| {
-        if let Some(violation) = violation(&error) {
-            connection.counts().violation(violation);
-        }
-        error
-    };
-    let mut h2 = h2.map_err(told)?;
+    let mut h2 = h2.map_err(|error| told(&connection, error))?;
     let mut over = pin!(drain.over());
     let outlived = drain.outlived();
     let mut ends = pin!(async {
@@ -88,19 +64,19 @@ pub(crate) async fn serve(
         }
     });
     let mut ending = false;
-    // Shared with each stream. One whose request is over may still have an answer that waits for its window, or in the h2 crate.
-    let streams = Rc::new(());
+    // Of a stream whose request is over an answer may still wait for its window, or in the h2 crate.
+    let streams = Streams::new(connection.clone());
     let mut farewell = pin!(tokio::time::sleep(FAREWELL));
     loop {
         tokio::select! {
             biased;
-            ended = poll_fn(|cx| poll_streams(&mut h2, &connection, &streams, cx)) => match ended {
+            ended = poll_fn(|cx| poll_streams(&mut h2, &streams, cx)) => match ended {
                 Ok(Ended::Over) => return Ok(()),
                 Ok(Ended::Abused) => {
                     connection.counts().violation("too_many_resets");
-                    return end(h2, Reason::ENHANCE_YOUR_CALM).await;
+                    return end(&mut h2, Reason::ENHANCE_YOUR_CALM).await;
                 }
-                Err(error) => return Err(told(error)),
+                Err(error) => return Err(told(&connection, error)),
             },
             () = &mut ends, if !ending => {
                 h2.graceful_shutdown();
@@ -109,7 +85,7 @@ pub(crate) async fn serve(
             }
             () = &mut farewell, if ending => {
                 // Who does not even read that it is over is not waited for, but who reads is.
-                if progress.is_over() && Rc::strong_count(&streams) == 1 {
+                if progress.is_over() && streams.are_over() {
                     connection.counts().violation("not_read");
                     return Ok(());
                 }
@@ -121,14 +97,34 @@ pub(crate) async fn serve(
                 if !ending {
                     h2.graceful_shutdown();
                 }
-                let said = poll_fn(|cx| poll_streams(&mut h2, &connection, &streams, cx));
+                let said = poll_fn(|cx| poll_streams(&mut h2, &streams, cx));
                 return match tokio::time::timeout(LAST_WORD, said).await {
-                    Ok(ended) => ended.map(drop).map_err(told),
-                    Err(_) => end(h2, Reason::NO_ERROR).await,
+                    Ok(ended) => ended.map(drop).map_err(|error| told(&connection, error)),
+                    Err(_) => end(&mut h2, Reason::NO_ERROR).await,
                 };
             }
         }
     }
+}
+
+/// What the client is told of its bounds.
+fn builder(connection: &HttpConnection) -> h2::server::Builder {
+    let limits = connection.limits();
+    let mut builder = h2::server::Builder::new();
+    if connection.extends_connect() {
+        builder.enable_connect_protocol();
+    }
+    if connection.is_hop() {
+        builder.data_frame_budget(SHARED_FRAMES);
+    }
+    builder
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(read_header_list(&limits, connection.is_hop()))
+        .max_local_error_reset_streams(Some(RESETS))
+        .max_send_buffer_size(SEND_BUFFER);
+    builder
 }
 
 type Server = h2::server::Connection<Watched<Replay<Downstream>>, Bytes>;
@@ -142,32 +138,41 @@ enum Ended {
 }
 
 /// Begins to serve each stream that comes, in a task of its own.
-fn poll_streams(
-    h2: &mut Server,
-    connection: &Rc<HttpConnection>,
-    open: &Rc<()>,
-    cx: &mut Context<'_>,
-) -> Poll<Result<Ended, h2::Error>> {
+fn poll_streams(h2: &mut Server, streams: &Rc<Streams>, cx: &mut Context<'_>) -> Poll<Result<Ended, h2::Error>> {
     // A request is moved as little as can be: straight into its task.
     while let Some(accepted) = ready!(h2.poll_accept(cx)) {
-        let (request, respond) = accepted?;
+        let (request, mut respond) = accepted?;
+        let connection = &streams.connection;
         if connection.is_abused() {
             return Poll::Ready(Ok(Ended::Abused));
         }
-        let (head, body) = request_parts(request, &head_limits(connection), connection.is_hop());
+        let (head, size, body) = request_parts(request, &streams.limits, connection.is_hop());
+        let Some(open) = streams.open(size) else {
+            connection.counts().violation("too_many_heads");
+            respond.send_reset(Reason::REFUSED_STREAM);
+            continue;
+        };
         // Boxed: the runtime moves a task's future several times. It is made where it stays: it is large.
         let place = Box::new_uninit();
-        let serving = Box::write(place, serve_stream(connection.clone(), head, body, respond, open.clone()));
+        let serving = Box::write(place, serve_stream(open, head, body, respond));
         spawn_local(Box::into_pin(serving));
     }
     Poll::Ready(Ok(Ended::Over))
 }
 
 /// Ends a connection at once, and says why if that can be written soon.
-async fn end(mut h2: Server, reason: Reason) -> Result<(), h2::Error> {
+async fn end(h2: &mut Server, reason: Reason) -> Result<(), h2::Error> {
     h2.abrupt_shutdown(reason);
     let _ = tokio::time::timeout(LAST_WORD, poll_fn(|cx| h2.poll_closed(cx))).await;
     Ok(())
+}
+
+/// Counts what ended a connection, where its client broke it.
+fn told(connection: &HttpConnection, error: h2::Error) -> h2::Error {
+    if let Some(violation) = violation(&error) {
+        connection.counts().violation(violation);
+    }
+    error
 }
 
 /// What ended a connection that its client broke, as metrics count it.
@@ -193,23 +198,13 @@ fn read_header_list(limits: &HttpLimits, hop: bool) -> u32 {
     max_header_list(limits, hop) * if hop { 1 } else { 2 }
 }
 
-/// The bounds of a head on the connection. What a hop adds is not the client's.
-fn head_limits(connection: &HttpConnection) -> Limits {
-    let limits = connection.limits();
-    let (bytes, fields) = (limits.header_bytes as usize, limits.headers as usize);
-    match connection.is_hop() {
-        true => Limits { head_bytes: usize::MAX, headers: fields + HOP_FIELDS },
-        false => Limits { head_bytes: bytes, headers: fields },
-    }
-}
-
 async fn serve_stream(
-    connection: Rc<HttpConnection>,
+    open: Open,
     head: Box<RequestHead>,
     body: Result<Body, Error>,
     mut respond: h2::server::SendResponse<Bytes>,
-    _open: Rc<()>,
 ) {
+    let connection = open.connection();
     let body = match body {
         Ok(body) => body,
         // It may be well-formed, but is too large to look.
@@ -245,6 +240,7 @@ async fn serve_stream(
         })
         .await
     };
+    open.answered();
     match answered {
         Some((head, body)) => answer(respond, head, pin!(body), connection.is_hop()).await,
         None => connection.cut_short(),

@@ -147,7 +147,7 @@ impl Refusal {
 
 /// How clients break their protocols, as metrics count it: what HTTP/1 heads and bodies are refused for, what requests say that is taken
 /// out of them or passed over, then HTTP/2.
-pub const VIOLATIONS: [&str; 38] = [
+pub const VIOLATIONS: [&str; 39] = [
     "head_too_large",
     "request_line_too_long",
     "too_many_headers",
@@ -177,6 +177,7 @@ pub const VIOLATIONS: [&str; 38] = [
     "preface_timeout",
     "not_read",
     "too_many_resets",
+    "too_many_heads",
     "h2_calm",
     "h2_protocol",
     "h2_flow_control",
