@@ -152,7 +152,8 @@ impl Bed {
     }
 
     /// An application whose requests go through its own sidecar, by mTLS, through the sidecar of an origin that speaks HTTP/1.1 only;
-    /// the good client is in the same pod. `more` is of the outbound entry, `top` of the configuration.
+    /// the good client is in the same pod. `more` is of the outbound entry, `top` of the configuration. What is asked of `/unread` goes to
+    /// another port of the pod.
     pub(crate) fn chain(more: &str, top: &str) -> Self {
         let mesh = Mesh::new();
         let [server, attacker] = ["server", "attacker"].map(|name| mesh.pod(name));
@@ -160,9 +161,12 @@ impl Bed {
         let other = server.sidecar("inbound: {mtls: strict, ports: [{port: 8080, protocol: http}]}");
         let proxy = attacker.sidecar(&format!(
             "outbound:\n  - {{host: \"server:8080\", addresses: [{VIRTUAL}], endpoints: [], protocol: http{more}, \
-             routes: [{{path: /admin, cluster: \"server:8080\"}}, {{path: /, cluster: app}}]}}\n\
-             clusters:\n  app: {{endpoints: [\"{}\"], protocol: http}}\n{top}",
-            server.at(8080)
+             routes: [{{path: /admin, cluster: \"server:8080\"}}, {{path: /unread, cluster: unread}}, \
+             {{path: /, cluster: app}}]}}\n\
+             clusters:\n  app: {{endpoints: [\"{}\"], protocol: http}}\n  \
+             unread: {{endpoints: [\"{}\"], protocol: http}}\n{top}",
+            server.at(8080),
+            server.at(9001)
         ));
         let to = virtual_address();
         let (gateway, good) = (attacker.clone(), attacker.clone());
@@ -170,13 +174,13 @@ impl Bed {
     }
 
     /// A sidecar with strict mTLS before an origin, met by an attacker that has an identity of the mesh, no sidecar, and speaks HTTP/2
-    /// by this ALPN value; the good client has both. `more` is of the `inbound` part.
-    pub(crate) fn peer(http2: &[u8], more: &str) -> Self {
+    /// by this ALPN value; the good client has both. `more` is of the `inbound` part, `top` of the configuration.
+    pub(crate) fn peer(http2: &[u8], more: &str, top: &str) -> Self {
         let mesh = Mesh::new();
         let [server, attacker, good] = ["server", "attacker", "good"].map(|name| mesh.pod(name));
         let origin = Origin::start(&server, server.at(8080));
         let proxy =
-            server.sidecar(&format!("inbound: {{mtls: strict, ports: [{{port: 8080, protocol: http}}]{more}}}"));
+            server.sidecar(&format!("inbound: {{mtls: strict, ports: [{{port: 8080, protocol: http}}]{more}}}\n{top}"));
         let to = server.at(8080);
         let other = good.sidecar(&format!(
             "outbound:\n  - {{host: \"server:8080\", addresses: [{VIRTUAL}], endpoints: [\"{to}\"]}}\n"
@@ -241,6 +245,12 @@ impl Bed {
 
     fn proxies(&self) -> impl Iterator<Item = &Sidecar> {
         [Some(&self.proxy), self.other.as_ref()].into_iter().flatten()
+    }
+
+    /// Bytes of an answer that the attacker does not read which the proxy may hold: buffers on either side, and where it comes over
+    /// HTTP/2, from another sidecar or the origin, what may be sent before it is read, which is the default window of a stream.
+    pub(crate) fn held_of_an_answer(&self) -> usize {
+        96 * 1024 + if self.other.is_some() { 256 * 1024 } else { 0 }
     }
 
     /// Open files of the proxy now.

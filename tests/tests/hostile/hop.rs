@@ -15,23 +15,26 @@ beds! {
         "two-framings", "bad-content-lengths", "bad-transfer-codings", "bad-chunks", "nul-in-a-field", "bare-cr",
         "bare-lf", "folded-fields", "spaces-where-none-belong", "hosts-that-are-none-or-two", "bad-targets", "http-1.0",
         "absolute-target", "early-bytes-of-a-tunnel", "hop-by-hop-names",
-    ] => |rows| rows.run(&mut Bed::peer(b"istio-h2", ""));
+    ] => |rows| rows.run(&mut Bed::peer(b"istio-h2", "", ""));
 
     peer http2_by_a_peer_of_the_mesh [
         "rapid-reset", "server-sent-resets", "continuation-flood", "empty-continuations", "empty-data",
         "priority-flood", "window-update-flood", "header-bomb", "cookie-crumbs", "large-heads", "too-many-streams",
         "malformed-frames", "malformed-fields", "malformed-pseudo-headers", "host-beside-another-authority",
         "length-without-a-body",
-    ] => |rows| rows.run(&mut Bed::peer(b"istio-h2", ""));
+    ] => |rows| rows.run(&mut Bed::peer(b"istio-h2", "", ""));
 
     peer http2_by_a_sidecar_that_was_taken_over [
         "continuation-flood", "empty-continuations", "empty-data", "priority-flood", "window-update-flood",
         "header-bomb", "malformed-frames", "malformed-fields", "malformed-pseudo-headers",
         "host-beside-another-authority", "length-without-a-body", "forged-hop-fields",
-    ] => |rows| rows.run(&mut Bed::peer(b"remora-h2", ""));
+    ] => |rows| rows.run(&mut Bed::peer(b"remora-h2", "", ""));
 
     peer floods_by_a_peer_of_the_mesh ["settings-unread", "pings-unread"] =>
-        |rows| rows.run(&mut Bed::peer(b"remora-h2", ", timeouts: {idle: 2s}"));
+        |rows| rows.run(&mut Bed::peer(b"remora-h2", ", timeouts: {idle: 2s}", ""));
+
+    peer streams_of_a_peer_that_stand_still ["bomb-behind-a-closed-window", "answers-unread"] =>
+        |rows| rows.run(&mut Bed::peer(b"istio-h2", "", "limits: {stream_idle: 2s}"));
 }
 
 /// A request with a word between sidecars, and more fields.
