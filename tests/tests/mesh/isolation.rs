@@ -98,21 +98,6 @@ const BOTH: [&str; 2] = ["--http1.1", "--http2-prior-knowledge"];
 const TINY: [usize; 8] = [1, 1, 20, 20, 20, 20, 20, 20];
 
 #[test]
-fn answers_in_tiny_parts_that_nobody_reads_leave_their_connection_to_others() {
-    let pair = narrow();
-    let stuck = TINY.map(|size| {
-        let mut stream = pair.client.enter(|| TcpStream::connect(service(8080))).unwrap();
-        write!(stream, "GET /endless/{size} HTTP/1.1\r\nhost: server:8080\r\n\r\n").unwrap();
-        stream
-    });
-    pair.inbound
-        .metric_until("remora_requests_active", &[("direction", "inbound")], |count| count == TINY.len() as f64);
-    settled(&pair.server, "lo");
-    settled(&pair.client, "eth0");
-    stand(&pair, stuck.len(), &BOTH);
-}
-
-#[test]
 fn streams_of_tiny_frames_that_nobody_reads_leave_their_connection_to_others() {
     let pair = narrow();
     let to = service(8080);
