@@ -78,7 +78,7 @@ pub(crate) struct Pool {
 /// The connections to one endpoint by one hop.
 #[derive(Debug)]
 pub(crate) struct Host {
-    idle: RefCell<Vec<(h1::client::Sender, Instant)>>,
+    idle: RefCell<Vec<h1::client::Sender>>,
     shared: RefCell<Vec<Rc<Shared>>>,
     dialling: RefCell<Option<Rc<Dialling>>>,
     /// The SVID generation its connections were made with.
@@ -266,7 +266,7 @@ impl Host {
 
     /// Since when the HTTP/1.1 connection waits for work that waits longest.
     fn unshared_since(&self) -> Option<Instant> {
-        self.idle.borrow().first().map(|(_, since)| *since)
+        self.idle.borrow().first()?.rested()
     }
 
     fn close_idle(&self) {
@@ -278,31 +278,32 @@ impl Host {
     /// The connection used last, unless its server ended it or is about to.
     fn take_idle(&self) -> Option<h1::client::Sender> {
         let mut idle = self.idle.borrow_mut();
-        while let Some((sender, since)) = idle.pop() {
-            if self.is_fit(&sender, since) {
+        while let Some(sender) = idle.pop() {
+            if self.is_fit(&sender) {
                 return Some(sender);
             }
         }
         None
     }
 
-    /// Whether a connection that is idle since then can take a request.
-    fn is_fit(&self, sender: &h1::client::Sender, since: Instant) -> bool {
+    /// Whether an idle connection can take a request.
+    fn is_fit(&self, sender: &h1::client::Sender) -> bool {
         let limit = sender.idle_limit().into_iter().chain(self.patience()).min();
-        if sender.is_draining() || limit.is_some_and(|limit| since.elapsed() >= limit) {
+        if sender.is_draining() || limit.is_some_and(|limit| is_older(sender, limit)) {
             return false;
         }
         let ended = sender.has_ended();
         if ended {
-            self.learn(since.elapsed());
+            self.learn(sender);
         }
         !ended
     }
 
-    /// Its server closed a connection that had been idle so long. Others are retired at half that age from now on: what may not be
-    /// done twice must not come upon such an end.
-    fn learn(&self, age: Duration) {
-        let limit = (age / 2).max(LEAST_PATIENCE);
+    /// Its server closed a connection while it was idle, if it ever was. Others are retired at half that age from now on: what may not
+    /// be done twice must not come upon such an end.
+    pub(crate) fn learn(&self, sender: &h1::client::Sender) {
+        let Some(since) = sender.rested() else { return };
+        let limit = (since.elapsed() / 2).max(LEAST_PATIENCE);
         if self.patience().is_none_or(|known| limit < known) {
             self.patience.set(Some((limit, Instant::now())));
         }
@@ -318,7 +319,7 @@ impl Host {
     pub(crate) fn give_back(&self, sender: h1::client::Sender, generation: u64) {
         if self.generation.get() == generation && sender.is_reusable() {
             sender.rest();
-            self.idle.borrow_mut().push((sender, Instant::now()));
+            self.idle.borrow_mut().push(sender);
         }
     }
 
@@ -356,7 +357,7 @@ impl Host {
 
     /// Forgets the connections that have ended unnoticed: where one had, others are likely to. Of HTTP/1.1 the kernel is asked.
     pub(crate) fn discard_ended(&self) {
-        self.idle.borrow_mut().retain(|(sender, since)| self.is_fit(sender, *since) && !sender.has_input());
+        self.idle.borrow_mut().retain(|sender| self.is_fit(sender) && !sender.has_input());
         let mut context = Context::from_waker(Waker::noop());
         let mut ended = |shared: &Shared| matches!(shared.sender.clone().poll_ready(&mut context), Poll::Ready(Err(_)));
         self.shared.borrow_mut().retain(|shared| !ended(shared));
@@ -385,9 +386,9 @@ impl Host {
 
     fn sweep(&self, now: Instant, timeout: Duration) {
         let fresh = |since: Instant| timeout.is_zero() || now.duration_since(since) < timeout;
-        self.idle.borrow_mut().retain(|(sender, since)| {
+        self.idle.borrow_mut().retain(|sender| {
             sender.free_buffer();
-            fresh(*since) && self.is_fit(sender, *since)
+            sender.rested().is_some_and(fresh) && self.is_fit(sender)
         });
         // One that takes no streams, as its server says, is none to keep: each request would leave another.
         let serves = |shared: &Shared| fresh(shared.last_used.get()) && shared.has_room();
@@ -398,6 +399,11 @@ impl Host {
     fn is_unused(&self) -> bool {
         self.idle.borrow().is_empty() && self.shared.borrow().is_empty() && self.dialling.borrow().is_none()
     }
+}
+
+/// Whether a connection has waited for work so long.
+fn is_older(sender: &h1::client::Sender, age: Duration) -> bool {
+    sender.rested().is_some_and(|since| since.elapsed() >= age)
 }
 
 #[cfg(test)]

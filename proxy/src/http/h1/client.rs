@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use http::{StatusCode, header};
 use http_body::Body as _;
 use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::time::Instant;
 
 use super::encode;
 use super::framing::Framing;
@@ -68,6 +69,8 @@ struct Inner {
     kept: bool,
     /// How long its server keeps it idle.
     idle: Option<Duration>,
+    /// Since when it waits for work, or did before the request under way.
+    rested: Option<Instant>,
     /// Completes when it was drained and its grace is over.
     over: Option<Pin<Box<dyn Future<Output = ()>>>>,
     counted: UpstreamConnection,
@@ -108,6 +111,7 @@ impl Sender {
             unwritable: None,
             kept: true,
             idle: None,
+            rested: None,
             over,
             counted,
         };
@@ -183,7 +187,14 @@ impl Sender {
 
     /// It waits for work.
     pub(crate) fn rest(&self) {
-        self.inner.borrow().counted.file.take_share();
+        let mut inner = self.inner.borrow_mut();
+        inner.rested = Some(Instant::now());
+        inner.counted.file.take_share();
+    }
+
+    /// Since when it waits for work, or did before the request under way; `None`: that is its first.
+    pub(crate) fn rested(&self) -> Option<Instant> {
+        self.inner.borrow().rested
     }
 
     /// How long it may be idle before its server could close it.
