@@ -56,9 +56,18 @@ pub(crate) struct EndpointState {
     avoid_until: Cell<Option<Instant>>,
 }
 
-/// An endpoint that was chosen; it counts as active until this is dropped.
+/// An endpoint that was chosen.
 #[derive(Debug)]
-pub(crate) struct Picked(Rc<EndpointState>);
+pub(crate) enum Picked {
+    /// One of the cluster's; it counts as active until this is dropped.
+    Known(Active),
+    /// Where a connection was aimed: there is no other to choose, so nothing is kept of it.
+    Aimed(SocketAddr),
+}
+
+/// Counts an endpoint as active.
+#[derive(Debug)]
+pub(crate) struct Active(Rc<EndpointState>);
 
 impl ClusterState {
     pub(crate) fn new(config: Cluster, telemetry: &Rc<WorkerTelemetry>, resolved: &Resolved) -> Self {
@@ -135,7 +144,7 @@ impl ClusterState {
     ) -> Option<Picked> {
         if self.config.discovery == Discovery::OriginalDst {
             let fresh = !tried.contains(&orig_dst);
-            return fresh.then(|| Picked::new(EndpointState::new(Endpoint::new(orig_dst))));
+            return fresh.then_some(Picked::Aimed(orig_dst));
         }
         let Endpoints { states, balancer } = &mut *self.endpoints.borrow_mut();
         let active = |index: usize| states[index].active.get();
@@ -144,7 +153,7 @@ impl ClusterState {
         let avoided = |index: usize| was_tried(index) || states[index].avoided();
         let index =
             balancer.pick(active, avoided, &mut random).or_else(|| balancer.pick(active, was_tried, &mut random))?;
-        Some(Picked::new(states[index].clone()))
+        Some(Picked::Known(Active::new(&states[index])))
     }
 
     /// An address of the other family that the cluster's name resolves to as well.
@@ -208,34 +217,46 @@ impl EndpointState {
 }
 
 impl Picked {
-    fn new(state: Rc<EndpointState>) -> Self {
-        state.active.set(state.active.get() + 1);
-        Self(state)
-    }
-
     pub(crate) fn address(&self) -> SocketAddr {
-        self.0.endpoint.address
+        match self {
+            Self::Known(active) => active.0.endpoint.address,
+            Self::Aimed(address) => *address,
+        }
     }
 
     /// It answered, or took a connection of bytes.
     pub(crate) fn reached(&self) {
-        if self.0.failures.take() > 0 {
-            self.0.avoid_until.set(None);
+        if let Self::Known(Active(endpoint)) = self
+            && endpoint.failures.take() > 0
+        {
+            endpoint.avoid_until.set(None);
         }
     }
 
     /// It could not be reached.
     pub(crate) fn unreachable(&self, error: &Error) {
-        self.0.unreachable(error);
+        if let Self::Known(Active(endpoint)) = self {
+            endpoint.unreachable(error);
+        }
     }
 
-    /// The endpoint itself, which may be wanted for longer.
-    pub(crate) fn endpoint(&self) -> Rc<EndpointState> {
-        self.0.clone()
+    /// The cluster's endpoint itself, which may be wanted for longer.
+    pub(crate) fn endpoint(&self) -> Option<Rc<EndpointState>> {
+        match self {
+            Self::Known(active) => Some(active.0.clone()),
+            Self::Aimed(_) => None,
+        }
     }
 }
 
-impl Drop for Picked {
+impl Active {
+    fn new(endpoint: &Rc<EndpointState>) -> Self {
+        endpoint.active.set(endpoint.active.get() + 1);
+        Self(endpoint.clone())
+    }
+}
+
+impl Drop for Active {
     fn drop(&mut self) {
         self.0.active.set(self.0.active.get() - 1);
     }

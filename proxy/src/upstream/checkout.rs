@@ -102,7 +102,7 @@ async fn dial(
     host: Rc<Host>,
     generation: u64,
     ticket: Option<Ticket>,
-    endpoint: Rc<EndpointState>,
+    endpoint: Option<Rc<EndpointState>>,
     open: Pin<Box<impl Future<Output = Result<Fresh, Error>> + 'static>>,
 ) -> Result<Connection, Error> {
     let proof = if ticket.is_none() { host.prove() } else { None };
@@ -111,7 +111,9 @@ async fn dial(
     let dialled = async move {
         let dialled = open.await.map(|fresh| host.add(fresh, generation));
         if let Err(error) = &dialled {
-            endpoint.unreachable(error);
+            if let Some(endpoint) = endpoint {
+                endpoint.unreachable(error);
+            }
             host.failed(ticket, error);
         }
         drop(proof);
