@@ -25,6 +25,8 @@ pub(crate) use shared::{Shared, Stream};
 
 /// How long a host's shared connections are kept at least after others were superseded.
 const SUPERSEDED: Duration = Duration::from_secs(1);
+/// How often a host's connections are looked at, at most, for those that have ended.
+const LOOK: Duration = Duration::from_secs(1);
 /// The least age at which idle connections are retired by what was learned: a server that restarts closes new ones, too.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// How long that is believed.
@@ -89,6 +91,8 @@ pub(crate) struct Host {
     proving: Cell<bool>,
     /// When its shared connections were last superseded.
     superseded: Cell<Option<Instant>>,
+    /// When its connections were last looked at for those that have ended.
+    looked: Cell<Option<Instant>>,
     /// How old idle HTTP/1.1 connections may become, and when that was learned.
     patience: Cell<Option<(Duration, Instant)>>,
     /// As its requests meet them, where there are any.
@@ -168,6 +172,7 @@ impl Host {
             exclusive: Cell::new(false),
             proving: Cell::new(false),
             superseded: Cell::new(None),
+            looked: Cell::new(None),
             patience: Cell::new(None),
             bounds,
         }
@@ -355,8 +360,12 @@ impl Host {
         self.shared.borrow_mut().retain(|other| !Rc::ptr_eq(other, shared));
     }
 
-    /// Forgets the connections that have ended unnoticed: where one had, others are likely to. Of HTTP/1.1 the kernel is asked.
+    /// Forgets the connections that have ended unnoticed: where one had, others are likely to. Of HTTP/1.1 the kernel is asked, about
+    /// each of them, so once a second and no more: a server may end a connection with every request.
     pub(crate) fn discard_ended(&self) {
+        if !is_due(&self.looked, LOOK) {
+            return;
+        }
         self.idle.borrow_mut().retain(|sender| self.is_fit(sender) && !sender.has_input());
         let mut context = Context::from_waker(Waker::noop());
         let mut ended = |shared: &Shared| matches!(shared.sender.clone().poll_ready(&mut context), Poll::Ready(Err(_)));
@@ -366,10 +375,8 @@ impl Host {
     /// Forgets the shared connections, `shared` among them: what is tried again is not to go the same way. Once a second and no
     /// more: while there is no application anywhere, new ones lead nowhere either.
     pub(crate) fn supersede(&self, shared: &Rc<Shared>) {
-        let lately = self.superseded.get().is_some_and(|when| when.elapsed() < SUPERSEDED);
         let mut all = self.shared.borrow_mut();
-        if !lately && all.iter().any(|other| Rc::ptr_eq(other, shared)) {
-            self.superseded.set(Some(Instant::now()));
+        if all.iter().any(|other| Rc::ptr_eq(other, shared)) && is_due(&self.superseded, SUPERSEDED) {
             all.drain(..).for_each(|old| old.closed.set(true));
         }
     }
@@ -399,6 +406,15 @@ impl Host {
     fn is_unused(&self) -> bool {
         self.idle.borrow().is_empty() && self.shared.borrow().is_empty() && self.dialling.borrow().is_none()
     }
+}
+
+/// Whether something that is done once in a `period` is due, and is done therefore.
+fn is_due(last: &Cell<Option<Instant>>, period: Duration) -> bool {
+    let due = last.get().is_none_or(|last| last.elapsed() >= period);
+    if due {
+        last.set(Some(Instant::now()));
+    }
+    due
 }
 
 /// Whether a connection has waited for work so long.

@@ -144,6 +144,20 @@ async fn where_one_connection_has_ended_others_that_have_are_not_tried() {
     assert!(host.is_unused(), "the fresh one came in another's place");
 }
 
+#[tokio::test(start_paused = true)]
+async fn ended_connections_are_looked_for_once_a_second() {
+    let host = Rc::new(Host::new(0, None));
+    host.discard_ended();
+    let (io, end) = connected().await;
+    host.give_back(http1(io), 0);
+    drop(end);
+    host.discard_ended();
+    assert!(!host.is_unused(), "nobody looks");
+    tokio::time::advance(LOOK).await;
+    host.discard_ended();
+    assert!(host.is_unused());
+}
+
 #[tokio::test]
 async fn where_one_connection_has_ended_shared_ones_that_have_not_stay() {
     let host = Rc::new(Host::new(0, None));
