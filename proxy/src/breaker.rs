@@ -12,6 +12,7 @@ use remora_model::CircuitBreakers;
 use tokio::sync::Notify;
 
 use crate::Error;
+use crate::waiting::Waits;
 
 /// What is bounded. The discriminant indexes counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,8 +124,7 @@ impl Bounds {
     /// # Errors
     /// Meanwhile one could not be made.
     pub(crate) async fn freed(&self) -> Result<(), Error> {
-        self.waiting.set(self.waiting.get() + 1);
-        let _waits = Waits(self);
+        let _waits = Waits::new(&self.waiting);
         let before = self.failed.borrow().0;
         self.freed.notified().await;
         match &*self.failed.borrow() {
@@ -150,15 +150,6 @@ impl Bounds {
         let mut failed = self.failed.borrow_mut();
         *failed = (failed.0.wrapping_add(1), Some(error.clone()));
         self.tell_all();
-    }
-}
-
-/// One that waits.
-struct Waits<'a>(&'a Bounds);
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting.get() - 1);
     }
 }
 

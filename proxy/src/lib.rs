@@ -36,6 +36,7 @@ pub mod telemetry;
 pub mod tls;
 mod upstream;
 pub mod wait;
+mod waiting;
 mod watch;
 mod worker;
 

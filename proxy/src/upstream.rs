@@ -126,6 +126,18 @@ async fn within<T>(
     }
 }
 
+/// Lets an upload go on beyond its answer, for as long as its `progress` does; whether it came to its end.
+pub(crate) async fn while_it_moves<T: PartialEq>(mut upload: Pin<&mut impl Future>, progress: impl Fn() -> T) -> bool {
+    let mut last = progress();
+    while tokio::time::timeout(STALLED, upload.as_mut()).await.is_err() {
+        let before = std::mem::replace(&mut last, progress());
+        if last == before {
+            return false;
+        }
+    }
+    true
+}
+
 /// Sends a request to an endpoint of `cluster`, and to another where that provably had no effect.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use http::StatusCode;
 use http_body::Body as _;
 use tokio::task::{JoinHandle, spawn_local};
 
-use super::{Bound, Checked, Failure, Response, STALLED, within};
+use super::{Bound, Checked, Failure, Response, while_it_moves, within};
 use crate::Error;
 use crate::breaker::Place;
 use crate::cluster::{ClusterState, Picked};
@@ -44,13 +44,7 @@ struct Upload {
 impl Upload {
     /// Lets it go on for as long as it gets on.
     async fn finish(mut self) {
-        let mut passed = self.progress.frames();
-        while tokio::time::timeout(STALLED, &mut self.pumping).await.is_err() {
-            let before = std::mem::replace(&mut passed, self.progress.frames());
-            if passed == before {
-                break;
-            }
-        }
+        while_it_moves(Pin::new(&mut self.pumping), || self.progress.frames()).await;
     }
 }
 
@@ -310,7 +304,7 @@ mod tests {
     use crate::pool::Checkout;
     use crate::resolve::Resolved;
     use crate::telemetry::{ByteCounter, Registry, UpstreamProtocol, WorkerTelemetry, channels};
-    use crate::upstream::UpstreamConnection;
+    use crate::upstream::{STALLED, UpstreamConnection};
     use crate::worker::{Files, Need};
 
     /// Pumps a body, and then nothing for ever; how long that is let to go on beyond its answer.

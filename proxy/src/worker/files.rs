@@ -8,6 +8,8 @@ use std::sync::Arc;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
+use crate::waiting::Waits;
+
 /// Who uses a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -139,22 +141,6 @@ impl File {
     /// Whether somebody waits for one, who needs it more than a connection that waits for work.
     pub(crate) fn is_wanted(&self) -> bool {
         self.files.is_waited_for()
-    }
-}
-
-/// One that waits.
-struct Waits<'a>(&'a Cell<u32>);
-
-impl<'a> Waits<'a> {
-    fn new(waiting: &'a Cell<u32>) -> Self {
-        waiting.set(waiting.get() + 1);
-        Self(waiting)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }
 

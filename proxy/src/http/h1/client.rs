@@ -5,19 +5,19 @@ use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io::ErrorKind;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{StatusCode, header};
+use http::StatusCode;
 use http_body::Body as _;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Instant;
 
 use super::encode;
-use super::framing::Framing;
+use super::framing::{self, Framing};
 use super::parse::{self, Asked, Limits, ParsedResponse};
 use super::wire::{KEPT, Output, Reader, Wire};
 use super::writer::Writer;
@@ -27,7 +27,7 @@ use crate::http::{RequestHead, ResponseHead};
 use crate::io::{Replay, Upstream};
 use crate::live::LiveConnection;
 use crate::socket;
-use crate::upstream::{Lease, STALLED, Upgrade, UpstreamConnection};
+use crate::upstream::{Lease, Upgrade, UpstreamConnection, while_it_moves};
 use crate::worker::Share;
 
 mod answer;
@@ -169,14 +169,9 @@ impl Sender {
 
     /// Sends the rest of a request that was answered before its end, for as long as it gets on.
     pub(crate) async fn finish(&self) {
-        let mut written = self.inner.borrow().output.written_bytes();
-        while tokio::time::timeout(STALLED, poll_fn(|cx| self.inner.borrow_mut().poll_finish(cx))).await.is_err() {
-            let inner = &mut *self.inner.borrow_mut();
-            let before = std::mem::replace(&mut written, inner.output.written_bytes());
-            if written == before {
-                inner.kept = false;
-                return;
-            }
+        let finishing = pin!(poll_fn(|cx| self.inner.borrow_mut().poll_finish(cx)));
+        if !while_it_moves(finishing, || self.inner.borrow().output.written_bytes()).await {
+            self.inner.borrow_mut().kept = false;
         }
     }
 
@@ -395,8 +390,7 @@ fn framing(head: &RequestHead, body: &RequestBody) -> Framing {
     if body.is_end_stream() {
         return Framing::Empty;
     }
-    let announced = || head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
-    match body.size_hint().exact().or_else(announced) {
+    match body.size_hint().exact().or_else(|| framing::announced(&head.headers)) {
         Some(0) => Framing::Empty,
         Some(length) => Framing::Length(length),
         None => Framing::Chunked,

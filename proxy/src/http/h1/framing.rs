@@ -1,5 +1,7 @@
 //! How long a message's body is (RFC 9112 section 6), judged from its fields.
 
+use http::header::{CONTENT_LENGTH, HeaderMap};
+
 use super::parse::InvalidHead;
 
 /// Where a body ends.
@@ -26,6 +28,11 @@ pub(crate) fn content_length(value: &[u8]) -> Result<u64, InvalidHead> {
     let digits = str::from_utf8(value).ok().filter(|_| valid);
     let length = digits.and_then(|digits| digits.parse().ok());
     length.filter(|&length| i64::try_from(length).is_ok()).ok_or(InvalidHead::ContentLength)
+}
+
+/// The length that a head announces, which was judged when it was read.
+pub(super) fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Requires that Transfer-Encoding is `chunked` and nothing else, since no other coding can be undone here or passed on.

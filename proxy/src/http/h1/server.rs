@@ -14,7 +14,7 @@ use tokio::io::AsyncWrite as _;
 
 use super::downstream::{Connection, Ended, Ending, Shared, body};
 use super::encode;
-use super::framing::Framing;
+use super::framing::{self, Framing};
 use super::parse::ParsedRequest;
 use super::wire::Output;
 use super::writer::Writer;
@@ -322,8 +322,7 @@ fn framing(asked: &Asked, head: &ResponseHead, body: &ResponseBody) -> Framing {
     }
     // Announced trailers have a place behind chunks alone.
     let trailed = asked.version == Version::HTTP_11 && head.headers.contains_key(header::TRAILER);
-    let length = head.headers.get(header::CONTENT_LENGTH).filter(|_| !trailed);
-    let announced = || length?.to_str().ok()?.parse().ok();
+    let announced = || if trailed { None } else { framing::announced(&head.headers) };
     match body.size_hint().exact().or_else(announced) {
         Some(length) => Framing::Length(length),
         None if asked.version == Version::HTTP_11 => Framing::Chunked,

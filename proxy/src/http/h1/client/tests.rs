@@ -13,6 +13,7 @@ use super::*;
 use crate::http::Spelling;
 use crate::http::h1::parse::InvalidHead;
 use crate::telemetry::{ByteCounter, UpstreamMetrics, UpstreamProtocol};
+use crate::upstream::STALLED;
 use crate::worker::{Files, Need};
 
 /// A connection, and its server's end.
