@@ -176,11 +176,8 @@ impl HttpConnection {
         match forwarded {
             Ok((mut response, timeout)) => {
                 match response.upgrade {
-                    None => fields::strip_response(&mut response.head),
+                    None => fields::pass_response(&mut response.head, self.towards(http2)),
                     Some(_) => fields::strip_hop(&mut response.head.headers),
-                }
-                if self.trust.hop {
-                    fields::mark_spelling(&mut response.head);
                 }
                 telemetry.response(&response.head);
                 let exchange =
@@ -190,6 +187,14 @@ impl HttpConnection {
                 (response.head, body)
             }
             Err(error) => self.failed(active, telemetry, &error, bare),
+        }
+    }
+
+    fn towards(&self, http2: bool) -> fields::Towards {
+        match http2 {
+            _ if self.trust.hop => fields::Towards::Hop,
+            true => fields::Towards::Http2,
+            false => fields::Towards::Http1,
         }
     }
 

@@ -169,15 +169,36 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes the same of a response, except for what a 426 says that its client must upgrade to (RFC 9110 section 15.5.22).
-pub(crate) fn strip_response(head: &mut ResponseHead) {
-    let protocols = take_upgrade(head);
-    strip_hop_by_hop(&mut head.headers);
-    put_upgrade(head, protocols);
+/// What a response goes on to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Towards {
+    /// A client that speaks HTTP/1.
+    Http1,
+    /// One that speaks HTTP/2.
+    Http2,
+    /// Our own sidecar, which learns how the response was written.
+    Hop,
 }
 
-/// What a 426 says to upgrade to; without it where HTTP/2 is to carry it (RFC 9113 section 8.2.2).
-pub(super) fn take_upgrade(head: &mut ResponseHead) -> Vec<HeaderValue> {
+/// Removes the same of a response. What a 426 says that its client must upgrade to (RFC 9110 section 15.5.22) is told to clients of HTTP/1
+/// alone: HTTP/2 has no field for it (RFC 9113 section 8.2.2).
+pub(crate) fn pass_response(head: &mut ResponseHead, to: Towards) {
+    let protocols = take_upgrade(head);
+    strip_hop_by_hop(&mut head.headers);
+    match to {
+        Towards::Http1 => put_upgrade(head, protocols),
+        Towards::Http2 => {}
+        Towards::Hop => {
+            mark_spelling(head);
+            for protocol in protocols {
+                let value = HeaderValue::from_bytes(&[UPGRADE, protocol.as_bytes()].concat());
+                head.headers.append(&HOP, value.expect("a field's value behind a word is a field's value"));
+            }
+        }
+    }
+}
+
+fn take_upgrade(head: &mut ResponseHead) -> Vec<HeaderValue> {
     if head.status != StatusCode::UPGRADE_REQUIRED {
         return Vec::new();
     }
@@ -229,15 +250,10 @@ pub(crate) fn mark_hop(head: &RequestHead, headers: &mut HeaderMap) {
     headers.insert(&HOP, head.spelling.to_hop(head.version));
 }
 
-/// Tells our own sidecar at the other end how an HTTP/1 response was written, where that is not as HTTP/2 writes it, and what a 426 says
-/// to upgrade to.
+/// Tells our own sidecar at the other end how an HTTP/1 response was written, where that is not as HTTP/2 writes it.
 pub(crate) fn mark_spelling(head: &mut ResponseHead) {
     if head.spelling != Spelling::default() {
         head.headers.insert(&HOP, head.spelling.to_hop(head.version));
-    }
-    for protocol in take_upgrade(head) {
-        let value = HeaderValue::from_bytes(&[UPGRADE, protocol.as_bytes()].concat());
-        head.headers.append(&HOP, value.expect("a field's value behind a word is a field's value"));
     }
 }
 

@@ -264,8 +264,7 @@ async fn answer(
     }
 }
 
-fn response(mut head: ResponseHead) -> http::Response<()> {
-    fields::take_upgrade(&mut head);
+fn response(head: ResponseHead) -> http::Response<()> {
     let mut response = http::Response::new(());
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
