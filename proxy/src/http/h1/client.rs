@@ -18,8 +18,9 @@ use tokio::time::Instant;
 
 use super::encode;
 use super::framing::{self, Framing};
+use super::output::{KEPT, Output};
 use super::parse::{self, Asked, Limits, ParsedResponse};
-use super::wire::{KEPT, Output, Reader, Wire};
+use super::wire::{Reader, Wire};
 use super::writer::Writer;
 use crate::http::body::{Body, BodyError, RequestBody};
 use crate::http::informational::Informational;

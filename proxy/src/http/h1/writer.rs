@@ -8,7 +8,7 @@ use http_body::{Body, Frame};
 
 use super::encode;
 use super::framing::Framing;
-use super::wire::Output;
+use super::output::Output;
 use crate::http::body::BodyError;
 
 /// How far a body has been written.
