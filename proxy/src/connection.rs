@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Buf;
 use model::{DownstreamTls, MtlsMode, Protocol};
 use remora_model as model;
 use tokio::io::AsyncRead;
@@ -18,19 +17,16 @@ use tokio::net::TcpStream;
 pub(crate) use self::misdeclared::Mentions;
 use self::relay::Relay;
 use crate::address::{ClientAddr, OrigDst};
-use crate::breaker::Place;
-use crate::cluster::{ClusterState, Picked};
 use crate::drain::Drain;
 use crate::http::{fields::Trust, h1, h2};
 use crate::inspect::{self, Inspected, Limits};
-use crate::io::{Downstream, Replay, Upstream};
+use crate::io::{Downstream, Replay};
 use crate::live::LiveConnection;
 use crate::request::{self, HttpConnection};
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, DownstreamProtocol, Refusal, TlsSide};
 use crate::tls::{self, MeshProtocol, TlsError};
-use crate::upstream::UpstreamConnection;
 use crate::worker::{ChainView, ListenerId, Worker};
-use crate::{Error, original_dst, socket, upstream};
+use crate::{Error, original_dst, socket};
 
 /// The client silence after which the upstream is given the chance to speak first.
 const FIRST_SPEAKER: Duration = Duration::from_millis(20);
@@ -50,9 +46,6 @@ struct Accepted {
     /// Once its mesh peer is verified.
     live: Option<Rc<LiveConnection>>,
 }
-
-/// A TCP connection to an endpoint, and the guards that end with it.
-type Dialled = (Replay<Upstream>, Picked, UpstreamConnection);
 
 /// What a connection turned out to carry.
 enum Carried {
@@ -336,37 +329,6 @@ impl Accepted {
         matches!(self.chain.chain().tls, DownstreamTls::Mesh(MtlsMode::Strict | MtlsMode::Permissive))
     }
 
-    /// Where bytes go.
-    fn tcp_cluster(&self) -> Result<&Rc<ClusterState>, Error> {
-        let id = self.chain.chain().tcp;
-        let id = id.ok_or_else(|| Error::DownstreamProtocol("not HTTP, and nothing else is served here".into()))?;
-        Ok(self.chain.view().cluster(id))
-    }
-
-    async fn dial_tcp(&self, place: Option<Place>) -> Result<Dialled, Error> {
-        let cluster = self.tcp_cluster()?;
-        let caller = self.chain.caller(self.info.client);
-        let (io, picked, counted) = tokio::select! {
-            dialled = upstream::connect_tcp(&self.worker, cluster, self.orig_dst, caller, place) => dialled?,
-            () = self.drain().over() => return Err(Error::Retired),
-        };
-        Ok((Replay::new(io), picked, counted))
-    }
-
-    async fn tcp(mut self, io: Replay<Downstream>) -> Option<Carried> {
-        if self.chain.chain().tcp.is_some() {
-            self.telemetry.protocol(DownstreamProtocol::Tcp);
-        }
-        let dialled = match self.tcp_cluster().and_then(|cluster| upstream::tcp_place(cluster)) {
-            Ok(place) => self.dial_tcp(place).await,
-            Err(error) => Err(error),
-        };
-        match dialled {
-            Ok(dialled) => self.relay(io, dialled, 0),
-            Err(error) => self.fail(&io.prefix, io.stream.tcp(), &error),
-        }
-    }
-
     /// Ends a connection that nothing became of, and of which `taken` was read.
     fn fail(&mut self, taken: &[u8], client: &TcpStream, error: &Error) -> Option<Carried> {
         if is_quiet(taken, error) {
@@ -382,35 +344,5 @@ impl Accepted {
         }
         self.telemetry.failed(error);
         None
-    }
-
-    /// It is the cluster's connection to `endpoint`, which has been `shown` so many of its bytes.
-    fn reaches(&mut self, endpoint: SocketAddr, shown: usize) {
-        if let Some(id) = self.chain.chain().tcp {
-            self.telemetry.tcp(self.chain.view().cluster(id).traffic(self.info.direction));
-        }
-        self.telemetry.endpoint(endpoint);
-        self.telemetry.received(shown);
-    }
-
-    /// Relays what comes, after the bytes that the upstream has been `shown` already.
-    fn relay(mut self, mut downstream: Replay<Downstream>, dialled: Dialled, shown: usize) -> Option<Carried> {
-        let (upstream, picked, counted) = dialled;
-        self.telemetry.protocol(DownstreamProtocol::Tcp);
-        self.reaches(picked.address(), shown);
-        downstream.prefix.advance(shown);
-        let (idle, drain) = (self.idle(), self.drain());
-        // A connection may live for days; its snapshot need not.
-        let Self { telemetry, live, .. } = self;
-        Some(Carried::Bytes(Relay {
-            downstream,
-            upstream,
-            idle,
-            drain,
-            telemetry,
-            counted,
-            _picked: picked,
-            _live: live,
-        }))
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::{Accepted, Carried, Dialled, HALF_A_WORD, broken, is_quiet};
+use super::relay::Dialled;
+use super::{Accepted, Carried, HALF_A_WORD, broken, is_quiet};
 use crate::http::fields::Trust;
 use crate::inspect::{self, Inspected, LIMIT, Limits};
 use crate::io::{Downstream, Replay};
