@@ -6,6 +6,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
+use bytes::Bytes;
 use http::StatusCode;
 use http_body::Body as _;
 use tokio::task::{JoinHandle, spawn_local};
@@ -19,7 +20,7 @@ use crate::http::h1::client::{Unanswered, Why};
 use crate::http::informational::Informational;
 use crate::http::resend::{Lent, Progress};
 use crate::http::{RequestHead, ResponseHead, fields, h1, h2};
-use crate::pool::{Connection, Hop, Host, Stream};
+use crate::pool::{Connection, Hop, Host, Shared, Stream};
 use crate::telemetry::AttemptTelemetry;
 
 /// What an exchange holds: its endpoint counts as active, its connection is in use.
@@ -42,6 +43,17 @@ struct Upload {
 }
 
 impl Upload {
+    fn start(body: Lent, mut send: ::h2::SendStream<Bytes>, open: Rc<Stream>) -> Self {
+        let progress = body.progress();
+        let pumping = spawn_local(async move {
+            // What breaks the body resets the stream.
+            let _ = h2::pump(&mut send, pin!(body), open.0.ours).await;
+            // Counts for as long as the stream is open: an upload may outlive its answer.
+            drop(open);
+        });
+        Self { pumping, progress }
+    }
+
     /// Lets it go on for as long as it gets on.
     async fn finish(mut self) {
         while_it_moves(Pin::new(&mut self.pumping), || self.progress.frames()).await;
@@ -159,7 +171,11 @@ impl At<'_> {
         }
     }
 
-    fn http2(&self, error: &::h2::Error) -> Error {
+    /// What the error of a stream says of it. Other streams of a connection that is broken are not tried.
+    fn http2(&self, host: &Host, shared: &Rc<Shared>, error: &::h2::Error) -> Error {
+        if !error.is_reset() {
+            host.discard(shared);
+        }
         let (cluster, endpoint) = (self.cluster.name().clone(), self.endpoint);
         match error.reason() {
             Some(code) if error.is_reset() && error.is_remote() => Error::UpstreamReset { cluster, endpoint, code },
@@ -168,6 +184,24 @@ impl At<'_> {
             Some(_) => self.broke(&error.to_string()),
             None => self.closed(error.to_string(), false),
         }
+    }
+
+    /// An answer, unless it says that there is none.
+    fn answer(
+        &self,
+        host: &Host,
+        shared: &Rc<Shared>,
+        answer: http::Response<::h2::RecvStream>,
+    ) -> Result<(ResponseHead, Body), Error> {
+        let (mut head, body) = h2::response_parts(answer, shared.ours).map_err(|why| self.broke(why))?;
+        if shared.ours {
+            if let Some(reason) = fields::undelivered(&head.headers) {
+                host.supersede(shared);
+                return Err(self.undelivered(reason));
+            }
+            fields::learn_spelling(&mut head);
+        }
+        Ok((head, body))
     }
 }
 
@@ -213,40 +247,18 @@ async fn exchange_h2(
     // The head is kept for another try. Its copy of the fields is full; what goes out has room for another one.
     let copy = head.headers.clone();
     let mut headers = std::mem::replace(&mut head.headers, copy);
-    let sent = (!end).then(|| Lent::new(body));
     if shared.ours && hop == Hop::MeshHttp1 {
         fields::mark_hop(&head, &mut headers);
     }
     let request = h2::request(&head, headers, &shared.named)
         .map_err(|message| Failure { error: Error::DownstreamProtocol(message), request: None })?;
-    let failed = |error: Error| {
-        let error = sent.as_ref().and_then(Lent::broken).map_or(error, |error| broke_off(&error));
-        let again = || sent.as_ref().map_or_else(|| Some(RequestBody::empty()), Lent::take_back);
-        let body = if error.retryable() { again() } else { None };
-        Failure { error, request: body.map(|body| Box::new((head, body))) }
-    };
-    let broken = |error: ::h2::Error| {
-        if !error.is_reset() {
-            host.discard(shared);
-        }
-        at.http2(&error)
-    };
-    let (mut response, mut send) = match sender.send_request(request, end) {
+    let sent = Sent { head, body: (!end).then(|| Lent::new(body)) };
+    let (mut response, send) = match sender.send_request(request, end) {
         Ok(begun) => begun,
-        Err(error) => return Err(failed(broken(error))),
+        Err(error) => return Err(sent.failed(at.http2(host, shared, &error))),
     };
-    if let Some(body) = sent.clone() {
-        let progress = body.progress();
-        // Counts for as long as the stream is open: an upload may outlive its answer.
-        let (open, ours) = (stream.clone(), shared.ours);
-        let pumping = spawn_local(async move {
-            // What breaks the body resets the stream.
-            let _ = h2::pump(&mut send, pin!(body), ours).await;
-            drop(open);
-        });
-        *upload = Some(Upload { pumping, progress });
-    }
-    let response = poll_fn(|cx| {
+    *upload = sent.body.clone().map(|body| Upload::start(body, send, stream.clone()));
+    let answered = poll_fn(|cx| {
         while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
             let mut head = h2::informational(head);
             if shared.ours {
@@ -257,42 +269,44 @@ async fn exchange_h2(
                 return Poll::Ready(Err(at.broke("informational responses too many, or a 101")));
             }
         }
-        Pin::new(&mut response).poll(cx).map_err(broken)
-    });
-    let answered = response.await;
-    let answered = answered.and_then(|answer| h2::response_parts(answer, shared.ours).map_err(|why| at.broke(why)));
-    let answered =
-        answered.and_then(|(mut head, body)| match shared.ours.then(|| fields::undelivered(&head.headers)).flatten() {
-            None => {
-                if shared.ours {
-                    fields::learn_spelling(&mut head);
-                }
-                Ok((head, body))
+        Pin::new(&mut response).poll(cx).map_err(|error| at.http2(host, shared, &error))
+    })
+    .await;
+    match answered.and_then(|answer| at.answer(host, shared, answer)) {
+        Ok(answer) => {
+            if let Some(body) = sent.body {
+                body.settle();
             }
-            Some(reason) => {
-                host.supersede(shared);
-                Err(at.undelivered(reason))
-            }
-        });
-    let (head, body) = match answered {
-        Ok(answer) => answer,
+            Ok(answer)
+        }
         Err(error) => {
             // Who sends the body is not to find it ended when it is had back.
             *upload = None;
-            return Err(failed(error));
+            Err(sent.failed(error))
         }
-    };
-    if let Some(sent) = sent {
-        sent.settle();
     }
-    Ok((head, body))
+}
+
+/// A request that was sent, as far as it can be had back.
+struct Sent {
+    head: Box<RequestHead>,
+    body: Option<Lent>,
+}
+
+impl Sent {
+    fn failed(self, error: Error) -> Failure {
+        let Self { head, body } = self;
+        let error = body.as_ref().and_then(Lent::broken).map_or(error, |error| broke_off(&error));
+        let again = || body.as_ref().map_or_else(|| Some(RequestBody::empty()), Lent::take_back);
+        let body = if error.retryable() { again() } else { None };
+        Failure { error, request: body.map(|body| Box::new((head, body))) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use bytes::Bytes;
     use http_body_util::BodyExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
