@@ -277,6 +277,36 @@ impl Worker {
         self.connections.none().await;
     }
 
+    /// Accepts what comes to each of them.
+    fn listen(self: &Rc<Self>, listeners: Vec<(ListenerId, TcpListener)>) -> std::io::Result<()> {
+        for (id, socket) in listeners {
+            let socket = tokio::net::TcpListener::from_std(socket)?;
+            spawn_local(listener::accept(self.clone(), id, socket));
+        }
+        Ok(())
+    }
+
+    fn answer(&self, command: Command) {
+        match command {
+            Command::Ping(reply) => drop(reply.send(())),
+            Command::Clusters(reply) => drop(reply.send(self.cluster_status())),
+            Command::Connections(reply) => drop(reply.send(self.telemetry.open_connections())),
+        }
+    }
+
+    /// Does what is done from time to time, and that of every so many times where that is `due`.
+    fn tick(&self, due: bool) {
+        self.lines.set(0);
+        self.room.spare_again();
+        self.make_room();
+        if due {
+            self.telemetry.flush();
+            self.sweep();
+        } else {
+            self.telemetry.flush_lines();
+        }
+    }
+
     fn sweep(&self) {
         let view = self.view();
         let generation = view.generation();
@@ -333,16 +363,11 @@ async fn run(start: Start) {
     let worker = Worker::new(&start);
     tcp_proxy::allow_pipes(start.spread.most / CONNECTIONS_A_PIPE);
     let Start { index, listeners, mut inbox, mut input, mut phase, mut pressure, mut commands, ready, .. } = start;
-    for (id, socket) in listeners {
-        match tokio::net::TcpListener::from_std(socket) {
-            Ok(socket) => drop(spawn_local(listener::accept(worker.clone(), id, socket))),
-            // The guard is kept, so readiness names this worker.
-            Err(error) => {
-                tracing::error!(worker = index, %error, "cannot listen");
-                std::mem::forget(ready);
-                return;
-            }
-        }
+    if let Err(error) = worker.listen(listeners) {
+        // The guard is kept, so readiness names this worker.
+        tracing::error!(worker = index, %error, "cannot listen");
+        std::mem::forget(ready);
+        return;
     }
     drop(ready);
     let mut tick = tokio::time::interval(FLUSH);
@@ -361,23 +386,11 @@ async fn run(start: Start) {
             },
             Ok(()) = pressure.changed() => worker.room.press(*pressure.borrow_and_update()),
             Ok(()) = phase.changed() => worker.phase.advance(*phase.borrow_and_update()),
-            Some(command) = commands.recv() => match command {
-                Command::Ping(reply) => drop(reply.send(())),
-                Command::Clusters(reply) => drop(reply.send(worker.cluster_status())),
-                Command::Connections(reply) => drop(reply.send(worker.telemetry.open_connections())),
-            },
+            Some(command) = commands.recv() => worker.answer(command),
             Some(handed) = inbox.recv() => listener::serve_handed(&worker, handed),
             _ = tick.tick() => {
-                worker.lines.set(0);
-                worker.room.spare_again();
-                worker.make_room();
                 ticks += 1;
-                if ticks % FLUSHES_A_SWEEP == 0 {
-                    worker.telemetry.flush();
-                    worker.sweep();
-                } else {
-                    worker.telemetry.flush_lines();
-                }
+                worker.tick(ticks % FLUSHES_A_SWEEP == 0);
             }
             () = &mut left => {
                 // Nobody hands anything over any more; what was on its way is served.

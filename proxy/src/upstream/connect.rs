@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,36 +148,43 @@ pub(super) async fn open(
         return Ok(Fresh::Http1(h1::client::Sender::new(io, counted, live, (&limits).into())));
     }
     let ours = protocol == Some(MeshProtocol::RemoraH2);
-    let (sender, connection) = h2::connect(io, ours, limits).await.map_err(|error| closed(error.to_string()))?;
+    let (sender, mut connection) = h2::connect(io, ours, limits).await.map_err(|error| closed(error.to_string()))?;
     if let Some(place) = &mut place {
         place.is_shared();
     }
     let shared = Shared::new(sender, ours, file.take_share());
     let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2, live.clone(), place, file);
-    let weak = Rc::downgrade(&shared);
-    spawn_local(async move {
-        let mut connection = connection;
-        let mut silence = pin!(keep_alive::unanswered(connection.ping_pong().filter(|_| ours)));
-        let mut connection = pin!(connection);
-        let close = || drop(weak.upgrade().inspect(|shared| shared.mark_closed()));
-        if let Some(live) = live {
-            tokio::select! {
-                biased;
-                _ = connection.as_mut() => return close(),
-                () = silence.as_mut() => return close(),
-                () = live.drained() => close(),
-            }
-        }
+    let silence = keep_alive::unanswered(connection.ping_pong().filter(|_| ours));
+    spawn_local(drive(connection, silence, Rc::downgrade(&shared), live, counted));
+    Ok(Fresh::Http2(shared))
+}
+
+/// Drives a shared connection until it ends, or is silent for too long, or was drained and its grace is over.
+async fn drive<T>(
+    connection: impl Future<Output = T>,
+    silence: impl Future<Output = ()>,
+    shared: Weak<Shared>,
+    live: Option<Rc<LiveConnection>>,
+    counted: UpstreamConnection,
+) {
+    let (mut connection, mut silence) = (pin!(connection), pin!(silence));
+    let close = || drop(shared.upgrade().inspect(|shared| shared.mark_closed()));
+    if let Some(live) = live {
         tokio::select! {
             biased;
-            _ = connection => {}
-            () = silence => {}
-            () = counted.over() => {}
+            _ = connection.as_mut() => return close(),
+            () = silence.as_mut() => return close(),
+            () = live.drained() => close(),
         }
-        close();
-        drop(counted);
-    });
-    Ok(Fresh::Http2(shared))
+    }
+    tokio::select! {
+        biased;
+        _ = connection => {}
+        () = silence => {}
+        () = counted.over() => {}
+    }
+    close();
+    drop(counted);
 }
 
 /// Connects to an endpoint, with mTLS where the cluster says so. What is no TLS at all is tried once more: a permissive peer
@@ -198,15 +205,14 @@ async fn dial(
     }
 }
 
-async fn dial_once(
+/// The connection below TLS.
+async fn connect(
     worker: &Worker,
     cluster: &ClusterState,
     address: SocketAddr,
-    offer: Offer,
     caller: Caller,
-) -> Result<Dialled, Error> {
+) -> Result<TcpStream, Error> {
     let timeout = cluster.config.connect_timeout;
-    let name = || cluster.name().clone();
     let connecting = async {
         match caller {
             Caller { kept: Some(client), .. } => socket::connect_as(client, address, worker.random()).await,
@@ -218,22 +224,32 @@ async fn dial_once(
         connected = tokio::time::timeout(timeout, connecting) => connected.ok(),
         () = overtaken(worker, cluster, address) => None,
     };
-    let stream = match connected {
-        Some(Ok(stream)) => stream,
-        Some(Err(source)) => {
-            cluster.metrics.connect_failed();
-            return Err(Error::Connect { cluster: name(), endpoint: address, source: Arc::new(source) });
-        }
-        None => {
-            cluster.metrics.connect_failed();
-            return Err(Error::ConnectTimeout { cluster: name(), endpoint: address, timeout });
-        }
+    let name = || cluster.name().clone();
+    let error = match connected {
+        Some(Ok(stream)) => return Ok(stream),
+        Some(Err(source)) => Error::Connect { cluster: name(), endpoint: address, source: Arc::new(source) },
+        None => Error::ConnectTimeout { cluster: name(), endpoint: address, timeout },
     };
+    cluster.metrics.connect_failed();
+    Err(error)
+}
+
+async fn dial_once(
+    worker: &Worker,
+    cluster: &ClusterState,
+    address: SocketAddr,
+    offer: Offer,
+    caller: Caller,
+) -> Result<Dialled, Error> {
+    let stream = connect(worker, cluster, address, caller).await?;
     let UpstreamTls::Mesh { identities } = &cluster.config.tls else {
         return Ok(Dialled { io: Upstream::Plain(stream), protocol: None, live: None });
     };
     let handshake = match worker.connector(identities, offer) {
-        Some(connector) => tls::connect(&connector, stream, cluster.server_name(address), timeout).await,
+        Some(connector) => {
+            let (name, timeout) = (cluster.server_name(address), cluster.config.connect_timeout);
+            tls::connect(&connector, stream, name, timeout).await
+        }
         None => Err(tls::TlsError::no_identity()),
     };
     match handshake {
@@ -251,7 +267,8 @@ async fn dial_once(
             if worker.may_log() {
                 tracing::warn!(endpoint = %address, cluster = %cluster.name(), reason = error.reason, "TLS handshake failed: {}", error.message);
             }
-            Err(Error::UpstreamTls { cluster: name(), endpoint: address, reason: error.reason, message: error.message })
+            let cluster = cluster.name().clone();
+            Err(Error::UpstreamTls { cluster, endpoint: address, reason: error.reason, message: error.message })
         }
     }
 }
