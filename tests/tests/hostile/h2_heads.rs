@@ -25,10 +25,10 @@ beds! {
         |rows| rows.run(&mut Bed::chain("", ""));
 
     peer heads_of_many_streams_by_a_peer_of_the_mesh ["heads-of-many-streams"] =>
-        |rows| rows.run(&mut Bed::peer(b"istio-h2", ""));
+        |rows| rows.run(&mut Bed::peer(b"istio-h2", "", ""));
 
     peer heads_of_many_streams_by_a_sidecar_that_was_taken_over ["heads-of-many-streams"] =>
-        |rows| rows.run(&mut Bed::peer(b"remora-h2", ""));
+        |rows| rows.run(&mut Bed::peer(b"remora-h2", "", ""));
 }
 
 fn heads_of_many_streams(bed: &Bed) {
