@@ -72,7 +72,7 @@ bench-profile:  ## Draws a flame graph of each scenario (SECS=4 ONLY=h1-mtls,...
 bench-instructions:  ## Counts instructions per request (valgrind) and compares them with the kept ones; RECORD=1 keeps them
 	@./bench/instructions.sh
 
-pgo:  ## Counts anew what runs under load, for the profile that a release is built by (root; a release build); bench/profiles
+pgo:  ## Counts anew what runs under load, for the profile that releases and images are built by (root; a release build); bench/profiles
 	@./bench/pgo.sh
 
 fmt:  ## Formats the code

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes anew how often what runs under load: bench/profiles, by which a release is built (by_profile.sh). remora-proxy is built with counters, which the
+# Writes anew how often what runs under load: bench/profiles, by which releases and images are built (by_profile.sh). remora-proxy is built with counters, which the
 # load of each scenario fills. Root; a build that takes a little longer than a release's, and two minutes of load.
 #   SECS=2    seconds of load of each scenario        REMORA_BIN_DIR=FOLDER    takes from there what makes the load
 # Functions that changed since are compiled without a profile: so once in a while is enough, and with each new compiler. What follows: bench/startup.sh

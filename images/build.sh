@@ -20,25 +20,28 @@ package() { # the crate of an image
   esac
 }
 program() { if [ "$1" = control ]; then echo remora; else echo "remora-$1"; fi; }
-packages=() programs=()
+# Features are those that all of these ask for, whichever are wanted: so the proxy is the same, and the profile of its load is of it.
+packages=(-p remora-init -p remora-proxy -p remora-control) programs=()
 for image in "$@"; do
   package "$image" >/dev/null
   packages+=(-p "$(package "$image")") programs+=(--bin "$(program "$image")")
 done
 
-# Where things lie on this machine is no part of a binary: neither rustc's paths nor the C compiler's. rustc is told by a wrapper, since
+# Where things lie on this machine is no part of a binary: neither rustc's paths nor the C compiler's. rustc is told by a wrapper (rustc.sh), since
 # cargo builds everything anew where RUSTFLAGS change: so a second clone reuses what the first one built of the dependencies.
 home=${CARGO_HOME:-$HOME/.cargo}
 REMORA_PATHS="--remap-path-prefix=$PWD=/remora --remap-path-prefix=$target=/target"
 REMORA_PATHS+=" --remap-path-prefix=$home=/cargo --remap-path-prefix=$(rustc --print sysroot)=/rust"
 export REMORA_PATHS
-# This is added to the flags of .cargo/config.toml, which RUSTFLAGS would replace.
+# This and the profile of the load are added to the flags of .cargo/config.toml, which RUSTFLAGS would replace.
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 static="build.rustflags = ['-Ctarget-feature=+crt-static']"
+. bench/by_profile.sh
+by_profile
 c_flags="-ffile-prefix-map=$target=/target -ffile-prefix-map=$home=/cargo"
 build() {
-  RUSTC_WRAPPER=$here/rustc.sh CFLAGS=$c_flags CXXFLAGS=$c_flags CARGO_INCREMENTAL=0 \
-    ${CARGO:-cargo} "$@" --config "$static" --locked --target "$platform" "${packages[@]}"
+  CFLAGS=$c_flags CXXFLAGS=$c_flags CARGO_INCREMENTAL=0 \
+    ${CARGO:-cargo} "$@" --config "$static" "${by[@]}" --locked --target "$platform" "${packages[@]}"
 }
 build build --profile image "${programs[@]}"
 tree=$(build tree -q --prefix depth -e normal,no-proc-macro --format '|{p}|{l}')

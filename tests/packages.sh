@@ -8,6 +8,7 @@ export PATH=$PATH:/usr/sbin:/sbin
 needed=(
   ip:iproute2 iptables:iptables curl:curl h2load:nghttp2-client nghttpd:nghttp2-server iperf3:iperf3
   openssl:openssl faketime:faketime tcpdump:tcpdump strace:strace setpriv:util-linux python3:python3 conntrack:conntrack jq:jq ps:procps wrk:wrk slowhttptest:slowhttptest
+  xz:xz-utils
 )
 missing=("$@")
 if [ $# -eq 0 ]; then
