@@ -93,6 +93,8 @@ pub struct Incoming {
     pub debug: bool,
     /// The parent was read from `traceparent`, so `tracestate` belongs to it.
     pub w3c: bool,
+    /// There is a `tracestate`.
+    pub tracestate: bool,
     /// The formats of which any header is there, readable or not.
     pub found: Formats,
 }
@@ -124,9 +126,12 @@ impl Incoming {
 /// Reads the W3C context, else the B3 single header, else the B3 headers.
 pub fn read(headers: &HeaderMap) -> Incoming {
     // One look at each name: to ask for each that may be there would cost more than the rest.
-    let told = headers.keys().map(HeaderName::as_str).filter(|name| *name != B3_PARENT_SPAN_ID.as_str());
-    let found = told.map(Formats::of_name).fold(Formats::NONE, Formats::and);
-    let mut incoming = Incoming { found, ..Incoming::default() };
+    let mut incoming = Incoming::default();
+    for name in headers.keys().map(HeaderName::as_str).filter(|name| *name != B3_PARENT_SPAN_ID.as_str()) {
+        incoming.found = incoming.found.and(Formats::of_name(name));
+        incoming.tracestate |= name == TRACESTATE.as_str();
+    }
+    let found = incoming.found;
     if found.contains(Formats::TRACE_CONTEXT)
         && let Some((parent, sampled)) = single(headers, &TRACEPARENT).and_then(parse_traceparent)
     {
@@ -220,13 +225,41 @@ fn b3_parent(trace: &[u8], span: &[u8]) -> Option<Parent> {
 
 /// Hexadecimal digits of either case, 32 at most.
 fn hex(digits: &[u8]) -> Option<u128> {
-    let digit = |value: u128, byte: &u8| Some(value << 4 | u128::from(char::from(*byte).to_digit(16)?));
-    (digits.len() <= 32).then(|| digits.iter().try_fold(0, digit)).flatten()
+    digits_below(digits, UPPER << 1)
 }
 
 /// W3C allows lower case only.
 fn hex_lower(digits: &[u8]) -> Option<u128> {
-    if digits.iter().any(u8::is_ascii_uppercase) { None } else { hex(digits) }
+    digits_below(digits, UPPER)
+}
+
+/// Beside the value of a digit in upper case.
+const UPPER: u8 = 0x10;
+/// What each byte means as a digit: every request that is traced, or told not to be, brings 48 of them.
+const DIGITS: [u8; 256] = {
+    let mut digits = [0xff; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789ABCDEF"[value] as usize] = UPPER | value as u8;
+        digits[b"0123456789abcdef"[value] as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
+
+/// 32 digits at most, each of which means less than `bound`, a power of two.
+fn digits_below(digits: &[u8], bound: u8) -> Option<u128> {
+    let mut meant = 0;
+    let mut word = |half: &[u8]| {
+        half.iter().fold(0_u64, |value, byte| {
+            let digit = DIGITS[usize::from(*byte)];
+            meant |= digit;
+            value << 4 | u64::from(digit & 0xf)
+        })
+    };
+    let (high, low) = digits.split_at(digits.len().saturating_sub(16));
+    let value = u128::from(word(high)) << 64 | u128::from(word(low));
+    (high.len() <= 16 && meant < bound).then_some(value)
 }
 
 /// Writes `context` in every format of `formats` and takes away what other formats said.
@@ -237,8 +270,8 @@ pub fn write(headers: &mut HeaderMap, context: &TraceContext, formats: Formats) 
         headers.remove(name);
     }
     let mut ids = [b'-'; 49];
-    write_hex(context.trace_id, &mut ids[..32]);
-    write_hex(u128::from(context.span_id), &mut ids[33..]);
+    write_hex(&context.trace_id.to_be_bytes(), &mut ids[..32]);
+    write_hex(&context.span_id.to_be_bytes(), &mut ids[33..]);
     if formats.contains(Formats::TRACE_CONTEXT) {
         let mut value = *b"00-................................-................-00";
         value[3..52].copy_from_slice(&ids);
@@ -274,18 +307,23 @@ fn set(headers: &mut HeaderMap, name: &'static HeaderName, value: &[u8]) {
     headers.insert(name, value);
 }
 
-fn write_hex(mut value: u128, into: &mut [u8]) {
-    for place in into.iter_mut().rev() {
-        *place = b"0123456789abcdef"[(value & 15) as usize];
-        value >>= 4;
+fn write_hex(value: &[u8], into: &mut [u8]) {
+    const PAIRS: [[u8; 2]; 256] = {
+        let mut pairs = [[0; 2]; 256];
+        let mut value = 0;
+        while value < 256 {
+            pairs[value] = [b"0123456789abcdef"[value >> 4], b"0123456789abcdef"[value & 15]];
+            value += 1;
+        }
+        pairs
+    };
+    for (pair, byte) in into.as_chunks_mut().0.iter_mut().zip(value) {
+        *pair = PAIRS[usize::from(*byte)];
     }
 }
 
 /// Takes `tracestate` away (a new trace begins), or cuts one that is too long behind its last member that fits.
 pub fn limit_tracestate(headers: &mut HeaderMap, continued: bool) {
-    if !headers.contains_key(&TRACESTATE) {
-        return;
-    }
     if !continued {
         headers.remove(&TRACESTATE);
         return;

@@ -254,7 +254,9 @@ fn trace(
         worker.downstream(direction).violation("trace_context");
     }
     let sampled = incoming.sampled.unwrap_or_else(|| ratio_samples(trace_id, settings.ratio));
-    context::limit_tracestate(headers, incoming.w3c);
+    if incoming.tracestate {
+        context::limit_tracestate(headers, incoming.w3c);
+    }
     if !sampled {
         if !incoming.says_unsampled_to(settings.written) {
             let random = incoming.parent.is_some_and(|parent| parent.random);
