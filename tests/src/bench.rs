@@ -33,7 +33,7 @@ pub use chain::Chain;
 pub use flame::{Stacks, flame};
 pub use goals::{Bound, Goal, goals};
 pub use handshakes::Resumed;
-pub use instructions::Counts;
+pub use instructions::{Counts, Tracing};
 pub use page::{page, picture, tables};
 pub use profile::profile;
 pub use report::{Machine, Report, Round};

@@ -1,8 +1,8 @@
 //! What a request costs in instructions, as valgrind's callgrind counts them: unlike time, this repeats on a noisy machine.
 //!
 //! Both sidecars of a chain run under callgrind, with one worker, and serve one connection with one request at a time. Two
-//! runs that differ only in the number of requests are subtracted, so that start-up and end cancel out. Requests are traced all
-//! or not at all: which are sampled otherwise is chance.
+//! runs that differ only in the number of requests are subtracted, so that start-up and end cancel out. Where there is tracing, all
+//! requests are sampled or none: which they are otherwise is chance.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::chown;
@@ -25,6 +25,17 @@ const REQUESTS: [u64; 2] = [1_000, 3_000];
 /// MiB of the two runs.
 const MEBIBYTES: [u64; 2] = [8, 40];
 
+/// What a sidecar does about the traces of its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracing {
+    /// Nothing.
+    Off,
+    /// Says of each that it is not sampled.
+    Unsampled,
+    /// Makes and exports spans of each.
+    Sampled,
+}
+
 impl Scenario {
     /// Those whose instructions are counted.
     pub const COUNTED: [Self; 6] =
@@ -36,15 +47,15 @@ impl Scenario {
         self != Self::TcpPlain
     }
 
-    /// Instructions of both sidecars per request, or per MiB; with `traced`, each request's spans are made and exported. `None` where the
-    /// shorter run took more than the longer, as happens where chance rules.
+    /// Instructions of both sidecars per request, or per MiB. `None` where the shorter run took more than the longer, as happens where
+    /// chance rules.
     ///
     /// # Panics
     /// When the chain does not come up, a request fails, or callgrind reports nothing.
     #[must_use]
-    pub fn instructions(self, traced: bool) -> Option<u64> {
+    pub fn instructions(self, tracing: Tracing) -> Option<u64> {
         let [few, many] = if self.is_tcp() { MEBIBYTES } else { REQUESTS };
-        Some(self.total(many, traced).checked_sub(self.total(few, traced))? / (many - few))
+        Some(self.total(many, tracing).checked_sub(self.total(few, tracing))? / (many - few))
     }
 
     fn is_tcp(self) -> bool {
@@ -52,7 +63,7 @@ impl Scenario {
     }
 
     /// Instructions of both sidecars from their start to their end, with `amount` requests or MiB between.
-    fn total(self, amount: u64, traced: bool) -> u64 {
+    fn total(self, amount: u64, tracing: Tracing) -> u64 {
         let mesh = Mesh::new();
         let [client, server, store] = ["client", "server", "store"].map(|name| mesh.pod(name));
         let _app = server.peer("http", PORT, &[]);
@@ -63,15 +74,15 @@ impl Scenario {
         );
         let mode = if self.is_mtls() { "strict" } else { "off" };
         let inbound = format!("inbound: {{mtls: {mode}, ports: [{{port: {PORT}, protocol: {protocol}}}]}}");
-        let traces = if traced {
-            let collector = store.at(4317);
-            let _ = Collector::start(&store, collector);
-            format!("tracing: {{endpoint: \"http://{collector}\", sampling: 1.0}}\n")
-        } else {
-            String::new()
+        let collector = store.at(4317);
+        let _ = (tracing != Tracing::Off).then(|| Collector::start(&store, collector));
+        let tracing = match tracing {
+            Tracing::Off => String::new(),
+            Tracing::Unsampled => format!("tracing: {{endpoint: \"http://{collector}\", sampling: 0.0}}\n"),
+            Tracing::Sampled => format!("tracing: {{endpoint: \"http://{collector}\", sampling: 1.0}}\n"),
         };
         let sidecars =
-            [(&client, entry), (&server, inbound)].map(|(pod, rest)| self.sidecar(pod, &format!("{traces}{rest}")));
+            [(&client, entry), (&server, inbound)].map(|(pod, rest)| self.sidecar(pod, &format!("{tracing}{rest}")));
         let base = format!("http://{}/bytes", server.at(PORT));
         if self.is_tcp() {
             let answer = client.run("curl", &["-sSf", "-o", "/dev/null", &format!("{base}/{}", amount << 20)]);
