@@ -158,7 +158,10 @@ impl Chain {
             let each = (FIXED_RATE / BURST).to_string();
             // Of a few seconds the worst of a hundred would be those of one burst, that another process of the machine came into.
             let time = format!("{:.0}", seconds * 2.0);
-            let (_, mut waited) = self.h2load(&["-m", "1", "--rps", &each, "-D", &time]);
+            let (mut waited, _) = self.counting(2 * self.at_once(), |chain| {
+                let (load, waited) = chain.h2load(&["-m", "1", "--rps", &each, "-D", &time]);
+                (load.total, waited)
+            });
             let quantiles = [("p50_1k_ms", quantile(&mut waited, 0.5)), ("p99_1k_ms", quantile(&mut waited, 0.99))];
             insert(round, quantiles);
         }
@@ -166,15 +169,18 @@ impl Chain {
 
     /// As many requests as go through.
     fn full(&self, seconds: f64, round: &mut Round) {
-        let at_once = self.place.scenario.at_once().max(self.place.shape.connections.into());
-        // The warm-up, too, was cut off with as many under way: their ends may be counted late.
-        let ((rate, mut waited), spent) = self.counting(2 * at_once, |chain| {
+        // The load before, too, was cut off with as many under way: their ends may be counted late.
+        let ((rate, mut waited), spent) = self.counting(2 * self.at_once(), |chain| {
             let (load, waited) = chain.h2load(&["-D", &format!("{seconds:.0}")]);
             (load.total, (load.rate, waited))
         });
         let count = waited.len() as f64;
         insert(round, [("rps", rate), ("p50_ms", quantile(&mut waited, 0.5)), ("p99_ms", quantile(&mut waited, 0.99))]);
         spent.tell(round, "cpu_us_per_req", 1e6 / count);
+    }
+
+    fn at_once(&self) -> u64 {
+        self.place.scenario.at_once().max(self.place.shape.connections.into())
     }
 
     fn stream(&self, seconds: f64, round: &mut Round) {
@@ -256,6 +262,8 @@ impl Chain {
         let time = Duration::from_secs_f64(seconds);
         let made = self.stranger.enter(|| handshakes::run(server, &tls, resumed, time)).unwrap();
         let cpu = pair.server_cpu_seconds() - before;
+        let wanted = if resumed == Resumed::Yes { made.count } else { 0 };
+        assert!(made.resumed == wanted, "{:?}: {} of {} handshakes were resumed", self.kind, made.resumed, made.count);
         let count = made.count as f64;
         let mut round = Round::new();
         insert(

@@ -106,6 +106,8 @@ pub fn page(report: &Report) -> String {
          measured](../docs/performance.md).\n\n\
          - Machine: {}, {} processors, kernel {}.\n\
          - Measured: {}.\n\
+         - Remora and the relay are release builds by a [profile](../docs/performance.md#by-a-profile) of Remora under this load, where the \
+         compiler is that profile's; Envoy and HAProxy are as they are published.\n\
          - Medians of {} interleaved rounds, each with sidecars started anew; in parentheses the smallest and the largest. CPU is user and \
          system time of both sidecars together, RSS that of the larger one.\n\
          - Raw rounds: [rounds.json](rounds.json); medians: [results.json](results.json). The peers' configurations: \
