@@ -1,7 +1,8 @@
 //! `remora-instructions --file FILE [--record]`: instructions per request and per MiB; `make bench-instructions` runs it.
 //!
 //! Compares with the file, and fails where a path grew by more than 3 % over it or by more than 10 % over the first count ever
-//! recorded, whatever has been recorded since, with traces or without. With `--record` the file takes the new counts instead.
+//! recorded, whatever has been recorded since, with traces or without, or where a hundredth of what spans of every request cost is more
+//! than 3 %. With `--record` the file takes the new counts instead.
 //! Counts of another compiler, valgrind or processor say nothing: there the comparison is SKIPPED.
 #![allow(clippy::print_stdout)] // Its answers.
 
@@ -19,6 +20,8 @@ const GROWTH_EVER: u64 = 10;
 
 /// The share of requests that are sampled where the cost of traces is told.
 const SAMPLED: f64 = 0.01;
+/// What so large a share of the cost of spans of every request may add to a path, in percent.
+const SPANS: f64 = 3.0;
 /// How often a path is counted that seems to have grown: what a busy machine adds it does not add each time.
 const ATTEMPTS: u32 = 3;
 
@@ -135,16 +138,19 @@ fn read(file: &Path) -> anyhow::Result<Option<Recorded>> {
     serde_json::from_slice(&text).map(Some).with_context(|| file.display().to_string())
 }
 
-/// Says what sampling one request in a hundred costs, beside no traces at all.
-fn tell_traces(counts: &Counts) -> anyhow::Result<()> {
+/// Says what sampling one request in a hundred costs, beside no traces at all; the most, in percent, that a hundredth of sampling every
+/// one is.
+fn tell_traces(counts: &Counts) -> anyhow::Result<f64> {
+    let mut most = 0.0_f64;
     for scenario in Scenario::REQUESTS {
         let of = |tracing| counts[&Counted(scenario, tracing).name()] as f64;
         let sampled = Counted(scenario, Tracing::Sampled).count().context("sampled requests took less than nothing")?;
         let traced = (1.0 - SAMPLED) * of(Tracing::Unsampled) + SAMPLED * sampled as f64;
         let more = (traced / of(Tracing::Off) - 1.0) * 100.0;
         println!("traces of {:.0} % of the requests: {more:+.2} % of {}", SAMPLED * 100.0, scenario.name());
+        most = most.max((sampled as f64 / of(Tracing::Off) - 1.0) * 100.0 * SAMPLED);
     }
-    Ok(())
+    Ok(most)
 }
 
 fn main() -> anyhow::Result<()> {
@@ -180,7 +186,7 @@ fn main() -> anyhow::Result<()> {
             counts.insert(name, count);
         }
     }
-    tell_traces(&counts)?;
+    let spans = tell_traces(&counts)?;
     if record {
         // The first of a path stays what it was, also where the compiler changes.
         let mut first = before.map(|all| all.first).unwrap_or_default();
@@ -197,5 +203,6 @@ fn main() -> anyhow::Result<()> {
         "more instructions than allowed ({GROWTH} % over the last, {GROWTH_EVER} % over the first): {grown:?}. \
          Where what ran most was changed, the profile that a release is built by knows it no more: `make pgo` writes it anew"
     );
+    anyhow::ensure!(spans <= SPANS, "a hundredth of what spans of every request cost is {spans:.2} %, above {SPANS} %");
     Ok(())
 }
