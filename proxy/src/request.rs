@@ -28,7 +28,7 @@ use crate::worker::{ChainView, Need, Room, Worker};
 use crate::{route, tcp_proxy};
 
 pub(crate) use response_body::ResponseBody;
-use response_body::{Exchange, Timeout, has_come};
+use response_body::{Early, Exchange, Timeout, has_come};
 
 /// What the requests of one downstream connection have in common.
 #[derive(Debug)]
@@ -180,9 +180,9 @@ impl HttpConnection {
                     Some(_) => fields::strip_hop(&mut response.head.headers),
                 }
                 telemetry.response(&response.head);
-                let exchange =
-                    Exchange { telemetry, attempt: Some(response.attempt), _active: active, trailers, timeout, over };
-                let mut body = ResponseBody::new(response.body, exchange, response.lease, self.limits().stream_idle);
+                let exchange = Exchange { telemetry, attempt: Some(response.attempt), _active: active, timeout };
+                let (early, idle) = (Early { over, trailers }, self.limits().stream_idle);
+                let mut body = ResponseBody::new(response.body, exchange, early, response.lease, idle);
                 body.upgrade = response.upgrade;
                 (response.head, body)
             }
@@ -220,9 +220,8 @@ impl HttpConnection {
             fields::mark_undelivered(&mut head.headers);
         }
         telemetry.response(&head);
-        let exchange =
-            Exchange { telemetry, attempt: None, _active: active, trailers: false, timeout: None, over: None };
-        let mut body = ResponseBody::new(body, exchange, None, self.limits().stream_idle);
+        let exchange = Exchange { telemetry, attempt: None, _active: active, timeout: None };
+        let mut body = ResponseBody::new(body, exchange, Early::default(), None, self.limits().stream_idle);
         body.reset = error.reset();
         (head, body)
     }

@@ -42,6 +42,9 @@ pub enum BodyError {
     /// The connection ended first.
     #[error("connection ended within the body: {0}")]
     Closed(String),
+    /// A connection that carried it was drained, and its grace is over: it is ended here, and may be asked for again.
+    #[error("{}", crate::Error::Retired)]
+    Retired,
     /// It is not framed as its head says (RFC 9112 section 7.1).
     #[error("invalid body: {0}")]
     Invalid(#[from] InvalidBody),
@@ -58,8 +61,9 @@ pub(crate) trait Timed: http_body::Body<Data = Bytes, Error = BodyError> {
     /// What an HTTP/2 peer is told where the body's own connection ended before it was whole.
     const BROKEN_OFF: h2::Reason;
 
-    /// Asked while there is no room, with how much was sent so far. Completes when it took too long.
-    fn poll_blocked(self: Pin<&mut Self>, sent: u64, cx: &mut Context<'_>) -> Poll<BodyError>;
+    /// Asked while there is no room, with how much was sent so far. Completes with what comes in place of the rest: why it is given
+    /// up, or, where HTTP/2 can say that, trailers.
+    fn poll_blocked(self: Pin<&mut Self>, sent: u64, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, BodyError>>;
 }
 
 /// The body of an HTTP/2 stream. Window is given back as data is taken, so what nobody reads stops its own stream only.

@@ -115,8 +115,8 @@ impl Timed for Lent {
     const BROKEN_OFF: h2::Reason = h2::Reason::CANCEL;
 
     /// The exchange is bounded by its answer.
-    fn poll_blocked(self: Pin<&mut Self>, _: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
-        self.0.borrow_mut().body.poll_blocked(cx)
+    fn poll_blocked(self: Pin<&mut Self>, _: u64, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, BodyError>> {
+        self.0.borrow_mut().body.poll_blocked(cx).map(Err)
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) struct Shared {
     pub(crate) named: h2::Named,
     pub(super) active: Cell<u32>,
     pub(super) closed: Cell<bool>,
+    retired: Cell<bool>,
     pub(super) last_used: Cell<Instant>,
     /// Of the open files, until it rests for the first time: from then on it is anybody's.
     share: Cell<Share>,
@@ -44,6 +45,7 @@ impl Shared {
             named: h2::Named::default(),
             active: Cell::new(0),
             closed: Cell::new(false),
+            retired: Cell::new(false),
             last_used: Cell::new(Instant::now()),
             share: Cell::new(share),
         })
@@ -52,6 +54,15 @@ impl Shared {
     /// The driver found the connection ended.
     pub(crate) fn mark_closed(&self) {
         self.closed.set(true);
+    }
+
+    /// It was drained, and its grace is over: what is still under way ends here and now, by no fault of the server's.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.get()
     }
 
     pub(super) fn has_room(&self) -> bool {

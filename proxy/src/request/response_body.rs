@@ -40,10 +40,16 @@ pub(super) struct Exchange {
     pub(super) telemetry: RequestTelemetry,
     pub(super) attempt: Option<AttemptTelemetry>,
     pub(super) _active: Active,
-    pub(super) trailers: bool,
     pub(super) timeout: Option<Timeout>,
-    /// Of a stream, the end of its connection's grace.
+}
+
+/// Of a stream: why it may end before its answer was sent, and how that is said.
+#[derive(Debug, Default)]
+pub(super) struct Early {
+    /// The end of its connection's grace.
     pub(super) over: Option<Reaches<bool>>,
+    /// By trailers, with a status of gRPC.
+    pub(super) trailers: bool,
 }
 
 /// Whether it has come; the task hears of it otherwise.
@@ -57,6 +63,7 @@ pub(super) fn has_come(over: &mut Option<Reaches<bool>>, cx: &mut Context<'_>) -
 pub(crate) struct ResponseBody {
     body: Body,
     exchange: Option<Exchange>,
+    early: Early,
     lease: Option<upstream::Lease>,
     pub(super) upgrade: Option<Box<Upgrade>>,
     pub(super) reset: Option<h2::Reason>,
@@ -64,9 +71,15 @@ pub(crate) struct ResponseBody {
 }
 
 impl ResponseBody {
-    pub(super) fn new(body: Body, exchange: Exchange, lease: Option<upstream::Lease>, idle: Duration) -> Self {
+    pub(super) fn new(
+        body: Body,
+        exchange: Exchange,
+        early: Early,
+        lease: Option<upstream::Lease>,
+        idle: Duration,
+    ) -> Self {
         let stall = Stall::new(idle);
-        let mut this = Self { body, exchange: Some(exchange), lease, upgrade: None, reset: None, stall };
+        let mut this = Self { body, exchange: Some(exchange), early, lease, upgrade: None, reset: None, stall };
         if this.body.is_end_stream() {
             this.complete();
         }
@@ -101,30 +114,34 @@ impl ResponseBody {
         }
     }
 
-    fn is_retired(&mut self, cx: &mut Context<'_>) -> bool {
-        self.exchange.as_mut().is_some_and(|exchange| has_come(&mut exchange.over, cx))
+    /// What it broke off of: its time may be over, or a connection of ours that had its grace ended under it.
+    fn cause(&self, error: BodyError) -> BodyError {
+        let timeout = self.exchange.as_ref().and_then(|exchange| exchange.timeout.as_ref());
+        match error {
+            _ if timeout.is_some_and(Timeout::is_over) => BodyError::TimedOut,
+            BodyError::Closed(_) if self.lease.as_ref().is_some_and(upstream::Lease::is_retired) => BodyError::Retired,
+            error => error,
+        }
     }
 
     /// The end of an exchange that broke off: truncation must be seen downstream, for gRPC as a status.
-    fn fail(&mut self, error: BodyError) -> Option<Result<Frame<Bytes>, BodyError>> {
+    fn fail(&mut self, error: BodyError) -> Result<Frame<Bytes>, BodyError> {
         self.lease = None;
         self.body = Body::Empty;
-        let mut exchange = self.exchange.take()?;
-        let error_for_client = broken(&error, exchange.timeout.as_ref());
-        if let Some(mut attempt) = exchange.attempt.take() {
-            attempt.failed(&error_for_client);
+        let exchange = self.exchange.take();
+        let error_for_client = broken(&error, exchange.as_ref().and_then(|exchange| exchange.timeout.as_ref()));
+        // All of it may have come, and wait for room.
+        if let Some(mut exchange) = exchange {
+            if let Some(mut attempt) = exchange.attempt.take() {
+                attempt.failed(&error_for_client);
+            }
+            exchange.telemetry.failed(&error_for_client);
         }
-        exchange.telemetry.failed(&error_for_client);
-        if exchange.trailers && !matches!(error, BodyError::Reset(_)) {
-            return Some(Ok(Frame::trailers(fields::grpc_trailers(&error_for_client))));
+        if self.early.trailers && !matches!(error, BodyError::Reset(_)) {
+            return Ok(Frame::trailers(fields::grpc_trailers(&error_for_client)));
         }
-        Some(Err(error))
+        Err(error)
     }
-}
-
-/// Its connection ends, and it with that.
-fn retired() -> BodyError {
-    BodyError::Closed(Error::Retired.to_string())
 }
 
 fn broken(error: &BodyError, timeout: Option<&Timeout>) -> Error {
@@ -132,6 +149,7 @@ fn broken(error: &BodyError, timeout: Option<&Timeout>) -> Error {
         (BodyError::TimedOut, Some(timeout)) => {
             Error::RequestTimeout { cluster: timeout.cluster.clone(), timeout: timeout.timeout }
         }
+        (BodyError::Retired, _) => Error::Retired,
         (BodyError::Stalled(timeout), _) => Error::IdleTimeout(*timeout),
         (BodyError::Reset(code), _) => Error::ResponseReset(*code),
         _ => Error::ResponseTruncated(error.to_string()),
@@ -147,7 +165,7 @@ impl http_body::Body for ResponseBody {
         if let Some(Exchange { timeout: Some(timeout), .. }) = &mut this.exchange
             && timeout.sleep.as_mut().poll(cx).is_ready()
         {
-            return Poll::Ready(this.fail(BodyError::TimedOut));
+            return Poll::Ready(Some(this.fail(BodyError::TimedOut)));
         }
         let frame = match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(frame)) => frame,
@@ -155,15 +173,16 @@ impl http_body::Body for ResponseBody {
                 this.complete();
                 return Poll::Ready(None);
             }
-            Poll::Pending if this.is_retired(cx) => return Poll::Ready(this.fail(retired())),
+            Poll::Pending if has_come(&mut this.early.over, cx) => {
+                return Poll::Ready(Some(this.fail(BodyError::Retired)));
+            }
             Poll::Pending => return Poll::Pending,
         };
         let frame = match frame {
             Ok(frame) => frame,
             Err(error) => {
-                let timeout = this.exchange.as_ref().and_then(|exchange| exchange.timeout.as_ref());
-                let error = if timeout.is_some_and(Timeout::is_over) { BodyError::TimedOut } else { error };
-                return Poll::Ready(this.fail(error));
+                let error = this.cause(error);
+                return Poll::Ready(Some(this.fail(error)));
             }
         };
         if let Some(exchange) = &mut this.exchange {
@@ -194,7 +213,11 @@ impl http_body::Body for ResponseBody {
 impl Timed for ResponseBody {
     const BROKEN_OFF: h2::Reason = h2::Reason::INTERNAL_ERROR;
 
-    fn poll_blocked(mut self: Pin<&mut Self>, sent: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
+    fn poll_blocked(
+        mut self: Pin<&mut Self>,
+        sent: u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Frame<Bytes>, BodyError>> {
         // A client that takes nothing of the answer may still be sending.
         let received = self.exchange.as_ref().map_or(0, |exchange| exchange.telemetry.request_bytes());
         let timeout = self.exchange.as_mut().and_then(|exchange| exchange.timeout.as_mut());
@@ -203,12 +226,16 @@ impl Timed for ResponseBody {
             _ if self.stall.poll(sent + received, cx).is_ready() => BodyError::Stalled(self.stall.timeout()),
             _ => match self.body.poll_blocked(cx) {
                 Poll::Ready(error) => error,
-                Poll::Pending if self.is_retired(cx) => retired(),
+                Poll::Pending if has_come(&mut self.early.over, cx) => BodyError::Retired,
                 Poll::Pending => return Poll::Pending,
             },
         };
-        self.fail(error.clone());
-        Poll::Ready(error)
+        let last = self.fail(error.clone());
+        // A reset keeps nothing for a client that takes nothing. Where its whole connection ends there is no need of that.
+        match error {
+            BodyError::Retired => Poll::Ready(last),
+            error => Poll::Ready(Err(error)),
+        }
     }
 }
 

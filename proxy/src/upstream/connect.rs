@@ -181,7 +181,7 @@ async fn drive<T>(
         biased;
         _ = connection => {}
         () = silence => {}
-        () = counted.over() => {}
+        () = counted.over() => drop(shared.upgrade().inspect(|shared| shared.retire())),
     }
     close();
     drop(counted);

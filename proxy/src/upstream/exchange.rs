@@ -28,7 +28,7 @@ use crate::telemetry::AttemptTelemetry;
 pub(crate) struct Lease {
     picked: Picked,
     connection: Option<(Rc<Host>, h1::client::Sender, u64)>,
-    _stream: Option<Rc<Stream>>,
+    stream: Option<Rc<Stream>>,
     upload: Option<Upload>,
     /// Within the cluster's bounds; a shared connection's stream has its own.
     place: Option<Place>,
@@ -67,6 +67,11 @@ impl Drop for Upload {
 }
 
 impl Lease {
+    /// Whether its stream's connection was drained, and had its grace.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.0.is_retired())
+    }
+
     /// The exchange ended well: its connection may serve another, and an upload may go on beyond its answer.
     pub(crate) fn reuse(mut self) {
         if let Some(upload) = self.upload.take_if(|upload| !upload.pumping.is_finished()) {
@@ -97,7 +102,7 @@ pub(super) async fn exchange(
 ) -> Result<Response, Failure> {
     let at = At { cluster, endpoint: picked.address() };
     let Checked { host, connection, generation, hop, place } = checked;
-    let mut lease = Lease { picked, connection: None, _stream: None, upload: None, place };
+    let mut lease = Lease { picked, connection: None, stream: None, upload: None, place };
     let answered = match connection {
         Connection::Http1(sender) => {
             let answered =
@@ -110,7 +115,7 @@ pub(super) async fn exchange(
             let stream = Rc::new(stream);
             let answering = exchange_h2(&at, &host, &stream, hop, (head, body), &mut lease.upload, informational);
             let answered = within(bound, cluster.name(), pin!(answering)).await;
-            lease._stream = Some(stream);
+            lease.stream = Some(stream);
             answered
         }
     };

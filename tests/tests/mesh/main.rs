@@ -12,6 +12,7 @@ mod admin;
 mod application;
 mod bad_input;
 mod balance;
+mod begun;
 mod bounds;
 mod breakers;
 mod closes;

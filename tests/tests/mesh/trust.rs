@@ -23,7 +23,7 @@ struct Two {
 }
 
 /// A configuration with more lines in its `mtls` part.
-fn with_mtls(config: &str, more: &str) -> String {
+pub(crate) fn with_mtls(config: &str, more: &str) -> String {
     config.replace("mtls:\n", &format!("mtls:\n  {more}\n"))
 }
 

@@ -380,7 +380,7 @@ impl Inner {
 
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         match self.over.as_mut().map(|over| over.as_mut().poll(cx)) {
-            Some(Poll::Ready(())) => Err(BodyError::Closed("it was drained, and its grace is over".to_owned())),
+            Some(Poll::Ready(())) => Err(BodyError::Retired),
             _ => Ok(()),
         }
     }

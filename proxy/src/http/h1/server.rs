@@ -289,7 +289,8 @@ fn poll_answer<B: Timed>(
             Poll::Ready(Ok(())) if full => continue,
             Poll::Ready(Ok(())) => {}
             Poll::Pending => {
-                if let Poll::Ready(error) = body.as_mut().poll_blocked(output.written_bytes(), cx) {
+                // Only HTTP/2 is told by trailers.
+                if let Poll::Ready(Err(error)) = body.as_mut().poll_blocked(output.written_bytes(), cx) {
                     return Poll::Ready(Err(error));
                 }
             }

@@ -46,12 +46,10 @@ where
                     ahead = poll_fn(|cx| Poll::Ready(join(body.as_mut(), &mut data, cx))).await;
                 }
                 let end = ahead.as_ref().map_or_else(|| body.is_end_stream(), Option::is_none);
-                if let Err(error) = send_data(send, body.as_mut(), data, end, &mut sent).await {
-                    send.send_reset(reset_reason::<B>(&error));
-                    return Err(error);
-                }
-                if end {
-                    return Ok(());
+                match send_data(send, body.as_mut(), data, end, &mut sent).await {
+                    None if end => return Ok(()),
+                    None => {}
+                    instead => ahead = Some(instead),
                 }
             }
             Err(frame) => {
@@ -100,18 +98,18 @@ fn reset_reason<B: Timed>(error: &BodyError) -> Reason {
         BodyError::Reset(reason) => *reason,
         BodyError::Closed(_) => B::BROKEN_OFF,
         BodyError::Invalid(_) => Reason::INTERNAL_ERROR,
-        BodyError::TimedOut | BodyError::Stalled(_) => Reason::CANCEL,
+        BodyError::TimedOut | BodyError::Stalled(_) | BodyError::Retired => Reason::CANCEL,
     }
 }
 
-/// Sends a part of `body`, which may give up while the window is closed.
+/// Sends a part of `body`, which may give up while the window is closed; what comes in place of the rest then.
 async fn send_data<B: Timed>(
     send: &mut SendStream<Bytes>,
     mut body: Pin<&mut B>,
     mut data: Bytes,
     end: bool,
     sent: &mut u64,
-) -> Result<(), BodyError> {
+) -> Next {
     loop {
         send.reserve_capacity(data.len());
         let capacity = poll_fn(|cx| {
@@ -120,20 +118,26 @@ async fn send_data<B: Timed>(
             }
             match send.poll_capacity(cx) {
                 Poll::Ready(Some(Ok(0))) | Poll::Pending => match send.poll_reset(cx) {
-                    Poll::Ready(reset) => Poll::Ready(Err(reset.map_or_else(BodyError::from, BodyError::Reset))),
+                    Poll::Ready(reset) => Poll::Ready(Err(Err(reset.map_or_else(BodyError::from, BodyError::Reset)))),
                     Poll::Pending => body.as_mut().poll_blocked(*sent, cx).map(Err),
                 },
-                Poll::Ready(Some(capacity)) => Poll::Ready(capacity.map_err(BodyError::from)),
-                Poll::Ready(None) => Poll::Ready(Err(BodyError::Reset(Reason::CANCEL))),
+                Poll::Ready(Some(capacity)) => Poll::Ready(capacity.map_err(|error| Err(error.into()))),
+                Poll::Ready(None) => Poll::Ready(Err(Err(BodyError::Reset(Reason::CANCEL)))),
             }
         })
-        .await?;
+        .await;
+        let capacity = match capacity {
+            Ok(capacity) => capacity,
+            Err(instead) => return Some(instead),
+        };
         let chunk = data.split_to(capacity.min(data.len()));
         *sent += chunk.len() as u64;
         let last = data.is_empty();
-        send.send_data(chunk, end && last)?;
+        if let Err(error) = send.send_data(chunk, end && last) {
+            return Some(Err(error.into()));
+        }
         if last {
-            return Ok(());
+            return None;
         }
     }
 }

@@ -25,11 +25,11 @@ impl http_body::Body for Early {
 impl Timed for Early {
     const BROKEN_OFF: h2::Reason = h2::Reason::INTERNAL_ERROR;
 
-    fn poll_blocked(mut self: Pin<&mut Self>, _: u64, cx: &mut Context<'_>) -> Poll<BodyError> {
+    fn poll_blocked(mut self: Pin<&mut Self>, _: u64, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, BodyError>> {
         // The upload goes on, and is given up with its answer.
         assert!(Pin::new(&mut self.request).poll_frame(cx).is_pending());
         self.request = Body::Empty;
-        Poll::Ready(BodyError::TimedOut)
+        Poll::Ready(Err(BodyError::TimedOut))
     }
 }
 
