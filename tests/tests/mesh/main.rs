@@ -9,6 +9,7 @@ mod scripted;
 mod wire;
 
 mod admin;
+mod again;
 mod application;
 mod bad_input;
 mod balance;
