@@ -13,6 +13,7 @@ use remora_test::mesh::Mesh;
 use tokio::net::TcpStream;
 
 use crate::pair::{Pair, Plan, service};
+use crate::scripted::scripted;
 use crate::wire::Wire;
 
 /// A head that asks to leave HTTP.
@@ -162,6 +163,56 @@ pub(crate) async fn stream(client: &mut SendRequest<Bytes>, path: &str) -> (Resp
     let mut client = client.clone().ready().await.unwrap();
     let (response, send) = client.send_request(request, false).unwrap();
     (tokio::time::timeout(remora_test::PATIENCE, response).await.expect("an answer").unwrap(), send)
+}
+
+/// An application that took it up would speak HTTP/2 behind proxies that read HTTP/1.1. RFC 9110 section 7.8 lets a server ignore it.
+#[test]
+fn an_upgrade_to_http_2_is_answered_as_http_1_and_no_application_hears_of_it() {
+    const SETTINGS: &str = "http2-settings: AAMAAABkAAQAAP__";
+    for (inbound, mtls) in [("{mtls: permissive}", true), ("{}", false)] {
+        let mut pair = Pair::start(Plan { inbound, mtls, ..Plan::default() });
+        let heads = scripted(&mut pair, |_, served| {
+            while let Some(head) = served.head() {
+                if head.starts_with("POST ") {
+                    served.until("body").unwrap();
+                }
+                served.say("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+            }
+        });
+        let stranger = pair.mesh.pod("stranger");
+        // Through one sidecar, and through two.
+        for (pod, to) in [(&stranger, pair.server.at(8080)), (&pair.client, service(8080))] {
+            let mut wire = Wire::open(pod, to);
+            for lines in [
+                &["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"][..],
+                &["connection: upgrade, http2-settings, x-secret", "upgrade: H2C", SETTINGS, "x-secret: 1"],
+                &["connection: upgrade", "connection: http2-settings", "upgrade: echo, h2c", SETTINGS],
+                &["connection: upgrade", "upgrade: h2c", SETTINGS],
+                &["upgrade: h2c", SETTINGS],
+                &[SETTINGS],
+            ] {
+                let answer = wire.get("/name", lines);
+                assert_eq!(
+                    (answer.code, answer.body.as_str(), answer.header("upgrade")),
+                    (200, "ok", None),
+                    "{lines:?}"
+                );
+                let head = heads.recv_timeout(remora_test::PATIENCE).unwrap().to_lowercase();
+                assert!(head.starts_with("get /name http/1.1\r\n"), "{head}");
+                for word in ["upgrade", "h2c", "http2-settings", "x-secret"] {
+                    assert!(!head.contains(word), "{word} of {lines:?}: {head}");
+                }
+            }
+            // A body is a body, and what stands behind it is read as the next request, not as HTTP/2.
+            wire.send(&format!("POST /body HTTP/1.1\r\nhost: server:8080\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\n{SETTINGS}\r\ncontent-length: 4\r\n\r\nbody"));
+            assert_eq!(wire.answer().code, 200);
+            let head = heads.recv_timeout(remora_test::PATIENCE).unwrap().to_lowercase();
+            assert!(!head.contains("h2c") && !head.contains("http2-settings"), "{head}");
+            wire.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+            assert_eq!(wire.answer().code, 505, "a preface in the midst of HTTP/1.1");
+            assert!(heads.try_recv().is_err(), "and nothing of it goes on");
+        }
+    }
 }
 
 #[test]
