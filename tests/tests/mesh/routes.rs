@@ -4,6 +4,7 @@ use remora_test::client;
 use remora_test::mesh::Mesh;
 
 use crate::pair::service;
+use crate::wire::Wire;
 
 #[test]
 fn the_host_header_chooses_no_other_service() {
@@ -106,6 +107,46 @@ clusters:
     }
     assert_eq!(client.curl(&["http://10.96.0.10:8080/silent"]).code, 504, "the route's own timeout");
     assert_eq!(outbound.metric("remora_requests_total", &[("cluster", "b"), ("flag", "UT")]), 1.0);
+}
+
+/// RFC 9112 section 3.2.2: of an absolute target and a Host beside it, the target counts; so it chooses the route, too.
+#[test]
+fn an_absolute_target_is_routed_by_its_own_host() {
+    let mesh = Mesh::new();
+    let [client, bare, gateway, a, b] = ["client", "bare", "gateway", "a", "b"].map(|name| mesh.pod(name));
+    let _apps = [a.peer("http", 8080, &[]), b.peer("http", 8080, &[])];
+    let routes = format!(
+        "[{{hosts: [a.example], endpoints: [\"{}\"]}}, {{hosts: [b.example], endpoints: [\"{}\"]}}]",
+        a.at(8080),
+        b.at(8080)
+    );
+    let outbound = client.plain_sidecar(&format!(
+        "outbound:\n  - {{host: \"server:8080\", addresses: [10.96.0.10], endpoints: [], routes: {routes}}}"
+    ));
+    let front = gateway.proxy(&format!("gateway: {{listen: \"0.0.0.0:8080\", routes: {routes}}}\n"));
+    front.ready();
+    for (pod, to, proxy) in [(&client, service(8080), &outbound), (&bare, gateway.at(8080), &front)] {
+        for (version, target, host) in [
+            ("1.1", "b.example", "a.example"),
+            ("1.1", "a.example", "b.example"),
+            ("1.1", "b.example:8080", "a.example:8080"),
+            ("1.1", "b.example", "nobody.example"),
+            ("1.0", "b.example", "a.example"),
+        ] {
+            let mut wire = Wire::open(pod, to);
+            wire.send(&format!("GET http://{target}/path?q HTTP/{version}\r\nhost: {host}\r\n\r\n"));
+            let answer = wire.answer();
+            assert_eq!(answer.code, 200, "{target} beside {host}: {answer:?}");
+            let seen = answer.json();
+            assert_eq!(seen["name"], target[..1], "the route of {target}, not of {host}");
+            assert_eq!((&seen["path"], &seen["headers"]["host"]), (&"/path?q".into(), &[target].into()), "{seen}");
+        }
+        let mut wire = Wire::open(pod, to);
+        wire.send("GET http://nobody.example/ HTTP/1.1\r\nhost: a.example\r\n\r\n");
+        assert_eq!(wire.answer().code, 404, "no route has that host, whatever Host says");
+        let overridden = [("reason", "host_overridden")];
+        proxy.metric_until("remora_protocol_violations_total", &overridden, |count| count == 6.0);
+    }
 }
 
 #[test]
