@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::bed::{Bed, Row, beds};
 use crate::origin::usual;
+use crate::paths;
 
 const VIOLATIONS: &str = "remora_protocol_violations_total";
 
@@ -59,7 +60,7 @@ pub(crate) fn rows() -> Vec<Row> {
             counter: Some(("remora_requests_total", &[("flag", "SI")])),
             run: slow_bodies_and_readers,
         },
-        Row { name: "paths-in-disguise", counter: Some((VIOLATIONS, &[("reason", "target")])), run: disguised_paths },
+        Row { name: "paths-in-disguise", counter: Some((VIOLATIONS, &[("reason", "target")])), run: paths::disguised },
         Row {
             name: "forged-proxy-headers",
             counter: Some((VIOLATIONS, &[("reason", "forged_headers")])),
@@ -94,7 +95,7 @@ beds! {
 }
 
 /// Each is answered with one of these statuses and the connection's end; nothing of it, nor of what is behind it, goes on.
-fn refused(bed: &Bed, codes: &[&str], messages: &[&[u8]]) {
+pub(crate) fn refused(bed: &Bed, codes: &[&str], messages: &[&[u8]]) {
     for message in messages {
         let smuggled = b"GET /smuggled HTTP/1.1\r\nhost: server:8080\r\n\r\n";
         let answer = bed.answer_to(&[message, &smuggled[..]].concat());
@@ -340,25 +341,6 @@ fn slow_bodies_and_readers(bed: &Bed) {
     assert!(bed.memory() < before + 64e6, "{before} bytes before, {} meanwhile", bed.memory());
     drop(slow);
     assert!(bed.origin.seen("/evil").is_empty());
-}
-
-fn disguised_paths(bed: &Bed) {
-    let paths = ["/a/../admin", "//admin", "/%61dmin", "/a%2f..%2fadmin", "/%5cadmin", "/..;x=1/admin", "/./admin"];
-    for path in paths {
-        let answer = bed.answer_to(format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes());
-        let seen = bed.origin.seen("/");
-        bed.origin.forget();
-        match seen.first() {
-            // The rule did not take it for its own, and the origin sees what the rule saw.
-            Some(seen) => assert_eq!(seen.path(), path),
-            None => assert!(answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.1 503 "), "{answer:?}"),
-        }
-    }
-    for path in ["/admin", "/admin/", "/admin/x", "/admin?x"] {
-        let answer = bed.answer_to(format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes());
-        assert!(answer.starts_with("HTTP/1.1 503 "), "{path}: {answer:?}");
-    }
-    refused(bed, &["400"], &[b"GET /admin#x HTTP/1.1\r\nhost: a\r\n\r\n"]);
 }
 
 fn forged_headers(bed: &Bed) {

@@ -9,9 +9,11 @@ mod frames;
 mod h1_framing;
 mod h2_abuse;
 mod h2_heads;
+mod h2_malformed;
 mod hop;
 mod memory;
 mod origin;
+mod paths;
 mod peer;
 mod tcp_resources;
 mod trace;
@@ -96,6 +98,7 @@ const ELSEWHERE: [&str; 5] =
 fn rows() -> Vec<Row> {
     let modules = [
         h2_abuse::rows(),
+        h2_malformed::rows(),
         h2_heads::rows(),
         h1_framing::rows(),
         hop::rows(),
