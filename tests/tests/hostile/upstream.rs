@@ -9,7 +9,7 @@ use remora_test::netns::{run, tool};
 use remora_test::pod::Pod;
 use remora_test::{PATIENCE, client, eventually};
 
-use crate::bed::{Bed, Counter, Row, beds};
+use crate::bed::{Bed, Counter, Row, beds, connect};
 use crate::frames::{HEADERS, Outcome, RST_STREAM, field, get, request};
 use crate::origin::{Seen, Served, usual};
 
@@ -56,6 +56,12 @@ beds! {
         "gone-before-the-head", "gone-within-the-body", "answers-that-are-none", "answers-behind-an-answer",
         "informational-flood", "unasked-101", "early-413", "never-answers", "http2-servers-that-refuse", "unreachable",
     ] => |rows| rows.run(&mut Bed::gateway_with(routes, "", &[]));
+
+    /// Those that need no route of their own, and nothing of a server that HTTP/2 reaches as HTTP/2.
+    sidecar an_application_that_misbehaves [
+        "gone-before-the-head", "answers-that-are-none", "answers-behind-an-answer", "informational-flood", "unasked-101",
+        "early-413",
+    ] => |rows| rows.run(&mut Bed::inbound("inbound: {ports: [{port: 8080, protocol: http}, {port: 9001, protocol: http}]}"));
 }
 
 fn ask(bed: &Bed, method: &str, path: &str) -> String {
@@ -213,7 +219,12 @@ fn early_413(bed: &Bed) {
         // The rest is never read.
         stream
     });
-    let mut stream = bed.connect();
+    // At a pod its own port leads there, at a gateway a route.
+    let mut to = bed.to;
+    if to.ip() == bed.server.at(9001).ip() {
+        to.set_port(9001);
+    }
+    let mut stream = connect(&bed.attacker, to);
     stream.write_all(b"POST /refused HTTP/1.1\r\nhost: a\r\ncontent-length: 50000000\r\n\r\n").unwrap();
     let mut writer = stream.try_clone().unwrap();
     let writing = std::thread::spawn(move || {
