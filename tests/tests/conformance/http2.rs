@@ -50,29 +50,32 @@ fn plain(text: &str) -> String {
     text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 }
 
+/// What names of httpwg's cases begin with.
+const RFC: &str = "RFC 9113 :: ";
+
 #[test]
 fn httpwg() {
     let Some([folder]) = peers("httpwg", ["httpwg"]) else { return };
     Way::both(|way| {
         let course = Course::peer(way);
-        let mut command = course.client.command(readable(&folder.join("bin/httpwg")));
-        command.args([
-            "-a",
-            &course.to.to_string(),
-            "--frame-timeout",
-            "2500",
-            "--connect-timeout",
-            "10000",
-            "--verbose",
-        ]);
-        // One at a time: a case that panics does not say its name.
-        command.envs([("SEQUENTIAL", "1"), ("RUST_LOG", "error"), ("RUST_BACKTRACE", "0")]);
-        let output = command.output().unwrap();
+        // The cases whose names contain this.
+        let run = |filter: &str| {
+            let mut command = course.client.command(readable(&folder.join("bin/httpwg")));
+            command.args(["-a", &course.to.to_string(), "--frame-timeout", "2500", "--connect-timeout", "10000"]);
+            // One at a time: a case that panics does not say its name.
+            command.envs([("SEQUENTIAL", "1"), ("RUST_LOG", "error"), ("RUST_BACKTRACE", "0")]);
+            told(&command.args(["--verbose", "--filter", filter]).output().unwrap())
+        };
         let mut report = Report::new("httpwg", version("httpwg-cli"), way);
-        for (name, came) in told(&output) {
-            report.case(name.strip_prefix("RFC 9113 :: ").unwrap_or(&name), came);
+        for (name, came) in run(RFC) {
+            report.case(name.strip_prefix(RFC).unwrap_or(&name), came);
         }
-        assert_eq!(report.cases.len(), 107, "httpwg did not run whole: {output:?}");
+        assert_eq!(report.cases.len(), 107, "httpwg did not run whole");
+        report.insist(|case| {
+            let again = run(case);
+            assert_eq!(again.len(), 1, "{case}: {again:?}");
+            again.into_values().next().unwrap()
+        });
         drop(course);
         report.conclude();
     });
