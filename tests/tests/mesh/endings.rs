@@ -104,44 +104,61 @@ fn promise(payload: &[u8]) -> (u32, u32) {
     (number(0), number(4))
 }
 
-/// An application, its sidecar, which has so long to end, and a client without one.
-fn stranger(grace: &str) -> (Process, Sidecar, TcpStream) {
+/// An application, its sidecar, which has so long to end, and a client's connections without one.
+fn strangers<const COUNT: usize>(grace: &str) -> (Process, Sidecar, [TcpStream; COUNT]) {
     let mesh = Mesh::new();
     let (stranger, server) = (mesh.pod("stranger"), mesh.pod("server"));
     let app = server.peer("http", 8080, &[]);
     let inbound = server.sidecar(&format!("drain_timeout: {grace}\nlame_duck: 0s\ninbound: {{mtls: off}}"));
-    let stream = stranger.enter(|| TcpStream::connect(server.at(8080))).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let streams = std::array::from_fn(|_| {
+        let stream = stranger.enter(|| TcpStream::connect(server.at(8080))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    });
+    (app, inbound, streams)
+}
+
+/// As [`strangers`], one.
+fn stranger(grace: &str) -> (Process, Sidecar, TcpStream) {
+    let (app, inbound, [stream]) = strangers(grace);
     (app, inbound, stream)
 }
 
 #[test]
 fn http2_is_told_of_the_end_before_it_is_fixed_so_that_no_stream_is_refused() {
-    let (_app, mut inbound, mut stream) = stranger("60s");
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
-    // Its settings: the proxy has taken the connection.
-    assert_eq!(frame(&mut stream).unwrap().0, 4);
-    inbound.terminate();
-    let mut next = |wanted: u8| {
-        std::iter::from_fn(|| frame(&mut stream)).find(|(kind, ..)| *kind == wanted).expect("a frame of this type").2
-    };
-    assert_eq!(promise(&next(GOAWAY)), (u32::MAX >> 1, 0), "first: whatever is under way is served");
-    let ping = next(PING);
-    // A request that was on its way, and only then the answer to the ping.
-    let request = b"\0\0\x0b\x01\x05\0\0\0\x01\x82\x86\x84\x41\x06server";
-    let pong = [&b"\0\0\x08\x06\x01\0\0\0\0"[..], &ping].concat();
-    stream.write_all(&[&request[..], &pong].concat()).unwrap();
-    let (mut answered, mut last) = (false, None);
-    while let Some((kind, id, payload)) = frame(&mut stream) {
-        match kind {
-            // 0x88: status 200, from HPACK's static table.
-            HEADERS => answered = id == 1 && payload[0] == 0x88,
-            GOAWAY => last = Some(promise(&payload)),
-            _ => {}
-        }
+    // Of every worker, and more than one of each.
+    let (_app, mut inbound, mut streams) = strangers::<32>("60s");
+    for stream in &mut streams {
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+        // Its settings: the proxy has taken the connection.
+        assert_eq!(frame(stream).unwrap().0, 4);
     }
-    assert!(answered, "the late request was served");
-    assert_eq!(last, Some((1, 0)), "then: it was the last");
+    inbound.terminate();
+    let next = |stream: &mut TcpStream, wanted: u8| {
+        std::iter::from_fn(|| frame(stream)).find(|(kind, ..)| *kind == wanted).expect("a frame of this type").2
+    };
+    let pings = streams.each_mut().map(|stream| {
+        assert_eq!(promise(&next(stream, GOAWAY)), (u32::MAX >> 1, 0), "first: whatever is under way is served");
+        next(stream, PING)
+    });
+    // All are told; only then the first one says that it has heard.
+    for (n, (stream, ping)) in streams.iter_mut().zip(pings).enumerate() {
+        // A request that was on its way, and only then the answer to the ping.
+        let request = b"\0\0\x0b\x01\x05\0\0\0\x01\x82\x86\x84\x41\x06server";
+        let pong = [&b"\0\0\x08\x06\x01\0\0\0\0"[..], &ping].concat();
+        stream.write_all(&[&request[..], &pong].concat()).unwrap();
+        let (mut answered, mut last) = (false, None);
+        while let Some((kind, id, payload)) = frame(stream) {
+            match kind {
+                // 0x88: status 200, from HPACK's static table.
+                HEADERS => answered = id == 1 && payload[0] == 0x88,
+                GOAWAY => last = Some(promise(&payload)),
+                _ => {}
+            }
+        }
+        assert!(answered, "connection {n}: the late request was served");
+        assert_eq!(last, Some((1, 0)), "connection {n}: then: it was the last");
+    }
     assert_eq!(inbound.wait().code(), Some(0));
 }
 

@@ -81,16 +81,22 @@ fn who_has_not_heard_of_the_end_is_still_served() {
     let plan = Plan { inbound: "{mtls: permissive}", both: "lame_duck: 10m\ndrain_timeout: 20m", ..Plan::default() };
     let mut pair = Pair::start(plan);
     let stranger = pair.mesh.pod("stranger");
-    let mut kept = Wire::open(&stranger, pair.server.at(8080));
-    assert_eq!(kept.get("/name", &[]).header("connection"), None);
+    // Of every worker, and more than one of each.
+    let mut kept: Vec<_> = (0..32).map(|_| Wire::open(&stranger, pair.server.at(8080))).collect();
+    for wire in &mut kept {
+        assert_eq!(wire.get("/name", &[]).header("connection"), None);
+    }
     pair.inbound.terminate();
     eventually("readiness is withdrawn", || (!pair.inbound.is_ready()).then_some(()));
-    let last = eventually("an answer that says that it is the last", || {
-        let answer = kept.get("/name", &[]);
-        assert_eq!((answer.code, answer.body.as_str()), (200, "server"));
-        answer.header("connection").map(str::to_owned)
-    });
-    assert_eq!((last.as_str(), kept.rest()), ("close", Vec::new()), "it ends with an answer, not between two");
+    // One after the other: the last asks again only when all the others have ended.
+    for wire in &mut kept {
+        let last = eventually("an answer that says that it is the last", || {
+            let answer = wire.get("/name", &[]);
+            assert_eq!((answer.code, answer.body.as_str()), (200, "server"));
+            answer.header("connection").map(str::to_owned)
+        });
+        assert_eq!((last.as_str(), wire.rest()), ("close", Vec::new()), "it ends with an answer, not between two");
+    }
     for _ in 0..3 {
         let answer = Wire::open(&stranger, pair.server.at(8080)).get("/name", &[]);
         assert_eq!((answer.code, answer.body.as_str()), (200, "server"));
