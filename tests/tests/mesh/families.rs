@@ -18,7 +18,10 @@ enum Families {
     /// The kernel speaks IPv6, and the pod has no address of it but the link's own.
     Ipv4Only,
     Ipv6Only,
-    Both,
+    /// Both, of which IPv4 came first, in the pod and wherever addresses are listed.
+    Ipv4First,
+    /// The same the other way round.
+    Ipv6First,
 }
 
 impl Families {
@@ -27,7 +30,7 @@ impl Families {
     }
 
     fn v6(self) -> bool {
-        matches!(self, Self::Ipv6Only | Self::Both)
+        !matches!(self, Self::Ipv6Off | Self::Ipv4Only)
     }
 
     fn leave(self, pod: &Pod) {
@@ -40,8 +43,22 @@ impl Families {
             }
             Self::Ipv4Only => ip(&["-6", "addr", "flush", "dev", "eth0", "scope", "global"]),
             Self::Ipv6Only => ip(&["-4", "addr", "flush", "dev", "eth0"]),
-            Self::Both => {}
+            // As pods are made.
+            Self::Ipv4First => {}
+            Self::Ipv6First => {
+                let [a, b, c, _] = pod.v4().octets();
+                ip(&["-4", "addr", "flush", "dev", "eth0"]);
+                ip(&["addr", "add", &format!("{}/24", pod.v4()), "dev", "eth0"]);
+                ip(&["route", "add", "default", "via", &format!("{a}.{b}.{c}.1")]);
+            }
         }
+    }
+
+    /// Those of two addresses that there are, in their order.
+    fn of<T>(self, v4: T, v6: T) -> Vec<T> {
+        let [v4, v6] = [self.v4().then_some(v4), self.v6().then_some(v6)];
+        let listed = if self == Self::Ipv6First { [v6, v4] } else { [v4, v6] };
+        listed.into_iter().flatten().collect()
     }
 }
 
@@ -62,27 +79,25 @@ fn has_rules(pod: &Pod, program: &str) -> bool {
 
 #[test]
 fn whatever_families_a_pod_has_are_redirected_and_served() {
-    for families in [Families::Ipv6Off, Families::Ipv4Only, Families::Ipv6Only, Families::Both] {
+    use Families::{Ipv4First, Ipv4Only, Ipv6First, Ipv6Off, Ipv6Only};
+    for families in [Ipv6Off, Ipv4Only, Ipv6Only, Ipv4First, Ipv6First] {
         let mesh = Mesh::new();
         let (client, server) = (mesh.pod("client"), mesh.pod("server"));
         for pod in [&client, &server] {
             families.leave(pod);
         }
         let _app = server.peer("echo", 7000, &[]);
-        let endpoint = if families.v4() { server.at(7000) } else { server.at6(7000) };
+        let endpoints = families.of(server.at(7000), server.at6(7000));
         let inbound = server.sidecar("inbound: {mtls: permissive}");
-        let outbound = client.sidecar(&entry(7000, &[endpoint], ""));
+        let outbound = client.sidecar(&entry(7000, &endpoints, ""));
         for pod in [&client, &server] {
             assert!(has_rules(pod, "iptables-save"), "{families:?}: IPv4 rules in {}", pod.name());
-            let v6 = families != Families::Ipv6Off;
+            let v6 = families != Ipv6Off;
             assert!(!v6 || has_rules(pod, "ip6tables-save"), "{families:?}: IPv6 rules in {}", pod.name());
         }
         // By the mesh, and as it is.
-        let reachable = |v4: SocketAddr, v6: SocketAddr| {
-            [families.v4().then_some(v4), families.v6().then_some(v6)].into_iter().flatten().collect::<Vec<_>>()
-        };
-        let mesh_ways = reachable(service(7000), service6(7000));
-        let ways = [mesh_ways.clone(), reachable(server.at(7000), server.at6(7000))].concat();
+        let mesh_ways = families.of(service(7000), service6(7000));
+        let ways = [mesh_ways.clone(), endpoints].concat();
         ways.iter().for_each(|to| echo(&client, *to));
         let labels = [("direction", "outbound")];
         assert_eq!(outbound.metric("remora_tcp_connections_total", &labels), ways.len() as f64, "{families:?}");
