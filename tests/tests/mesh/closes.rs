@@ -22,7 +22,7 @@ const IDLE: Duration = Duration::from_millis(50);
 /// How long what it is sent is under way when it closes.
 const WAY: Duration = Duration::from_millis(5);
 /// Clients of the load, and the requests of each.
-const CLIENTS: u64 = 4;
+const CLIENTS: u64 = 32;
 const REQUESTS: u64 = 100;
 
 /// How often each request was done, by its name.
@@ -219,6 +219,9 @@ fn load(chain: bool) {
     let done = done.lock().unwrap();
     assert_eq!(done.len() as u64, CLIENTS * REQUESTS);
     assert!(done.values().all(|&times| times == 1), "{done:?}");
+    let near = bed.inbound.as_ref().unwrap_or(&bed.outbound);
+    let met = near.metric("remora_upstream_retries_total", &[]);
+    assert!(met >= 1.0, "no request met a close, which is what they are for");
 }
 
 #[test]
