@@ -199,8 +199,8 @@ async fn four(client: &SendRequest<Bytes>) -> [String; 4] {
     let (begun, mut rest) = ask(client, "/begun", Some(b"hel".into())).await;
     let (much, _never) = ask(client, "/much", Some(vec![b'x'; MUCH])).await;
     let (bare, whole, much) = (outcome(bare).await, outcome(whole).await, outcome(much).await);
-    // Whoever took it meanwhile has the first part, too.
-    rest.send_data("lo".into(), true).unwrap();
+    // Whoever took it meanwhile has the first part, too. Of one that is over the outcome tells.
+    let _ = rest.send_data("lo".into(), true);
     [bare, whole, outcome(begun).await, much]
 }
 
@@ -313,5 +313,36 @@ fn a_server_that_takes_no_more_streams_is_asked_on_another_connection() {
         assert_eq!(outcomes, ["200 /b", "200 /c", "200 old", "200 /d"], "{along} {most}");
         assert_eq!(deeds.done(), ["/b 0", "/c 0", "/d 0"], "{along} {most}");
         assert_eq!(deeds.connections.load(Ordering::Relaxed), 2, "{along} {most}");
+    }
+}
+
+/// Takes no stream until one is `due`, and answers that.
+async fn takes_none_yet(stream: TcpStream, mut due: UnboundedReceiver<()>) {
+    let mut server = ByHand::begin(stream, &most_streams(0)).await;
+    due.recv().await.unwrap();
+    server.say(&frame(SETTINGS, 0, 0, &most_streams(1))).await;
+    while let Some((kind, stream, _)) = server.frame().await {
+        if kind == HEADERS {
+            server.say(&answer(stream as u8, b"late")).await;
+        }
+    }
+}
+
+#[test]
+fn a_request_waits_for_a_server_that_takes_no_stream_yet() {
+    for along in ALONG {
+        let deeds = Deeds::default();
+        let (tell, due) = unbounded_channel();
+        let (client, outbound, inbound) = world(along, &deeds, |stream| takes_none_yet(stream, due));
+        let outcome = std::thread::scope(|scope| {
+            let asking = scope
+                .spawn(|| client.block_on(|| async { outcome(ask(&connect().await, "/late", None).await.0).await }));
+            let last = inbound.as_ref().unwrap_or(&outbound);
+            last.metric_until("remora_upstream_connections_active", &[], |n| n == 1.0);
+            tell.send(()).unwrap();
+            asking.join().unwrap()
+        });
+        assert_eq!(outcome, "200 late", "{along}");
+        assert_eq!((deeds.done(), deeds.connections.load(Ordering::Relaxed)), (Vec::new(), 1), "{along}");
     }
 }
