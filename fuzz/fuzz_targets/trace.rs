@@ -29,7 +29,7 @@ fuzz_target!(|input: &[u8]| {
                 random: parent.random,
             };
             let mut written = headers.clone();
-            context::write(&mut written, &context, formats);
+            context::write(&mut written, &context, formats, incoming.present);
             let again = context::read(&written);
             assert_eq!(again.found, formats);
             let ids = again.parent.map(|parent| (parent.trace_id, parent.span_id));

@@ -18,6 +18,7 @@ pub mod filter_chain;
 pub mod http;
 pub mod inspect;
 pub mod io;
+mod lanes;
 pub mod leave;
 mod listener;
 mod live;

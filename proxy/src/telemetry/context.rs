@@ -5,6 +5,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use remora_model::telemetry::Propagation;
 
+use crate::lanes::{HIGH, ONES, at_least};
+
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 static B3: HeaderName = HeaderName::from_static("b3");
@@ -70,16 +72,6 @@ impl Formats {
     fn is_single(self) -> bool {
         self.0.count_ones() == 1
     }
-
-    /// The format that a field of this name belongs to.
-    fn of_name(name: &str) -> Self {
-        match name {
-            "traceparent" => Self::TRACE_CONTEXT,
-            "b3" => Self::B3,
-            "x-b3-traceid" | "x-b3-spanid" | "x-b3-parentspanid" | "x-b3-sampled" | "x-b3-flags" => Self::B3_MULTI,
-            _ => Self::NONE,
-        }
-    }
 }
 
 /// What a request's headers say.
@@ -97,6 +89,8 @@ pub struct Incoming {
     pub tracestate: bool,
     /// The formats of which any header is there, readable or not.
     pub found: Formats,
+    /// These, and B3's headers where there is its parent's id alone, which says nothing.
+    pub present: Formats,
 }
 
 /// The caller's span.
@@ -125,24 +119,39 @@ impl Incoming {
 
 /// Reads the W3C context, else the B3 single header, else the B3 headers.
 pub fn read(headers: &HeaderMap) -> Incoming {
-    // One look at each name: to ask for each that may be there would cost more than the rest.
+    // One look at each field: to ask for each that may be there would cost more than the rest.
     let mut incoming = Incoming::default();
-    for name in headers.keys().map(HeaderName::as_str).filter(|name| *name != B3_PARENT_SPAN_ID.as_str()) {
-        incoming.found = incoming.found.and(Formats::of_name(name));
-        incoming.tracestate |= name == TRACESTATE.as_str();
+    let (mut traceparent, mut b3) = (None, None);
+    for (name, value) in headers {
+        let (format, once) = match name.as_str() {
+            "traceparent" => (Formats::TRACE_CONTEXT, &mut traceparent),
+            "b3" => (Formats::B3, &mut b3),
+            "x-b3-traceid" | "x-b3-spanid" | "x-b3-sampled" | "x-b3-flags" => {
+                incoming.found = incoming.found.and(Formats::B3_MULTI);
+                continue;
+            }
+            "x-b3-parentspanid" => {
+                incoming.present = Formats::B3_MULTI;
+                continue;
+            }
+            "tracestate" => {
+                incoming.tracestate = true;
+                continue;
+            }
+            _ => continue,
+        };
+        // One that comes twice is not believed.
+        *once = (!incoming.found.contains(format)).then(|| value.as_bytes().trim_ascii());
+        incoming.found = incoming.found.and(format);
     }
-    let found = incoming.found;
-    if found.contains(Formats::TRACE_CONTEXT)
-        && let Some((parent, sampled)) = single(headers, &TRACEPARENT).and_then(parse_traceparent)
-    {
+    incoming.present = incoming.present.and(incoming.found);
+    if let Some((parent, sampled)) = traceparent.and_then(parse_traceparent) {
         (incoming.parent, incoming.sampled, incoming.w3c) = (Some(parent), Some(sampled), true);
+        return incoming;
     }
-    let b3 = found.contains(Formats::B3).then(|| single(headers, &B3).and_then(parse_b3)).flatten();
-    let multi = found.contains(Formats::B3_MULTI).then(|| parse_b3_multi(headers)).flatten();
-    for b3 in [b3, multi].into_iter().flatten() {
-        if let (None, None) = (incoming.parent, incoming.sampled) {
-            (incoming.parent, incoming.sampled, incoming.debug) = (b3.parent, b3.sampled, b3.debug);
-        }
+    let multi = || incoming.found.contains(Formats::B3_MULTI).then(|| parse_b3_multi(headers)).flatten();
+    if let Some(b3) = b3.and_then(parse_b3).or_else(multi) {
+        (incoming.parent, incoming.sampled, incoming.debug) = (b3.parent, b3.sampled, b3.debug);
     }
     incoming
 }
@@ -156,21 +165,18 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
 
 /// W3C Trace Context, section 3.2: versions above 00 may have more behind what 00 has; ff is no version.
 fn parse_traceparent(value: &[u8]) -> Option<(Parent, bool)> {
-    let (version, rest) = (hex_lower(value.get(..2)?)?, value.get(2..)?);
-    let known = rest.get(..53)?;
-    let more = &rest[53..];
-    if version == 0xff || (version == 0 && !more.is_empty()) || !(more.is_empty() || more[0] == b'-') {
+    let (known, more) = value.split_first_chunk::<55>()?;
+    let [v0, v1, b'-', ids @ .., b'-', f0, f1] = known else { return None };
+    let (trace, [b'-', span @ ..]) = ids.split_first_chunk::<32>()? else { return None };
+    let mut digits = Digits::LOWER;
+    let outer = digits.eight([*v0, *v1, *f0, *f1, b'0', b'0', b'0', b'0']) >> 16;
+    let (version, flags) = (outer >> 8, outer & 0xff);
+    let (trace_id, span_id) = (digits.all(trace), digits.all(span) as u64);
+    let versions = version != 0xff && (more.is_empty() || (version != 0 && more[0] == b'-'));
+    if !digits.are_valid() || !versions || trace_id == 0 || span_id == 0 {
         return None;
     }
-    let [b'-', ids @ ..] = known else { return None };
-    if ids[32] != b'-' || ids[49] != b'-' {
-        return None;
-    }
-    let trace_id = hex_lower(&ids[..32]).filter(|id| *id != 0)?;
-    let span_id = hex_lower(&ids[33..49]).filter(|id| *id != 0)?;
-    let flags = hex_lower(&ids[50..])?;
-    let parent = Parent { trace_id, span_id: span_id as u64, random: flags & 2 != 0 };
-    Some((parent, flags & 1 != 0))
+    Some((Parent { trace_id, span_id, random: flags & 2 != 0 }, flags & 1 != 0))
 }
 
 struct B3Context {
@@ -223,55 +229,71 @@ fn b3_parent(trace: &[u8], span: &[u8]) -> Option<Parent> {
     Some(Parent { trace_id, span_id: span_id as u64, random: false })
 }
 
-/// Hexadecimal digits of either case, 32 at most.
+/// Hexadecimal digits of either case, 16 or 32.
 fn hex(digits: &[u8]) -> Option<u128> {
-    digits_below(digits, UPPER << 1)
+    let mut seen = Digits::EITHER;
+    let value = seen.all(digits);
+    seen.are_valid().then_some(value)
 }
 
-/// W3C allows lower case only.
-fn hex_lower(digits: &[u8]) -> Option<u128> {
-    digits_below(digits, UPPER)
+/// Reads hexadecimal digits eight at a time, in one word: every request that is traced, or told not to be, brings 52.
+struct Digits {
+    /// What makes a letter lower case that may be upper case.
+    case: u64,
+    /// The highest bit of each byte of a word, as long as all were digits.
+    valid: u64,
 }
 
-/// Beside the value of a digit in upper case.
-const UPPER: u8 = 0x10;
-/// What each byte means as a digit: every request that is traced, or told not to be, brings 48 of them.
-const DIGITS: [u8; 256] = {
-    let mut digits = [0xff; 256];
-    let mut value = 0;
-    while value < 16 {
-        digits[b"0123456789ABCDEF"[value] as usize] = UPPER | value as u8;
-        digits[b"0123456789abcdef"[value] as usize] = value as u8;
-        value += 1;
+impl Digits {
+    /// W3C allows lower case only.
+    const LOWER: Self = Self { case: 0, valid: HIGH };
+    const EITHER: Self = Self { case: 0x20 * ONES, valid: HIGH };
+
+    fn are_valid(&self) -> bool {
+        self.valid == HIGH
     }
-    digits
-};
 
-/// 32 digits at most, each of which means less than `bound`, a power of two.
-fn digits_below(digits: &[u8], bound: u8) -> Option<u128> {
-    let mut meant = 0;
-    let mut word = |half: &[u8]| {
-        half.iter().fold(0_u64, |value, byte| {
-            let digit = DIGITS[usize::from(*byte)];
-            meant |= digit;
-            value << 4 | u64::from(digit & 0xf)
-        })
-    };
-    let (high, low) = digits.split_at(digits.len().saturating_sub(16));
-    let value = u128::from(word(high)) << 64 | u128::from(word(low));
-    (high.len() <= 16 && meant < bound).then_some(value)
+    /// The value of a number of digits that is a multiple of eight.
+    fn all(&mut self, digits: &[u8]) -> u128 {
+        digits.as_chunks().0.iter().fold(0, |value, eight| value << 32 | u128::from(self.eight(*eight)))
+    }
+
+    fn eight(&mut self, digits: [u8; 8]) -> u32 {
+        let text = u64::from_be_bytes(digits);
+        let low = text & !HIGH;
+        let figures = at_least(low, b'0') & !at_least(low, b'9' + 1);
+        let folded = low | self.case;
+        let letters = at_least(folded, b'a') & !at_least(folded, b'f' + 1) & HIGH;
+        self.valid &= (figures | letters) & !text;
+        let mut value = (low & (0xf * ONES)) + (letters >> 7) * 9;
+        value = (value | value >> 4) & 0x00ff_00ff_00ff_00ff;
+        value = (value | value >> 8) & 0x0000_ffff_0000_ffff;
+        (value | value >> 16) as u32
+    }
 }
 
-/// Writes `context` in every format of `formats` and takes away what other formats said.
-pub fn write(headers: &mut HeaderMap, context: &TraceContext, formats: Formats) {
-    let others: Vec<HeaderName> =
-        headers.keys().filter(|name| !formats.contains(Formats::of_name(name.as_str()))).cloned().collect();
-    for name in others {
-        headers.remove(name);
+/// The sixteen digits of `value`, eight at a time.
+fn hex_digits(value: u64) -> [u8; 16] {
+    let eight = |half: u32| {
+        let mut digits = u64::from(half);
+        digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff;
+        digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff;
+        digits = (digits | digits << 4) & (0xf * ONES);
+        let letters = (at_least(digits, 10) & HIGH) >> 7;
+        u128::from(digits + u64::from(b'0') * ONES + letters * u64::from(b'a' - b'9' - 1))
+    };
+    (eight((value >> 32) as u32) << 64 | eight(value as u32)).to_be_bytes()
+}
+
+/// Writes `context` in every format of `formats` and takes away what the others said of those that are `present`.
+pub fn write(headers: &mut HeaderMap, context: &TraceContext, formats: Formats, present: Formats) {
+    if !formats.contains(present) {
+        remove_others(headers, formats);
     }
     let mut ids = [b'-'; 49];
-    write_hex(&context.trace_id.to_be_bytes(), &mut ids[..32]);
-    write_hex(&context.span_id.to_be_bytes(), &mut ids[33..]);
+    for (at, half) in [(0, (context.trace_id >> 64) as u64), (16, context.trace_id as u64), (33, context.span_id)] {
+        ids[at..at + 16].copy_from_slice(&hex_digits(half));
+    }
     if formats.contains(Formats::TRACE_CONTEXT) {
         let mut value = *b"00-................................-................-00";
         value[3..52].copy_from_slice(&ids);
@@ -286,6 +308,17 @@ pub fn write(headers: &mut HeaderMap, context: &TraceContext, formats: Formats) 
     }
     if formats.contains(Formats::B3_MULTI) {
         write_b3_multi(headers, context, &ids);
+    }
+}
+
+fn remove_others(headers: &mut HeaderMap, formats: Formats) {
+    let all: [(Formats, &[&HeaderName]); 3] = [
+        (Formats::TRACE_CONTEXT, &[&TRACEPARENT]),
+        (Formats::B3, &[&B3]),
+        (Formats::B3_MULTI, &[&B3_TRACE_ID, &B3_SPAN_ID, &B3_PARENT_SPAN_ID, &B3_SAMPLED, &B3_FLAGS]),
+    ];
+    for name in all.into_iter().filter(|(format, _)| !formats.contains(*format)).flat_map(|(_, names)| names) {
+        headers.remove(*name);
     }
 }
 
@@ -305,21 +338,6 @@ fn write_b3_multi(headers: &mut HeaderMap, context: &TraceContext, ids: &[u8; 49
 fn set(headers: &mut HeaderMap, name: &'static HeaderName, value: &[u8]) {
     let value = HeaderValue::from_bytes(value).expect("only hexadecimal digits and dashes");
     headers.insert(name, value);
-}
-
-fn write_hex(value: &[u8], into: &mut [u8]) {
-    const PAIRS: [[u8; 2]; 256] = {
-        let mut pairs = [[0; 2]; 256];
-        let mut value = 0;
-        while value < 256 {
-            pairs[value] = [b"0123456789abcdef"[value >> 4], b"0123456789abcdef"[value & 15]];
-            value += 1;
-        }
-        pairs
-    };
-    for (pair, byte) in into.as_chunks_mut().0.iter_mut().zip(value) {
-        *pair = PAIRS[usize::from(*byte)];
-    }
 }
 
 /// Takes `tracestate` away (a new trace begins), or cuts one that is too long behind its last member that fits.

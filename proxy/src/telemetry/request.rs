@@ -99,6 +99,8 @@ struct Sampled {
     debug: bool,
     random: bool,
     formats: Formats,
+    /// What there is before it is written.
+    present: Formats,
     tracestate: Option<Box<str>>,
     user_agent: Option<Box<str>>,
 }
@@ -183,7 +185,7 @@ impl RequestTelemetry {
             Some(sampled) if inner.connection.direction != Direction::Inbound => {
                 let span = inner.client_span(sampled, Some(endpoint), resend);
                 let context = sampled.context(span.span_id);
-                context::write(headers, &context, sampled.formats);
+                context::write(headers, &context, sampled.formats, sampled.present);
                 Some(AttemptSpan::start(&inner.worker, span))
             }
             _ => None,
@@ -262,7 +264,7 @@ fn trace(
             let random = incoming.parent.is_some_and(|parent| parent.random);
             let span_id = worker.ids.span_id();
             let context = TraceContext { trace_id, span_id, sampled, debug: false, random };
-            context::write(headers, &context, formats);
+            context::write(headers, &context, formats, incoming.present);
         }
         return (trace_id, None);
     }
@@ -276,11 +278,12 @@ fn trace(
         debug: incoming.debug,
         random: incoming.parent.is_some_and(|parent| parent.random),
         formats,
+        present: incoming.present,
         tracestate: context::tracestate(headers),
         user_agent: text(http::header::USER_AGENT),
     };
     if let Some(span_id) = server_span {
-        context::write(headers, &position.context(span_id), formats);
+        context::write(headers, &position.context(span_id), formats, position.present);
     }
     (trace_id, Some(position))
 }

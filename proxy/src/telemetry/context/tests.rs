@@ -132,7 +132,8 @@ fn writes_the_formats_asked_for_and_removes_what_others_said() {
         ("x-other", "stays"),
     ];
     let mut all = headers(&stale);
-    write(&mut all, &context, Formats::TRACE_CONTEXT.and(Formats::B3).and(Formats::B3_MULTI));
+    let present = read(&all).present;
+    write(&mut all, &context, Formats::TRACE_CONTEXT.and(Formats::B3).and(Formats::B3_MULTI), present);
     assert_eq!(
         all,
         headers(&[
@@ -145,15 +146,23 @@ fn writes_the_formats_asked_for_and_removes_what_others_said() {
         ])
     );
     let mut one = headers(&stale);
-    write(&mut one, &TraceContext { sampled: false, random: false, ..context }, Formats::TRACE_CONTEXT);
+    let unsampled = TraceContext { sampled: false, random: false, ..context };
+    write(&mut one, &unsampled, Formats::TRACE_CONTEXT, present);
     assert_eq!(
         one,
         headers(&[("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"), ("x-other", "stays")])
     );
     let mut debug = headers(&[("traceparent", TRACEPARENT_SAMPLED)]);
-    write(&mut debug, &TraceContext { debug: true, ..context }, Formats::B3.and(Formats::B3_MULTI));
+    let present = read(&debug).present;
+    write(&mut debug, &TraceContext { debug: true, ..context }, Formats::B3.and(Formats::B3_MULTI), present);
     assert_eq!(read_all_of(&debug), (Some((TRACE, SPAN)), Some(true), true));
     assert!(!debug.contains_key("traceparent") && !debug.contains_key("x-b3-sampled"));
+    // Found or not, what says nothing does not stay beside what is written.
+    let mut lone = headers(&[("x-b3-parentspanid", "2222222222222222"), ("x-other", "stays")]);
+    let incoming = read(&lone);
+    assert_eq!((incoming.found, incoming.is_unreadable()), (Formats::default(), false));
+    write(&mut lone, &unsampled, Formats::TRACE_CONTEXT, incoming.present);
+    assert_eq!(lone, one);
 }
 
 fn read_all_of(headers: &HeaderMap) -> (Option<(u128, u64)>, Option<bool>, bool) {
@@ -166,7 +175,8 @@ fn what_is_written_is_read_again() {
     for format in [Formats::TRACE_CONTEXT, Formats::B3, Formats::B3_MULTI] {
         for (trace_id, span_id, sampled) in [(TRACE, SPAN, true), (1, 1, false), (u128::MAX, u64::MAX, true)] {
             let mut headers = HeaderMap::new();
-            write(&mut headers, &TraceContext { trace_id, span_id, sampled, debug: false, random: false }, format);
+            let context = TraceContext { trace_id, span_id, sampled, debug: false, random: false };
+            write(&mut headers, &context, format, Formats::default());
             assert_eq!(read_all_of(&headers), (Some((trace_id, span_id)), Some(sampled), false), "{format:?}");
         }
     }
@@ -201,4 +211,21 @@ fn only_one_voice_that_says_unsampled_may_pass_untouched() {
     assert!(!passes(&[("traceparent", TRACEPARENT_SAMPLED)], Formats::TRACE_CONTEXT));
     assert!(!passes(&[("traceparent", unsampled), ("b3", "1")], Formats::TRACE_CONTEXT));
     assert!(!passes(&[("b3", "0")], Formats::B3));
+}
+
+#[test]
+fn every_byte_is_a_digit_or_is_refused_wherever_it_stands() {
+    let digits = *b"4bf92f3577b34da6a3ce929d0e0e4736";
+    for (place, byte) in (0..32).flat_map(|place| (0..=u8::MAX).map(move |byte| (place, byte))) {
+        let mut text = digits;
+        text[place] = byte;
+        let value = str::from_utf8(&text).ok().and_then(|text| u128::from_str_radix(text, 16).ok());
+        // A number's own parser takes a sign.
+        let value = value.filter(|_| byte.is_ascii_hexdigit());
+        assert_eq!(hex(&text), value, "{byte:#04x} at {place}");
+        let mut lower = Digits::LOWER;
+        let read = lower.all(&text);
+        let lower = lower.are_valid().then_some(read);
+        assert_eq!(lower, value.filter(|_| !byte.is_ascii_uppercase()), "{byte:#04x} at {place}");
+    }
 }
