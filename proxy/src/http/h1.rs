@@ -8,6 +8,7 @@ pub mod encode;
 mod field_lines;
 pub mod framing;
 mod invalid;
+mod names;
 mod output;
 pub mod parse;
 pub(crate) mod server;

@@ -6,6 +6,8 @@ use bytes::{Bytes, BytesMut};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, StatusCode, Version};
 
+use crate::lanes::{HIGH, at_least};
+
 /// Bytes of names that are neither of the common forms, at most; what is beyond is written in the form of the first name.
 const MAX_NAMES: usize = 2048;
 /// Bytes of a reason phrase that is kept.
@@ -18,6 +20,49 @@ pub(super) const MAX_TARGET: usize = 8 * 1024;
 pub struct Spelling {
     title: bool,
     irregular: Option<Box<Irregular>>,
+}
+
+/// Which of the common forms a name has: both, where it has no letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Form {
+    lower: bool,
+    title: bool,
+}
+
+impl Form {
+    pub(super) fn of(written: &[u8]) -> Self {
+        let mut start = true;
+        let mut form = Self { lower: true, title: true };
+        for byte in written {
+            form.lower &= !byte.is_ascii_uppercase();
+            form.title &= if start { !byte.is_ascii_lowercase() } else { !byte.is_ascii_uppercase() };
+            start = *byte == b'-';
+        }
+        form
+    }
+}
+
+/// Puts a name in lower case into `Title-Case`.
+fn make_title(name: &mut [u8]) {
+    let mut start = HIGH & 0xff;
+    let (words, rest) = name.as_chunks_mut();
+    for bytes in words {
+        let word = u64::from_le_bytes(*bytes);
+        // Names are ASCII.
+        let low = word & !HIGH;
+        let dashes = at_least(low, b'-') & !at_least(low, b'-' + 1) & HIGH;
+        let letters = at_least(low, b'a') & !at_least(low, b'z' + 1);
+        let starts = dashes << 8 | start;
+        start = dashes >> 56;
+        *bytes = (word ^ (starts & letters) >> 2).to_le_bytes();
+    }
+    let mut start = start != 0;
+    for byte in rest {
+        if start {
+            byte.make_ascii_uppercase();
+        }
+        start = *byte == b'-';
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,19 +98,12 @@ pub(super) fn encode_target(written: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl Spelling {
-    /// Learns from a name as it was written; the `first` one says the form that the others are expected to have.
-    pub(super) fn learn(&mut self, written: &str, first: bool) {
-        let mut start = true;
-        let (mut lower, mut title) = (true, true);
-        for byte in written.bytes() {
-            lower &= !byte.is_ascii_uppercase();
-            title &= if start { !byte.is_ascii_lowercase() } else { !byte.is_ascii_uppercase() };
-            start = byte == b'-';
-        }
+    /// Learns from a name as it was written, in this form; the `first` one says the form that the others are expected to have.
+    pub(super) fn learn(&mut self, written: &str, form: Form, first: bool) {
         if first {
-            self.title = !lower;
+            self.title = !form.lower;
         }
-        if !(if self.title { title } else { lower }) {
+        if !(if self.title { form.title } else { form.lower }) {
             self.except(written);
         }
     }
@@ -117,13 +155,7 @@ impl Spelling {
         let begin = out.len();
         out.extend_from_slice(name.as_bytes());
         if self.title {
-            let mut start = true;
-            for byte in &mut out[begin..] {
-                if start {
-                    byte.make_ascii_uppercase();
-                }
-                start = *byte == b'-';
-            }
+            make_title(&mut out[begin..]);
         }
     }
 
@@ -210,7 +242,7 @@ mod tests {
 
     fn learn(names: &[&str]) -> Spelling {
         let mut spelling = Spelling::default();
-        names.iter().enumerate().for_each(|(index, name)| spelling.learn(name, index == 0));
+        names.iter().enumerate().for_each(|(index, name)| spelling.learn(name, Form::of(name.as_bytes()), index == 0));
         spelling
     }
 
@@ -238,7 +270,14 @@ mod tests {
             let hop = spelling.to_hop(Version::HTTP_10);
             assert_eq!(Spelling::of_response(&hop), Some((Version::HTTP_10, spelling)), "{hop:?}");
         }
-        assert_eq!(write(&learn(&["Host"]), "traceparent"), "Traceparent");
+        for (name, title) in [
+            ("traceparent", "Traceparent"),
+            ("content-length", "Content-Length"),
+            ("accept-encoding", "Accept-Encoding"),
+            ("x-forw-a-b-c-long-_z{1-", "X-Forw-A-B-C-Long-_z{1-"),
+        ] {
+            assert_eq!(write(&learn(&["Host"]), name), title);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 use http::uri::PathAndQuery;
 
 use super::*;
+use crate::http::spelling::Form;
 
 fn head(fields: &[(&'static str, &'static str)]) -> RequestHead {
     let headers = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
@@ -119,7 +120,7 @@ fn what_a_426_requires_crosses_the_hop_and_nothing_else_does() {
     };
     for (status, expected) in [(426, "TLS/1.3, websocket; echo"), (200, "")] {
         let mut spelling = Spelling::default();
-        spelling.learn("ETag", true);
+        spelling.learn("ETag", Form::of(b"ETag"), true);
         let fields = [("upgrade", "TLS/1.3, websocket"), ("connection", "upgrade"), ("upgrade", "echo")];
         let mut head = ResponseHead {
             status: StatusCode::from_u16(status).unwrap(),

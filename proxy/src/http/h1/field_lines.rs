@@ -11,8 +11,8 @@ use super::parse::{InvalidHead, entry};
 use super::target;
 use crate::http::spelling::Spelling;
 
-/// Room for fields that are added on the way through.
-const ADDED: usize = 4;
+/// Room for fields that are added on the way through: our word to our own sidecar or who calls, and the trace.
+const ADDED: usize = 2;
 
 /// The fields of a head.
 #[derive(Default)]
@@ -58,8 +58,8 @@ impl Fields {
     pub(super) fn read(bytes: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<Self, InvalidHead> {
         let mut fields = Self { headers: HeaderMap::with_capacity(parsed.len() + ADDED), ..Self::default() };
         for (index, field) in parsed.iter().enumerate() {
-            let (name, value) = entry(bytes, field)?;
-            fields.spelling.learn(field.name, index == 0);
+            let (name, value, form) = entry(bytes, field)?;
+            fields.spelling.learn(field.name, form, index == 0);
             match name {
                 header::HOST => fields.host.see(bytes.slice_ref(field.value)),
                 header::CONTENT_LENGTH if fields.length.is_some() => return Err(InvalidHead::ContentLength),

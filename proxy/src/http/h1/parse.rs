@@ -12,8 +12,8 @@ use remora_model::HttpLimits;
 use super::field_lines::Fields;
 use super::framing::Framing;
 pub use super::invalid::InvalidHead;
-use super::target;
-use crate::http::spelling::Spelling;
+use super::{names, target};
+use crate::http::spelling::{Form, Spelling};
 use crate::http::{RequestHead, ResponseHead, trailers};
 
 /// Empty lines that are ignored before a request (RFC 9112 section 2.2).
@@ -271,9 +271,9 @@ pub(super) fn trailers(
         let httparse::Status::Complete((_, fields)) = parsed else { return Err(InvalidHead::LineEnd) };
         let mut spelling = Spelling::default();
         for field in fields {
-            let (name, value) = entry(&bytes, field)?;
+            let (name, value, form) = entry(&bytes, field)?;
             if !trailers::is_harmful(name.as_str()) {
-                spelling.learn(field.name, trailers.is_empty());
+                spelling.learn(field.name, form, trailers.is_empty());
                 trailers.append(name, value);
             }
         }
@@ -282,11 +282,11 @@ pub(super) fn trailers(
     Ok(Some(trailers))
 }
 
-/// A field, its value sharing the head's memory.
-pub(super) fn entry(bytes: &Bytes, field: &Header<'_>) -> Result<(HeaderName, HeaderValue), InvalidHead> {
-    let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| InvalidHead::FieldName)?;
+/// A field, its value sharing the head's memory, and how its name is written.
+pub(super) fn entry(bytes: &Bytes, field: &Header<'_>) -> Result<(HeaderName, HeaderValue, Form), InvalidHead> {
+    let (name, form) = names::name(field.name.as_bytes())?;
     let value = bytes.slice_ref(field.value);
-    Ok((name, HeaderValue::from_maybe_shared(value).map_err(|_| InvalidHead::FieldValue)?))
+    Ok((name, HeaderValue::from_maybe_shared(value).map_err(|_| InvalidHead::FieldValue)?, form))
 }
 
 fn empty_lines(buf: &[u8]) -> usize {
