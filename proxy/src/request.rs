@@ -157,9 +157,7 @@ impl HttpConnection {
         informational: &Informational,
     ) -> (ResponseHead, ResponseBody) {
         let active = Active::new(self.clone());
-        for fault in fields::receive(&mut head, &self.trust).into_iter().flatten() {
-            self.counts().violation(fault);
-        }
+        fields::receive(&mut head, &self.trust, |fault| self.counts().violation(fault));
         let (http2, bare) = (head.version == Version::HTTP_2, head.method == Method::HEAD);
         let mut telemetry = RequestTelemetry::start(&self.worker.telemetry, &self.info, &mut head);
         // Only HTTP/2 can carry a status after a body that broke off; HTTP/1 must show the break.

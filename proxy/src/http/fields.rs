@@ -42,8 +42,10 @@ pub(crate) struct Trust {
 
 /// Takes a request in: what belongs to the previous hop goes, what only we may say is replaced. Tells what of it the client should not
 /// have said, as metrics count it.
-pub(crate) fn receive(head: &mut RequestHead, trust: &Trust) -> [Option<&'static str>; 4] {
-    let overridden = overrides_host(head);
+pub(crate) fn receive(head: &mut RequestHead, trust: &Trust, mut tell: impl FnMut(&'static str)) {
+    if overrides_host(head) {
+        tell("host_overridden");
+    }
     let (mut hop, mut of_a_hop) = (false, false);
     // Most requests carry nothing of the kind, or the hop's field alone, which is seen by one look at each name.
     let mut claims = Vec::new();
@@ -57,18 +59,20 @@ pub(crate) fn receive(head: &mut RequestHead, trust: &Trust) -> [Option<&'static
             Kind::Private | Kind::Foreign => {}
         }
     }
-    let (mut forged, mut unreadable, mut framing) = (!claims.is_empty(), false, false);
+    let mut forged = !claims.is_empty();
     if hop && let Some(hop) = head.headers.remove(&HOP) {
         if trust.hop {
             let word = Spelling::of_request(&hop, &head.path);
-            unreadable = word.is_none();
+            if word.is_none() {
+                tell("hop_word");
+            }
             (head.version, head.spelling) = word.unwrap_or((Version::HTTP_11, Spelling::default()));
         } else {
             forged = true;
         }
     }
-    if of_a_hop {
-        framing = strip_connection(&mut head.headers);
+    if of_a_hop && strip_connection(&mut head.headers) {
+        tell("connection_option");
     }
     for name in claims {
         head.headers.remove(name);
@@ -77,12 +81,9 @@ pub(crate) fn receive(head: &mut RequestHead, trust: &Trust) -> [Option<&'static
     if let Some(value) = trust.forwarded_client_cert.as_ref().filter(|_| !trust.application) {
         head.headers.insert(&FORWARDED_CLIENT_CERT, value.clone());
     }
-    [
-        forged.then_some("forged_headers"),
-        unreadable.then_some("hop_word"),
-        framing.then_some("connection_option"),
-        overridden.then_some("host_overridden"),
-    ]
+    if forged {
+        tell("forged_headers");
+    }
 }
 
 /// Whether an absolute-form target names another host than Host does, which must be the same (RFC 9112 section 3.2) and is not believed

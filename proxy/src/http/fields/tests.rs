@@ -18,6 +18,12 @@ fn head(fields: &[(&'static str, &'static str)]) -> RequestHead {
     }
 }
 
+fn receive(head: &mut RequestHead, trust: &Trust) -> Vec<&'static str> {
+    let mut told = Vec::new();
+    super::receive(head, trust, |fault| told.push(fault));
+    told
+}
+
 fn names(head: &RequestHead) -> Vec<&str> {
     head.headers.keys().map(HeaderName::as_str).collect()
 }
@@ -58,13 +64,12 @@ fn what_a_client_should_not_have_said_is_told() {
         (&[("x-remora-hop", "1.1")], stranger(), &["forged_headers"]),
         (&[("x-remora-hop", "1.1;t,ETag;/")], sidecar(), &[]),
         (&[("x-remora-hop", "2.0")], sidecar(), &["hop_word"]),
-        (&[("x-remora-hop", "1.1;t;/admin"), ("x-envoy-a", "1")], sidecar(), &["forged_headers", "hop_word"]),
+        (&[("x-remora-hop", "1.1;t;/admin"), ("x-envoy-a", "1")], sidecar(), &["hop_word", "forged_headers"]),
         (&[("connection", "close, te, x-a, transfer-encoding"), ("te", "trailers"), ("x-a", "1")], stranger(), &[]),
         (&[("connection", "close, Content-Length")], stranger(), &["connection_option"]),
         (&[("connection", "host")], application(), &["connection_option"]),
     ] {
-        let told = receive(&mut head(fields), &trust);
-        assert_eq!(told.into_iter().flatten().collect::<Vec<_>>(), expected, "{fields:?}");
+        assert_eq!(receive(&mut head(fields), &trust), expected, "{fields:?}");
     }
     for (version, target, host, expected) in [
         (Version::HTTP_11, "a", "b", Some("host_overridden")),
@@ -74,9 +79,10 @@ fn what_a_client_should_not_have_said_is_told() {
     ] {
         let mut head = head(&[("host", host)]);
         (head.version, head.authority) = (version, Some(target.parse().unwrap()));
-        assert_eq!(receive(&mut head, &Trust::default())[3], None, "it is said by Host alone");
+        assert_eq!(receive(&mut head, &Trust::default()), [""; 0], "it is said by Host alone");
         head.scheme = Some(http::uri::Scheme::HTTP);
-        assert_eq!(receive(&mut head, &Trust::default())[3], expected, "{version:?} {target} {host}");
+        let told = receive(&mut head, &Trust::default());
+        assert_eq!(told.first().copied(), expected, "{version:?} {target} {host}");
     }
 }
 
