@@ -68,7 +68,8 @@ impl Report {
                 *came = again(case);
                 tries += 1;
             }
-            println!("{} ({}): {case}: failed at try {tries}", self.suite, self.way.name());
+            let came = if came.is_ok() { "passed until" } else { "failed at" };
+            println!("{} ({}): {case}: {came} try {tries}", self.suite, self.way.name());
         }
     }
 
