@@ -300,12 +300,26 @@ fn address_families(bed: &Bed) {
             at.len() as f64
         );
     };
-    let without_v6 = bed.mesh.pod("without6");
-    without_v6.enter(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1")).unwrap();
-    start(&without_v6, &[without_v6.at(8080)]);
-    let only_v6 = bed.mesh.pod("only6");
-    run(only_v6.command(tool("ip")).args(["-4", "address", "flush", "dev", "eth0"])).unwrap();
-    start(&only_v6, &[only_v6.at6(8080)]);
-    let dual = bed.mesh.pod("dual");
-    start(&dual, &[dual.at(8080), dual.at6(8080)]);
+    // The same of a gateway, which has addresses of its own and an endpoint in each family.
+    let front = |pod: &Pod, at: &[SocketAddr]| {
+        let beside = |at: &SocketAddr| SocketAddr::new(at.ip(), 8090);
+        let origins: Vec<_> = at.iter().map(|at| Origin::start(pod, beside(at))).collect();
+        let list = |all: Vec<SocketAddr>| all.iter().map(|at| format!("\"{at}\"")).collect::<Vec<_>>().join(", ");
+        let (listen, endpoints) = (list(at.to_vec()), list(at.iter().map(beside).collect()));
+        let proxy = pod.proxy(&format!("gateway: {{listen: [{listen}], routes: [{{endpoints: [{endpoints}]}}]}}\n"));
+        proxy.ready();
+        // Each way in more than once, so that each endpoint is chosen.
+        (0..8).for_each(|_| at.iter().for_each(|at| served(pod, *at)));
+        assert!(origins.iter().all(|origin| !origin.seen("/family").is_empty()), "{at:?}");
+    };
+    for (role, start) in [("pod", &start as &dyn Fn(&Pod, &[SocketAddr])), ("front", &front)] {
+        let without_v6 = bed.mesh.pod(&format!("{role}-without6"));
+        without_v6.enter(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1")).unwrap();
+        start(&without_v6, &[without_v6.at(8080)]);
+        let only_v6 = bed.mesh.pod(&format!("{role}-only6"));
+        run(only_v6.command(tool("ip")).args(["-4", "address", "flush", "dev", "eth0"])).unwrap();
+        start(&only_v6, &[only_v6.at6(8080)]);
+        let dual = bed.mesh.pod(&format!("{role}-dual"));
+        start(&dual, &[dual.at(8080), dual.at6(8080)]);
+    }
 }
