@@ -17,9 +17,11 @@ use crate::Error;
 use crate::breaker::{Bounds, Place};
 use crate::http::h1;
 
+mod crowd;
 mod dialling;
 mod shared;
 
+pub(crate) use crowd::{Crowd, Driven};
 pub(crate) use dialling::{Dialling, Ticket};
 pub(crate) use shared::{Shared, Stream};
 

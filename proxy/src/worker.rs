@@ -28,6 +28,7 @@ use crate::drain::{Connections, Drain, Phase};
 use crate::live::{Drained, Live, LiveConnection};
 use crate::memory::Pressure;
 use crate::original_dst::OwnAddresses;
+use crate::pool::Crowd;
 use crate::readiness::ReadyGuard;
 use crate::signal::Signal;
 use crate::telemetry::{ConnectionStatus, DrainReason, Registry, Sinks, TlsSide, WorkerTelemetry};
@@ -92,6 +93,8 @@ pub(crate) struct Worker {
     pub(crate) files: Rc<Files>,
     pub(crate) spread: Spread,
     pub(crate) room: Rc<Room>,
+    /// Of the streams to endpoints.
+    pub(crate) crowd: Rc<Crowd>,
     view: RefCell<Rc<View>>,
     /// Clusters of older views that requests may still use.
     replaced: RefCell<Vec<Weak<ClusterState>>>,
@@ -117,6 +120,7 @@ impl Worker {
             live: Rc::default(),
             own: start.own.clone(),
             room: Room::new(start.spread.clone(), files.clone()),
+            crowd: Rc::default(),
             files,
             spread: start.spread.clone(),
             view: RefCell::new(Rc::new(view)),
@@ -307,7 +311,14 @@ impl Worker {
         }
     }
 
+    /// From now on memory is so short.
+    fn press(&self, pressure: Pressure) {
+        self.room.press(pressure);
+        self.crowd.press(pressure > Pressure::None);
+    }
+
     fn sweep(&self) {
+        self.crowd.ease();
         let view = self.view();
         let generation = view.generation();
         self.told(self.live.sweep(view.grace()));
@@ -384,7 +395,7 @@ async fn run(start: Start) {
                 }
                 Err(_) => break,
             },
-            Ok(()) = pressure.changed() => worker.room.press(*pressure.borrow_and_update()),
+            Ok(()) = pressure.changed() => worker.press(*pressure.borrow_and_update()),
             Ok(()) = phase.changed() => worker.phase.advance(*phase.borrow_and_update()),
             Some(command) = commands.recv() => worker.answer(command),
             Some(handed) = inbox.recv() => listener::serve_handed(&worker, handed),

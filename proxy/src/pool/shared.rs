@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
+use super::Crowd;
 use crate::breaker::Place;
 use crate::http::h2;
 use crate::worker::Share;
@@ -24,6 +25,8 @@ pub(crate) struct Shared {
     pub(super) last_used: Cell<Instant>,
     /// Of the open files, until it rests for the first time: from then on it is anybody's.
     share: Cell<Share>,
+    /// Among which its streams count.
+    pub(super) crowd: Rc<Crowd>,
 }
 
 impl fmt::Debug for Shared {
@@ -37,8 +40,8 @@ impl fmt::Debug for Shared {
 pub(crate) struct Stream(pub(crate) Rc<Shared>, pub(crate) Option<Place>);
 
 impl Shared {
-    /// One that was dialled with this share.
-    pub(crate) fn new(sender: h2::Sender, ours: bool, share: Share) -> Rc<Self> {
+    /// One that was dialled with this share, by the worker of this crowd.
+    pub(crate) fn new(sender: h2::Sender, ours: bool, share: Share, crowd: Rc<Crowd>) -> Rc<Self> {
         Rc::new(Self {
             sender,
             ours,
@@ -48,6 +51,7 @@ impl Shared {
             retired: Cell::new(false),
             last_used: Cell::new(Instant::now()),
             share: Cell::new(share),
+            crowd,
         })
     }
 
@@ -75,6 +79,7 @@ impl Shared {
 impl Stream {
     pub(super) fn new(shared: Rc<Shared>) -> Self {
         shared.active.set(shared.active.get() + 1);
+        shared.crowd.enter();
         Self(shared, None)
     }
 }
@@ -83,6 +88,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         let active = self.0.active.get() - 1;
         self.0.active.set(active);
+        self.0.crowd.leave();
         if active == 0 {
             self.0.last_used.set(Instant::now());
             self.0.share.take();

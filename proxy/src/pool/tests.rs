@@ -25,7 +25,7 @@ async fn connected() -> (Upstream, TcpStream) {
 }
 
 fn http2(host: &Rc<Host>, sender: h2::Sender) -> Rc<Shared> {
-    let shared = Shared::new(sender, true, Share::default());
+    let shared = Shared::new(sender, true, Share::default(), Rc::default());
     drop(host.add(Fresh::Http2(shared.clone()), 0));
     shared
 }
@@ -44,7 +44,7 @@ async fn shared_connections_are_superseded_once_a_second() {
     let mut all = Vec::new();
     for _ in 0..3 {
         let (io, end) = connected().await;
-        let (sender, connection) = h2::connect(io, true, HttpLimits::default()).await.unwrap();
+        let (sender, connection) = h2::connect(io, true, HttpLimits::default(), 65_535).await.unwrap();
         all.push((sender, connection, end));
     }
     let mut senders = all.iter().map(|(sender, ..)| sender.clone());
@@ -82,8 +82,8 @@ async fn what_waits_for_work_gives_way_to_what_waits_for_a_file() {
         (connected().await, connected().await, connected().await);
     host.give_back(http1_of(&files, io), 0);
     tokio::time::advance(Duration::from_secs(1)).await;
-    let (sender, _connection) = h2::connect(shared_io, true, HttpLimits::default()).await.unwrap();
-    let shared = Shared::new(sender, true, files.share(Need::More).unwrap());
+    let (sender, _connection) = h2::connect(shared_io, true, HttpLimits::default(), 65_535).await.unwrap();
+    let shared = Shared::new(sender, true, files.share(Need::More).unwrap(), Rc::default());
     assert!(files.share(Need::More).is_none());
     drop(host.add(Fresh::Http2(shared.clone()), 0));
     assert!(files.share(Need::More).is_some(), "once it has rested it is anybody's");
@@ -162,8 +162,8 @@ async fn ended_connections_are_looked_for_once_a_second() {
 async fn where_one_connection_has_ended_shared_ones_that_have_not_stay() {
     let host = Rc::new(Host::new(0, None));
     let ((io, mut end), (other_io, _other_end)) = (connected().await, connected().await);
-    let (mut sender, connection) = h2::connect(io, true, HttpLimits::default()).await.unwrap();
-    let (other, _other_connection) = h2::connect(other_io, true, HttpLimits::default()).await.unwrap();
+    let (mut sender, connection) = h2::connect(io, true, HttpLimits::default(), 65_535).await.unwrap();
+    let (other, _other_connection) = h2::connect(other_io, true, HttpLimits::default(), 65_535).await.unwrap();
     let (ended, stays) = (http2(&host, sender.clone()), http2(&host, other));
     end.write_all(GOODBYE).await.unwrap();
     let mut connection = pin!(connection);
@@ -184,7 +184,7 @@ async fn a_connection_that_takes_no_streams_is_not_kept() {
     const NONE: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0];
     let host = Rc::new(Host::new(0, None));
     let (io, mut end) = connected().await;
-    let (sender, connection) = h2::connect(io, true, HttpLimits::default()).await.unwrap();
+    let (sender, connection) = h2::connect(io, true, HttpLimits::default(), 65_535).await.unwrap();
     let shared = http2(&host, sender);
     host.sweep(Instant::now(), Duration::ZERO);
     assert!(Rc::ptr_eq(&given(&host).unwrap(), &shared));
@@ -210,9 +210,9 @@ async fn streams_that_a_server_allows_later_are_for_those_who_wait() {
         panic!("none is made")
     };
     let (io, mut end) = connected().await;
-    let (sender, connection) = h2::connect(io, false, HttpLimits::default()).await.unwrap();
+    let (sender, connection) = h2::connect(io, false, HttpLimits::default(), 65_535).await.unwrap();
     place.is_shared();
-    let lasts = host.add(Fresh::Http2(Shared::new(sender, false, Share::default())), 0);
+    let lasts = host.add(Fresh::Http2(Shared::new(sender, false, Share::default(), Rc::default())), 0);
     drop(ticket);
     assert!(matches!(host.checkout(Hop::Http2, false, false), Checkout::Full(_)));
     let mut first = pin!(bounds.freed());

@@ -21,7 +21,7 @@ use crate::http::h2::keep_alive;
 use crate::http::{h1, h2};
 use crate::io::Upstream;
 use crate::live::{self, LiveConnection};
-use crate::pool::{Fresh, Hop, Shared};
+use crate::pool::{Driven, Fresh, Hop, Shared};
 use crate::telemetry::{TlsSide, UpstreamMetrics, UpstreamProtocol};
 use crate::tls::{MeshProtocol, Offer};
 use crate::worker::{File, Need, Share, Worker};
@@ -148,13 +148,16 @@ pub(super) async fn open(
         return Ok(Fresh::Http1(h1::client::Sender::new(io, counted, live, (&limits).into())));
     }
     let ours = protocol == Some(MeshProtocol::RemoraH2);
-    let (sender, mut connection) = h2::connect(io, ours, limits).await.map_err(|error| closed(error.to_string()))?;
+    let window = worker.crowd.window(limits.stream_window);
+    let connected = h2::connect(io, ours, limits, window).await;
+    let (sender, mut connection) = connected.map_err(|error| closed(error.to_string()))?;
     if let Some(place) = &mut place {
         place.is_shared();
     }
-    let shared = Shared::new(sender, ours, file.take_share());
+    let shared = Shared::new(sender, ours, file.take_share(), worker.crowd.clone());
     let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2, live.clone(), place, file);
     let silence = keep_alive::unanswered(connection.ping_pong().filter(|_| ours));
+    let connection = Driven::new(connection, &shared, limits.stream_window, window);
     spawn_local(drive(connection, silence, Rc::downgrade(&shared), live, counted));
     Ok(Fresh::Http2(shared))
 }

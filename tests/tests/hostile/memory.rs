@@ -1,26 +1,31 @@
 //! Memory that comes to its end.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use remora_test::eventually;
 
 use crate::bed::{Bed, Row, beds};
-use crate::frames::{DATA, END_HEADERS, HEADERS, SETTINGS, frame, request};
+use crate::frames::{DATA, END_HEADERS, END_STREAM, H2, HEADERS, SETTINGS, frame, get, request};
 
 /// Of a settings frame.
 const ACK: u8 = 1;
 /// What the proxy may have.
 const LIMIT: u64 = 96 << 20;
+/// What a sidecar may have unless told otherwise.
+const USUAL: u64 = 256 << 20;
 
-pub(crate) fn row() -> Row {
-    Row { name: "little-memory", counter: Some(("remora_memory_shortages_total", &[])), run: little_memory }
+pub(crate) fn rows() -> [Row; 2] {
+    [
+        Row { name: "little-memory", counter: Some(("remora_memory_shortages_total", &[])), run: little_memory },
+        Row { name: "crowds-that-read-nothing", counter: None, run: crowds_that_read_nothing },
+    ]
 }
 
 beds! {
     gateway a_gateway_with_little_memory ["little-memory"] => |rows| {
-        let group = Group::new();
+        let group = Group::new(LIMIT);
         let unread = |server: &remora_test::pod::Pod| {
             format!("    - {{path: /unread, endpoints: [\"{}\"], protocol: http}}\n", server.at(9001))
         };
@@ -30,6 +35,17 @@ beds! {
         std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
         // What the allocator keeps of the first time, it uses the second time.
         little_memory(&bed);
+        let ran = rows.run(&mut bed);
+        assert_eq!(group.kills(), 0, "the kernel had to end nothing");
+        ran
+    };
+
+    gateway a_gateway_before_crowds_that_read_nothing ["crowds-that-read-nothing"] => |rows| {
+        let group = Group::new(USUAL);
+        let large = |server: &remora_test::pod::Pod| {
+            format!("    - {{path: /big, endpoints: [\"{}\"], protocol: http2, timeouts: {{idle: 2s}}}}\n", server.at(8080))
+        };
+        let mut bed = Bed::gateway_by(large, "workers: 2", |pod, config| pod.proxy_in_group(config, &group.0));
         let ran = rows.run(&mut bed);
         assert_eq!(group.kills(), 0, "the kernel had to end nothing");
         ran
@@ -52,17 +68,17 @@ fn a_gateway_with_no_memory_left_serves_a_few() {
     });
 }
 
-/// A control group with [`LIMIT`] bytes, beyond which the kernel kills.
+/// A control group with a limit of memory, beyond which the kernel kills.
 struct Group(PathBuf);
 
 impl Group {
-    fn new() -> Self {
+    fn new(bytes: u64) -> Self {
         let v1 = Path::new("/sys/fs/cgroup/memory");
         let (root, limit) =
             if v1.is_dir() { (v1, "memory.limit_in_bytes") } else { (v1.parent().unwrap(), "memory.max") };
-        let group = Self(root.join(format!("remora-hostile-{}", std::process::id())));
+        let group = Self(root.join(format!("remora-hostile-{}-{bytes}", std::process::id())));
         std::fs::create_dir(&group.0).unwrap();
-        std::fs::write(group.0.join(limit), LIMIT.to_string()).unwrap();
+        std::fs::write(group.0.join(limit), bytes.to_string()).unwrap();
         group
     }
 
@@ -116,5 +132,56 @@ fn little_memory(bed: &Bed) {
     eventually("it is no longer short", || {
         let share = bed.proxy.metric("remora_memory_used_bytes", &[]) / LIMIT as f64;
         (share < 0.8).then_some(())
+    });
+}
+
+/// More than the windows and buffers on its way.
+const LARGE: &str = "/big/400000";
+/// Requests of a crowd, fewer than one connection may have.
+const CROWD: usize = 900;
+
+fn crowds_that_read_nothing(bed: &Bed) {
+    for connections in [1, 60] {
+        let before = bed.memory();
+        // Who reads goes on meanwhile, and gets all of it.
+        let mut reads = bed.connect();
+        let long = 8_000_000;
+        reads.write_all(format!("GET /big/{long} HTTP/1.0\r\nhost: a\r\n\r\n").as_bytes()).unwrap();
+        reads.read_exact(&mut [0; 100_000]).unwrap();
+        let held: Vec<_> = (0..connections).map(|_| crowd(bed, CROWD / connections)).collect();
+        let mut most = 0.0_f64;
+        eventually("each is with the origin", || {
+            most = most.max(bed.memory());
+            (bed.origin.seen(LARGE).len() == CROWD).then_some(())
+        });
+        let mut rest = Vec::new();
+        reads.read_to_end(&mut rest).unwrap();
+        let body = rest.iter().rev().take_while(|byte| **byte == b'o').count();
+        assert!(body == rest.len() && (long - 100_000..long).contains(&body), "{body} bytes of {}", rest.len());
+        at_rest(bed, &mut most);
+        println!("{CROWD} by {connections}: {:.1} MB beside {:.1} MB", (most - before) / 1e6, before / 1e6);
+        drop(held);
+        bed.proxy.metric_until("remora_requests_active", &[], |count| count <= 2.0);
+        bed.origin.forget();
+    }
+}
+
+/// So many large answers are asked for at once on a connection, and nothing is read.
+fn crowd(bed: &Bed, requests: usize) -> H2 {
+    let mut h2 = bed.h2();
+    let ids: Vec<_> = (0..requests).map(|_| h2.stream_id()).collect();
+    let heads: Vec<u8> = ids.iter().flat_map(|id| frame(HEADERS, END_STREAM | END_HEADERS, *id, &get(LARGE))).collect();
+    assert!(h2.send(&heads));
+    h2
+}
+
+/// Waits until memory grows no more.
+fn at_rest(bed: &Bed, most: &mut f64) {
+    let mut looks = 0;
+    eventually("memory is at rest", || {
+        let now = bed.memory();
+        looks = if now > *most { 0 } else { looks + 1 };
+        *most = most.max(now);
+        (looks == 100).then_some(())
     });
 }

@@ -19,6 +19,7 @@ const OVERLOADED: Counter = ("remora_requests_total", &[("flag", "OM")]);
 const LOOP: Counter = ("remora_connections_refused_total", &[("reason", "loop")]);
 
 pub(crate) fn rows() -> Vec<Row> {
+    let [little_memory, crowds] = memory::rows();
     vec![
         Row { name: "half-closes", counter: Some(TCP), run: half_closes },
         Row { name: "servers-that-speak-first", counter: Some(TCP), run: servers_first },
@@ -26,7 +27,8 @@ pub(crate) fn rows() -> Vec<Row> {
         Row { name: "no-original-destination", counter: Some(LOOP), run: no_original_destination },
         Row { name: "no-open-files", counter: Some(("remora_accept_pauses_total", &[])), run: no_open_files },
         Row { name: "streams-beyond-the-files", counter: Some(OVERLOADED), run: streams_beyond_the_files },
-        memory::row(),
+        little_memory,
+        crowds,
         Row { name: "log-sinks", counter: Some(("remora_log_dropped_total", &[])), run: log_sinks },
         Row { name: "packet-loss", counter: None, run: packet_loss },
         Row { name: "address-families", counter: None, run: address_families },

@@ -27,7 +27,8 @@ pub(crate) type Sender = h2::client::SendRequest<Bytes>;
 const SETTINGS: Duration = Duration::from_millis(500);
 
 /// Begins HTTP/2 with prior knowledge on a fresh upstream connection; `ours` where the peer is known to take
-/// [`MAX_STREAMS`]. Of others their SETTINGS (RFC 9113 section 3.4) are awaited for half a second. The returned connection must be driven.
+/// [`MAX_STREAMS`]. Of others their SETTINGS (RFC 9113 section 3.4) are awaited for half a second. Streams begin with this `window` in
+/// bytes; the connection's has room for a hundred of the widest. The returned connection must be driven.
 ///
 /// # Errors
 /// The connection broke before our preface was written, or before their SETTINGS came.
@@ -35,9 +36,10 @@ pub(crate) async fn connect(
     io: Upstream,
     ours: bool,
     limits: HttpLimits,
+    window: u32,
 ) -> Result<(Sender, h2::client::Connection<Upstream, Bytes>), h2::Error> {
     let (sender, mut connection) = h2::client::Builder::new()
-        .initial_window_size(limits.stream_window)
+        .initial_window_size(window)
         .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
         .initial_max_send_streams(if ours { MAX_STREAMS as usize } else { STREAMS_BEFORE_SETTINGS })
         .max_header_list_size(max_header_list(&limits, ours))
@@ -141,6 +143,8 @@ mod tests {
 
     use super::*;
 
+    const WINDOW: u32 = 65_535;
+
     #[tokio::test(start_paused = true)]
     async fn what_a_server_says_of_streams_is_awaited_for_a_while() {
         /// SETTINGS with a limit of 100 streams.
@@ -151,7 +155,8 @@ mod tests {
             let mut end = listener.accept().await.unwrap().0;
             end.write_all(said).await.unwrap();
             let begun = Instant::now();
-            let (sender, _connection) = connect(Upstream::Plain(io), false, HttpLimits::default()).await.unwrap();
+            let (sender, _connection) =
+                connect(Upstream::Plain(io), false, HttpLimits::default(), WINDOW).await.unwrap();
             assert_eq!((sender.current_max_send_streams(), begun.elapsed().as_millis()), (streams, waited.as_millis()));
         }
     }
@@ -196,7 +201,8 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             spawn_local(belated(listener.accept().await.unwrap().0));
-            let (mut sender, connection) = connect(Upstream::Plain(client), true, HttpLimits::default()).await.unwrap();
+            let (mut sender, connection) =
+                connect(Upstream::Plain(client), true, HttpLimits::default(), WINDOW).await.unwrap();
             spawn_local(async move {
                 let _ = connection.await;
             });
