@@ -6,9 +6,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
-use remora_model::SpiffeId;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, Ticketer, cipher_suite, kx_group};
@@ -22,18 +20,6 @@ use crate::{Error, Identity, SpiffeVerifier, pem};
 
 /// Sessions a client configuration remembers, over all its peers.
 const CLIENT_SESSIONS: usize = 1024;
-
-/// Whether a client of the mesh must show an SVID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientAuth {
-    /// It must.
-    Required,
-    /// It may; one that shows an SVID must show a valid one, or one that expired no longer ago than this.
-    Optional {
-        /// How long after its end an SVID is still taken; for a renewal, which a clock that is ahead must not prevent.
-        expired_for: Duration,
-    },
-}
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     let mut provider = aws_lc_rs::default_provider();
@@ -50,25 +36,20 @@ pub fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
 }
 
-/// The inbound side of the mesh: TLS 1.3, our SVID, clients of trusted domains only. `alpn` in order of preference.
-/// Tickets are stateless and carry the client's chain, which must be judged again after a resumed handshake.
+/// The inbound side of the mesh: TLS 1.3, our SVID, clients that `verifier` takes. `alpn` in order of preference.
+/// Tickets are stateless and carry the client's chain, so ask the verifier for the peer after each handshake.
 ///
 /// # Errors
 /// No randomness for ticket keys.
 pub fn server_config(
     identity: &Identity,
     alpn: Vec<Vec<u8>>,
-    client_auth: ClientAuth,
+    verifier: Arc<SpiffeVerifier>,
 ) -> Result<Arc<ServerConfig>, Error> {
-    let (mandatory, expired_for) = match client_auth {
-        ClientAuth::Required => (true, Duration::ZERO),
-        ClientAuth::Optional { expired_for } => (false, expired_for),
-    };
-    let verifier = SpiffeVerifier::of_clients(Arc::clone(identity.bundles()), mandatory).tolerating(expired_for);
     let resolver = SingleCertAndKey::from(Arc::clone(identity.svid().certified_key()));
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(Arc::new(verifier))
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = alpn;
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -76,22 +57,21 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-/// The outbound side of the mesh: TLS 1.3, our SVID, a server that is one of `expected` (any of our own trust domain
-/// when empty). The server name handed to a connection routes and keys resumption; it proves nothing.
+/// The outbound side of the mesh: TLS 1.3, our SVID, a server that `verifier` takes. The server name handed to a connection
+/// routes and keys resumption; it proves nothing.
 ///
 /// # Errors
 /// None in practice; the TLS library's own checks of the configuration.
 pub fn client_config(
     identity: &Identity,
-    expected: &[SpiffeId],
     alpn: Vec<Vec<u8>>,
+    verifier: Arc<SpiffeVerifier>,
 ) -> Result<Arc<ClientConfig>, Error> {
-    let verifier = SpiffeVerifier::of_servers(Arc::clone(identity.bundles()), expected.to_vec());
     let resolver = SingleCertAndKey::from(Arc::clone(identity.svid().certified_key()));
     let mut config = ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = alpn;
     config.resumption = Resumption::in_memory_sessions(CLIENT_SESSIONS);

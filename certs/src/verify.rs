@@ -1,8 +1,8 @@
 //! Judging a peer's certificate chain by the X.509-SVID specification.
 //!
 //! [`verify_chain`] is the whole judgement, a pure function of chain, role, bundle, expected identities and time. It runs
-//! inside TLS handshakes through [`SpiffeVerifier`], and once more after every handshake, because a resumed one does
-//! not verify the chain it takes from the ticket.
+//! inside TLS handshakes through [`SpiffeVerifier`], and after those that were resumed, because they do not verify the
+//! chain they take from the ticket.
 
 mod error;
 mod path;

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use remora_certs::tls::{ClientAuth, client_config, gateway_server_config, server_config};
+use remora_certs::tls::{client_config, gateway_server_config, server_config};
 use remora_certs::{Identity, SpiffeVerifier};
 use remora_model::SpiffeId;
 use rustls::ServerConfig;
@@ -104,7 +104,7 @@ struct Acceptor {
     config: Arc<ServerConfig>,
     /// For clients that offer only others: an answer without ALPN instead of a refusal.
     without_alpn: Arc<ServerConfig>,
-    verifier: SpiffeVerifier,
+    verifier: Arc<SpiffeVerifier>,
 }
 
 /// Connects to the endpoints of clusters that expect the same identities. Cheap to clone.
@@ -115,7 +115,7 @@ struct ConnectorState {
     expected: Vec<SpiffeId>,
     offer: Offer,
     connector: Result<TlsConnector, TlsError>,
-    verifier: SpiffeVerifier,
+    verifier: Arc<SpiffeVerifier>,
     own: SpiffeId,
     generation: u64,
 }
@@ -167,23 +167,24 @@ impl MeshTls {
 
 impl Acceptor {
     fn new(identity: &Identity) -> Result<Self, remora_certs::Error> {
-        let config = server_config(identity, owned(&ACCEPTED), ClientAuth::Required)?;
+        let verifier = Arc::new(SpiffeVerifier::of_clients(Arc::clone(identity.bundles()), true));
+        let config = server_config(identity, owned(&ACCEPTED), Arc::clone(&verifier))?;
         let mut without_alpn = ServerConfig::clone(&config);
         without_alpn.alpn_protocols.clear();
-        let verifier = SpiffeVerifier::of_clients(Arc::clone(identity.bundles()), true);
         Ok(Self { config, without_alpn: Arc::new(without_alpn), verifier })
     }
 }
 
 impl Connector {
     fn new(identity: &Identity, expected: &[SpiffeId], offer: Offer) -> Self {
+        let verifier = Arc::new(SpiffeVerifier::of_servers(Arc::clone(identity.bundles()), expected.to_vec()));
         Self(Arc::new(ConnectorState {
             expected: expected.to_vec(),
             offer,
-            connector: client_config(identity, expected, owned(offer.alpn()))
+            connector: client_config(identity, owned(offer.alpn()), Arc::clone(&verifier))
                 .map(TlsConnector::from)
                 .map_err(|error| TlsError::internal(&error)),
-            verifier: SpiffeVerifier::of_servers(Arc::clone(identity.bundles()), expected.to_vec()),
+            verifier,
             own: identity.svid().spiffe_id().clone(),
             generation: identity.generation(),
         }))

@@ -23,8 +23,7 @@ use tower::ServiceExt;
 use super::connections::{Connection, Share, Shares};
 use super::metrics::Metrics;
 use super::signing::Signing;
-use crate::ca::RENEWAL_GRACE;
-use crate::{Peer, SpiffeVerifier};
+use crate::Peer;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -185,7 +184,5 @@ pub(super) async fn ended(ending: &mut watch::Receiver<bool>) {
 /// The client's certificate judged, resumed handshakes included; none where it showed none.
 fn peer(stream: &TlsStream<TcpStream>, signing: &Signing) -> Result<Option<Peer>, crate::VerifyError> {
     let (_, session) = stream.get_ref();
-    let Some(chain) = session.peer_certificates() else { return Ok(None) };
-    let verifier = SpiffeVerifier::of_clients(Arc::clone(signing.identity.bundles()), false).tolerating(RENEWAL_GRACE);
-    verifier.verify(chain, SystemTime::now()).map(Some)
+    session.peer_certificates().map(|_| signing.verifier.peer(session, SystemTime::now())).transpose()
 }

@@ -16,10 +16,10 @@ use super::metrics::Metrics;
 use super::store::{Loaded, Store};
 use crate::ca::{Authority, RENEWAL_GRACE, Validity};
 use crate::crl::RevocationList;
-use crate::tls::{ClientAuth, server_config};
+use crate::tls::server_config;
 use crate::verify::PeerRole;
 use crate::watch::FileWatcher;
-use crate::{Fingerprint, Identity, Svid, TrustBundle, TrustBundles, verify_chain};
+use crate::{Fingerprint, Identity, SpiffeVerifier, Svid, TrustBundle, TrustBundles, verify_chain};
 
 /// How long a serving certificate is valid; renewed at half of it.
 const SERVING_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -50,6 +50,9 @@ pub(crate) struct Signing {
     pub(crate) identity: Identity,
     /// For handshakes: client certificates welcome, not needed.
     pub(crate) tls: Arc<ServerConfig>,
+    /// Who shows a certificate in those must show a valid one, or one that expired lately: a clock that is ahead must not prevent
+    /// a renewal.
+    pub(crate) verifier: Arc<SpiffeVerifier>,
 }
 
 impl Signing {
@@ -71,9 +74,11 @@ impl Signing {
         }
         let identity = Identity::new(svid, bundles);
         let anchor = anchor(&identity, now)?;
-        let tls = server_config(&identity, vec![b"h2".to_vec()], ClientAuth::Optional { expired_for: RENEWAL_GRACE })?;
+        let verifier = SpiffeVerifier::of_clients(Arc::clone(identity.bundles()), false).tolerating(RENEWAL_GRACE);
+        let verifier = Arc::new(verifier);
+        let tls = server_config(&identity, vec![b"h2".to_vec()], Arc::clone(&verifier))?;
         let bundle = String::from_utf8_lossy(&bundle_pem).into_owned();
-        Ok(Self { authority, trust_domain, bundle, bundle_version, anchor, identity, tls })
+        Ok(Self { authority, trust_domain, bundle, bundle_version, anchor, identity, tls, verifier })
     }
 
     /// Whether the signer may sign at `now`.

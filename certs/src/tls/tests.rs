@@ -52,13 +52,46 @@ fn deliver(from: &mut Connection, to: &mut Connection) -> Result<(), TlsError> {
     Ok(())
 }
 
+fn of_clients(identity: &Identity, mandatory: bool) -> Arc<SpiffeVerifier> {
+    Arc::new(SpiffeVerifier::of_clients(Arc::clone(identity.bundles()), mandatory))
+}
+
+fn of_servers(identity: &Identity, expected: &[&str]) -> Arc<SpiffeVerifier> {
+    let expected = expected.iter().map(|text| id(text)).collect();
+    Arc::new(SpiffeVerifier::of_servers(Arc::clone(identity.bundles()), expected))
+}
+
 fn server_of(identity: &Identity) -> Arc<ServerConfig> {
-    server_config(identity, vec![ALPN.to_vec()], ClientAuth::Required).unwrap()
+    server_config(identity, vec![ALPN.to_vec()], of_clients(identity, true)).unwrap()
 }
 
 fn client_of(identity: &Identity, expected: &[&str]) -> Arc<ClientConfig> {
-    let expected: Vec<_> = expected.iter().map(|text| id(text)).collect();
-    client_config(identity, &expected, vec![ALPN.to_vec()]).unwrap()
+    client_config(identity, vec![ALPN.to_vec()], of_servers(identity, expected)).unwrap()
+}
+
+#[test]
+fn a_full_handshake_is_judged_once_and_a_resumed_one_after_it() {
+    let ca = Ca::new("example.org");
+    let (catalog, pricing) = (ca.identity(CATALOG), ca.identity(PRICING));
+    let verifier = of_clients(&catalog, true);
+    let server = server_config(&catalog, vec![ALPN.to_vec()], Arc::clone(&verifier)).unwrap();
+    let client = client_of(&pricing, &[CATALOG]);
+    let (now, never) = (SystemTime::now(), SystemTime::UNIX_EPOCH);
+    // What was found within the handshake stands, whatever the clock says later; it is handed out once.
+    let (_, full) = handshake(&client, &server).unwrap();
+    assert_eq!(verifier.peer(&full, never).unwrap().spiffe_id, id(PRICING));
+    assert!(verifier.peer(&full, never).is_err());
+    assert_eq!(verifier.peer(&full, now).unwrap().spiffe_id, id(PRICING));
+    // Another handshake in between: it is judged again.
+    let (_, full) = handshake(&client_of(&pricing, &[CATALOG]), &server).unwrap();
+    handshake(&client_of(&ca.identity(CATALOG), &[CATALOG]), &server).unwrap();
+    assert!(verifier.peer(&full, never).is_err());
+    assert_eq!(verifier.peer(&full, now).unwrap().spiffe_id, id(PRICING));
+    // What the handshake of the same chain left is not for one that was resumed.
+    handshake(&client_of(&pricing, &[CATALOG]), &server).unwrap();
+    let (_, resumed) = handshake(&client, &server).unwrap();
+    assert_eq!(resumed.handshake_kind(), Some(HandshakeKind::Resumed));
+    assert!(verifier.peer(&resumed, never).is_err());
 }
 
 #[test]
@@ -91,7 +124,7 @@ fn a_peer_without_the_hybrid_group_is_met_with_the_classical_one() {
         let (_, server) = handshake(client, server).unwrap();
         server.negotiated_key_exchange_group().map(|group| group.name())
     };
-    let verifier = Arc::new(SpiffeVerifier::of_servers(Arc::clone(pricing.bundles()), Vec::new()));
+    let verifier = of_servers(&pricing, &[]);
     let resolver = |identity: &Identity| Arc::new(SingleCertAndKey::from(Arc::clone(identity.svid().certified_key())));
     let mut older = ClientConfig::builder_with_provider(classical())
         .with_protocol_versions(&[&TLS13])
@@ -102,7 +135,7 @@ fn a_peer_without_the_hybrid_group_is_met_with_the_classical_one() {
     older.alpn_protocols = vec![ALPN.to_vec()];
     assert_eq!(group(&Arc::new(older), &server_of(&catalog)), Some(NamedGroup::X25519));
 
-    let verifier = Arc::new(SpiffeVerifier::of_clients(Arc::clone(catalog.bundles()), true));
+    let verifier = of_clients(&catalog, true);
     let mut older = ServerConfig::builder_with_provider(classical())
         .with_protocol_versions(&[&TLS13])
         .unwrap()
@@ -228,20 +261,17 @@ fn bad_clients_are_refused_by_the_server_with_a_fitting_alert() {
 fn a_client_that_shows_nothing() {
     let ca = Ca::new("example.org");
     let catalog = ca.identity(CATALOG);
-    let verifier = SpiffeVerifier::of_servers(Arc::clone(catalog.bundles()), Vec::new());
     let silent = ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS13])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(of_servers(&catalog, &[]))
         .with_no_client_auth();
-    let (side, error, alert) =
-        refusal(&Arc::new(silent.clone()), &server_config(&catalog, Vec::new(), ClientAuth::Required).unwrap());
+    let asked = |mandatory| server_config(&catalog, Vec::new(), of_clients(&catalog, mandatory)).unwrap();
+    let (side, error, alert) = refusal(&Arc::new(silent.clone()), &asked(true));
     assert_eq!((side, error), (Side::Server, VerifyError::NoCertificate));
     assert_eq!(alert, AlertDescription::CertificateRequired);
-    let optional =
-        server_config(&catalog, Vec::new(), ClientAuth::Optional { expired_for: std::time::Duration::ZERO }).unwrap();
-    let (_, accepted) = handshake(&Arc::new(silent), &optional).unwrap();
+    let (_, accepted) = handshake(&Arc::new(silent), &asked(false)).unwrap();
     assert!(accepted.peer_certificates().is_none());
 }
 
@@ -261,12 +291,11 @@ fn another_server_is_refused_by_the_client() {
 fn the_mesh_speaks_no_tls_1_2() {
     let ca = Ca::new("example.org");
     let pricing = ca.identity(PRICING);
-    let verifier = SpiffeVerifier::of_servers(Arc::clone(pricing.bundles()), Vec::new());
     let old = ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&TLS12])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(of_servers(&pricing, &[]))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(pricing.svid().certified_key()))));
     let (side, error) = handshake(&Arc::new(old), &server_of(&ca.identity(CATALOG))).unwrap_err();
     assert_eq!(side, Side::Server);

@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use remora_certs::{Peer, SpiffeVerifier};
+use remora_certs::Peer;
 use remora_model::SpiffeId;
-use rustls::{CommonState, HandshakeKind};
+use rustls::HandshakeKind;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, client, server};
@@ -61,7 +61,7 @@ pub(super) async fn accept_by(
     let stream = bounded(bound, handshake, Some(own)).await?;
     let (_, connection) = stream.get_ref();
     let info = TlsInfo {
-        peer: judge(connection, &acceptor.verifier, own, now())?,
+        peer: acceptor.verifier.peer(connection, now()).map_err(|error| TlsError::refused(&error, own))?,
         protocol: connection.alpn_protocol().and_then(MeshProtocol::of),
         sni: connection.server_name().map(Arc::from),
         resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
@@ -89,7 +89,10 @@ pub async fn connect(
     let stream = bounded(bound, tls.connect(name, Counted::new(stream)), Some(&state.own)).await?;
     let (_, connection) = stream.get_ref();
     let info = TlsInfo {
-        peer: judge(connection, &state.verifier, &state.own, SystemTime::now())?,
+        peer: state
+            .verifier
+            .peer(connection, SystemTime::now())
+            .map_err(|error| TlsError::refused(&error, &state.own))?,
         protocol: connection.alpn_protocol().and_then(MeshProtocol::of),
         sni,
         resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
@@ -119,16 +122,4 @@ async fn bounded<T>(
         Ok(result) => result.map_err(|error| TlsError::handshake(&error, own)),
         Err(_) => Err(TlsError::timeout(bound)),
     }
-}
-
-/// A resumed handshake takes the peer's chain from the ticket, unchecked: by now it may have expired, or its root may be
-/// gone from the bundle.
-fn judge(
-    connection: &CommonState,
-    verifier: &SpiffeVerifier,
-    own: &SpiffeId,
-    now: SystemTime,
-) -> Result<Peer, TlsError> {
-    let chain = connection.peer_certificates().unwrap_or_default();
-    verifier.verify(chain, now).map_err(|error| TlsError::refused(&error, own))
 }

@@ -121,6 +121,11 @@ async fn both_sides_learn_who_the_other_is_and_what_to_speak() {
     }
 }
 
+/// Takes any server of its own trust domain.
+fn anybody(client: &Identity) -> Arc<SpiffeVerifier> {
+    Arc::new(SpiffeVerifier::of_servers(Arc::clone(client.bundles()), Vec::new()))
+}
+
 #[tokio::test]
 async fn an_envoy_that_knows_only_istios_protocols_is_understood() {
     let ca = Ca::new();
@@ -133,7 +138,7 @@ async fn an_envoy_that_knows_only_istios_protocols_is_understood() {
         (&[b"something-else"], None),
         (&[], None),
     ] {
-        let config = client_config(&shop, &[], owned(alpn)).unwrap();
+        let config = client_config(&shop, owned(alpn), anybody(&shop)).unwrap();
         let (near, far) = pair().await;
         let name = server_name("catalog", [127, 0, 0, 1].into());
         let connect = TlsConnector::from(config).connect(name, near);
@@ -200,7 +205,8 @@ async fn what_is_no_client_of_the_mesh_is_refused() {
     assert_eq!(refused(b"\x16\x03\x01", true, BOUND).await, "closed");
     assert_eq!(refused(b"\x16\x03\x01", false, Duration::from_millis(10)).await, "timeout");
     // TLS without a certificate.
-    let mut config = rustls::ClientConfig::clone(&client_config(&tls.identity, &[], vec![]).unwrap());
+    let config = client_config(&tls.identity, vec![], anybody(&tls.identity)).unwrap();
+    let mut config = rustls::ClientConfig::clone(&config);
     config.client_auth_cert_resolver = Arc::new(NoCertificate);
     let (near, far) = pair().await;
     let connect = TlsConnector::from(Arc::new(config)).connect(server_name("a", [127, 0, 0, 1].into()), near);
@@ -273,7 +279,9 @@ async fn a_gateway_answers_clients_without_certificate() {
     let issued = ca.0.issue(&id("gateway"), Validity::around(SystemTime::now(), HOUR, HOUR)).unwrap();
     let (certificate, key) = (folder.write("c.pem", &issued.chain_pem), folder.write("k.pem", &issued.key_pem));
     let gateway = GatewayTls::load(&certificate, &key).unwrap();
-    let mut config = rustls::ClientConfig::clone(&client_config(&ca.identity("x"), &[], owned(&[b"h2"])).unwrap());
+    let client = ca.identity("x");
+    let config = client_config(&client, owned(&[b"h2"]), anybody(&client)).unwrap();
+    let mut config = rustls::ClientConfig::clone(&config);
     config.client_auth_cert_resolver = Arc::new(NoCertificate);
     let (near, far) = pair().await;
     let connect = TlsConnector::from(Arc::new(config)).connect(server_name("a", [127, 0, 0, 1].into()), near);
