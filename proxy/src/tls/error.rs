@@ -30,7 +30,7 @@ impl TlsError {
     }
 
     pub(super) fn timeout(bound: Duration) -> Self {
-        Self { reason: "timeout", message: format!("the handshake took longer than {bound:?}") }
+        Self { reason: "timeout", message: format!("the handshake took longer than {bound:.1?}") }
     }
 
     /// The peer is not who it must be; `own` is who we are.

@@ -190,8 +190,9 @@ async fn drive<T>(
     drop(counted);
 }
 
-/// Connects to an endpoint, with mTLS where the cluster says so. What is no TLS at all is tried once more: a permissive peer
-/// whose application speaks first takes a hello that is later than its patience for a plaintext client's silence.
+/// Connects to an endpoint, with mTLS where the cluster says so, all of it within the time that there is to make a connection. What is no TLS
+/// at all is tried once more: a permissive peer whose application speaks first takes a hello that is later than its patience for a
+/// plaintext client's silence.
 ///
 /// # Errors
 /// Refused, not reached in time, or the handshake failed.
@@ -202,8 +203,11 @@ async fn dial(
     offer: Offer,
     caller: Caller,
 ) -> Result<Dialled, Error> {
-    match dial_once(worker, cluster, address, offer, caller).await {
-        Err(Error::UpstreamTls { reason: "protocol", .. }) => dial_once(worker, cluster, address, offer, caller).await,
+    let until = Instant::now() + cluster.config.connect_timeout;
+    match dial_once(worker, cluster, address, offer, caller, until).await {
+        Err(Error::UpstreamTls { reason: "protocol", .. }) => {
+            dial_once(worker, cluster, address, offer, caller, until).await
+        }
         dialled => dialled,
     }
 }
@@ -214,8 +218,8 @@ async fn connect(
     cluster: &ClusterState,
     address: SocketAddr,
     caller: Caller,
+    until: Instant,
 ) -> Result<TcpStream, Error> {
-    let timeout = cluster.config.connect_timeout;
     let connecting = async {
         match caller {
             Caller { kept: Some(client), .. } => socket::connect_as(client, address, worker.random()).await,
@@ -224,14 +228,17 @@ async fn connect(
         }
     };
     let connected = tokio::select! {
-        connected = tokio::time::timeout(timeout, connecting) => connected.ok(),
+        connected = tokio::time::timeout_at(until, connecting) => connected.ok(),
         () = overtaken(worker, cluster, address) => None,
     };
     let name = || cluster.name().clone();
     let error = match connected {
         Some(Ok(stream)) => return Ok(stream),
         Some(Err(source)) => Error::Connect { cluster: name(), endpoint: address, source: Arc::new(source) },
-        None => Error::ConnectTimeout { cluster: name(), endpoint: address, timeout },
+        None => {
+            let timeout = cluster.config.connect_timeout;
+            Error::ConnectTimeout { cluster: name(), endpoint: address, timeout }
+        }
     };
     cluster.metrics.connect_failed();
     Err(error)
@@ -243,15 +250,16 @@ async fn dial_once(
     address: SocketAddr,
     offer: Offer,
     caller: Caller,
+    until: Instant,
 ) -> Result<Dialled, Error> {
-    let stream = connect(worker, cluster, address, caller).await?;
+    let stream = connect(worker, cluster, address, caller, until).await?;
     let UpstreamTls::Mesh { identities } = &cluster.config.tls else {
         return Ok(Dialled { io: Upstream::Plain(stream), protocol: None, live: None });
     };
     let handshake = match worker.connector(identities, offer) {
         Some(connector) => {
-            let (name, timeout) = (cluster.server_name(address), cluster.config.connect_timeout);
-            tls::connect(&connector, stream, name, timeout).await
+            let left = until.saturating_duration_since(Instant::now());
+            tls::connect(&connector, stream, cluster.server_name(address), left).await
         }
         None => Err(tls::TlsError::no_identity()),
     };

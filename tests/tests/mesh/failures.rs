@@ -1,6 +1,8 @@
 //! What a caller gets when there is nothing to give: Envoy's flags, a sentence, gRPC in gRPC's own words.
 
+use std::io::Write;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use remora_test::client::{self, Call};
 use remora_test::mesh::Mesh;
@@ -90,6 +92,31 @@ fn a_connection_that_is_never_made_is_uf() {
     server.output("iptables", &["-A", "INPUT", "-p", "tcp", "-j", "DROP"]).unwrap();
     let outbound = client.sidecar(&entry(8080, &[server.at(8080)], ", mtls: false, timeouts: {connect: 200ms}"));
     fails(&client, &outbound, "/a/path", "UF", 503, 14);
+}
+
+#[test]
+fn a_dial_that_is_repeated_has_no_more_time() {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    let listener = server.enter(|| std::net::TcpListener::bind(("0.0.0.0", 8080))).unwrap();
+    let _outbound = client.sidecar(&entry(8080, &[server.at(8080)], ", timeouts: {connect: 4s}"));
+    // Half of the time is over when a hello is answered by what is no TLS; the next is not answered. Ends with the process.
+    std::thread::spawn(move || {
+        let mut silent = Vec::new();
+        for (n, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+            if n % 2 == 0 {
+                std::thread::sleep(Duration::from_secs(2));
+                let _ = (&stream).write_all(b"220 no TLS here\r\n");
+            }
+            silent.push(stream);
+        }
+    });
+    let answer = client.curl(&[&format!("{URL}/name")]);
+    let reason = answer.header("x-remora-reason").unwrap_or_default();
+    let (told, bound) = reason.split_once("the handshake took longer than ").unwrap_or_default();
+    assert!(told.starts_with("UF "), "{answer:?}");
+    let seconds: f64 = bound.strip_suffix('s').and_then(|bound| bound.parse().ok()).unwrap_or_default();
+    assert!(seconds <= 2.0, "the two of them had four seconds: {reason}");
 }
 
 #[test]
