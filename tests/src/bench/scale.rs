@@ -55,7 +55,7 @@ impl Growth {
         }
     }
 
-    /// Where it is measured. A process may open 20,000 files, and a proxied connection takes two: connections end below 10,000.
+    /// Where it is measured. Where a process may open 20,000 files, a sidecar takes fewer than 10,000 connections.
     #[must_use]
     pub fn points(self) -> &'static [u32] {
         match self {
