@@ -7,11 +7,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
 use super::h1::chunked::InvalidBody;
 use super::h1::client::ResponseReader;
 use super::h1::downstream::RequestReader;
+use super::h1::parse::Limits;
+use super::h2::check_trailers;
 use super::held::Held;
 use super::stall::Stall;
 use super::trailers;
@@ -72,18 +75,22 @@ pub struct H2Body {
     stream: h2::RecvStream,
     /// Our own sidecar is the peer: what its trailers say of their spelling is believed.
     hop: bool,
+    limits: Limits,
     data_ended: bool,
     /// What came while there was no room for it. Its window is not given back yet.
     held: Option<Box<Held>>,
+    /// The trailers that came so.
+    trailers: Option<Result<Box<HeaderMap>, BodyError>>,
 }
 
 impl Body {
-    /// The body of an HTTP/2 stream, of a `hop` where our own sidecar is the peer; empty where its head ended it.
-    pub fn from_h2(stream: h2::RecvStream, hop: bool) -> Self {
+    /// The body of an HTTP/2 stream, of a `hop` where our own sidecar is the peer; empty where its head ended it. Its trailers keep to
+    /// `limits`.
+    pub fn from_h2(stream: h2::RecvStream, hop: bool, limits: Limits) -> Self {
         if stream.is_end_stream() {
             Self::Empty
         } else {
-            Self::H2(H2Body { stream, hop, data_ended: false, held: None })
+            Self::H2(H2Body { stream, hop, limits, data_ended: false, held: None, trailers: None })
         }
     }
 
@@ -121,9 +128,22 @@ impl H2Body {
                 Poll::Ready(Some(Ok(data))) => self.held.get_or_insert_default().push(data),
                 Poll::Ready(None) => self.data_ended = true,
                 // An error comes again behind what is held.
-                Poll::Ready(Some(Err(_))) | Poll::Pending => break,
+                Poll::Ready(Some(Err(_))) | Poll::Pending => return,
             }
         }
+        // Out of the h2 crate they may be judged: as it reads them they may be larger than what may be held.
+        if self.trailers.is_none()
+            && let Poll::Ready(Some(trailers)) = self.poll_trailers(cx)
+        {
+            self.trailers = Some(trailers.map(Box::new));
+        }
+    }
+
+    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<HeaderMap, BodyError>>> {
+        let Some(mut trailers) = ready!(self.stream.poll_trailers(cx))? else { return Poll::Ready(None) };
+        check_trailers(&trailers, &self.limits).map_err(InvalidBody::Trailers)?;
+        trailers::keep_harmless(&mut trailers, self.hop);
+        Poll::Ready(Some(Ok(trailers)))
     }
 
     fn take_held(&mut self) -> Option<Bytes> {
@@ -153,14 +173,11 @@ impl H2Body {
                 None => self.data_ended = true,
             }
         }
-        match ready!(self.stream.poll_trailers(cx)) {
-            Ok(Some(mut trailers)) => {
-                trailers::keep_harmless(&mut trailers, self.hop);
-                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
-            }
-            Ok(None) => Poll::Ready(None),
-            Err(error) => Poll::Ready(Some(Err(error.into()))),
-        }
+        let trailers = match self.trailers.take() {
+            Some(trailers) => Some(trailers.map(|trailers| *trailers)),
+            None => ready!(self.poll_trailers(cx)),
+        };
+        Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)))
     }
 }
 
@@ -196,7 +213,7 @@ impl http_body::Body for Body {
             Self::Full(_) => false,
             Self::H1Request(body) => body.is_done(),
             Self::H1Response(body) => body.is_done(),
-            Self::H2(body) => body.held.is_none() && body.stream.is_end_stream(),
+            Self::H2(body) => body.held.is_none() && body.trailers.is_none() && body.stream.is_end_stream(),
         }
     }
 

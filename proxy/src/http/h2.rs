@@ -4,8 +4,10 @@
 //! every one of their stream windows. So streams that nobody reads can fill their own windows only, never the connection's, and a
 //! stream beside them is never held up by flow control.
 
+use http::HeaderMap;
 use remora_model::HttpLimits;
 
+use super::h1::parse::{InvalidHead, Limits};
 use super::spelling::MAX_TARGET;
 
 mod client;
@@ -14,9 +16,9 @@ mod pump;
 mod received;
 mod server;
 mod streams;
-mod written;
+mod watched;
 
-pub(crate) use client::{Named, Sender, connect, informational, request, response_parts};
+pub(crate) use client::{Connection, Named, Sender, connect, informational, request, response_parts};
 pub(crate) use pump::pump;
 pub(crate) use server::serve;
 
@@ -31,8 +33,54 @@ const SHARED_FRAMES: usize = usize::MAX;
 /// Bytes of a stream that the h2 crate holds until its peer takes them: the peer's window may be large, and it need not read.
 const SEND_BUFFER: usize = 32 * 1024;
 
+/// Fields that a hop may add.
+const HOP_FIELDS: u32 = 16;
+
+/// As many times as much as a list of fields may take is read. Of trailers the h2 crate leaves out what is beyond that, without a word; so
+/// they are asked how large they are, and such a list was, with what is left of it, larger than it may be. But for one field that is
+/// larger than all that may be: see [`block_bytes`].
+const READ: u32 = 4;
+
+/// How large a list of fields may be, in bytes as RFC 9113 section 6.5.2 counts them.
+///
 /// Between our own sidecars, whatever HTTP/1 head one of them takes must reach the other: a field counts 32 bytes more in a
 /// list, and the hop adds the version, the spelling and the trace, and to a target that no URI has what its other form takes.
-fn max_header_list(limits: &HttpLimits, hop: bool) -> u32 {
-    limits.header_bytes + if hop { limits.headers * 32 + 4 * 1024 + 3 * MAX_TARGET as u32 } else { 0 }
+pub(crate) fn field_limits(limits: &HttpLimits, hop: bool) -> Limits {
+    let HttpLimits { header_bytes, headers, .. } = *limits;
+    let (bytes, fields) = match hop {
+        true => (header_bytes + headers * 32 + 4 * 1024 + 3 * MAX_TARGET as u32, headers + HOP_FIELDS),
+        false => (header_bytes, headers),
+    };
+    Limits { head_bytes: bytes as usize, headers: fields as usize }
+}
+
+/// What of a list of fields is read, by the same count.
+fn read_bytes(limits: &Limits) -> u32 {
+    limits.head_bytes as u32 * READ
+}
+
+/// The bound of the block of trailers as it comes, in frames. A field that alone takes what is read beyond what may be has no shorter code:
+/// but for its name, which HPACK's table may hold, with all of its 4,096 bytes, it is in the block, a byte by at least 5 bits (RFC 7541
+/// appendix B). Pseudo-header fields, which the h2 crate counts and drops, are small, and each comes once.
+fn block_bytes(limits: &Limits) -> usize {
+    (limits.head_bytes * (READ as usize - 1) - 4_096 - 256) / 8 * 5
+}
+
+/// What a list of fields takes (RFC 9113 section 6.5.2).
+fn list_bytes(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
+
+/// Asks of trailers what is asked of HTTP/1's.
+///
+/// # Errors
+/// They are larger or more than `limits` has.
+pub(crate) fn check_trailers(trailers: &HeaderMap, limits: &Limits) -> Result<(), InvalidHead> {
+    if list_bytes(trailers) > limits.head_bytes {
+        return Err(InvalidHead::TooLarge(limits.head_bytes));
+    }
+    if trailers.len() > limits.headers {
+        return Err(InvalidHead::TooManyFields(limits.headers));
+    }
+    Ok(())
 }

@@ -6,10 +6,8 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-
 use super::Shared;
-use crate::io::Upstream;
+use crate::http::h2;
 use crate::signal::{Reaches, Signal};
 
 /// From so many streams of a worker on, each may have so many bytes unread. The first of these windows is the one that HTTP/2 begins
@@ -79,7 +77,7 @@ impl Crowd {
 
 /// A shared connection as its driver has it: its peer is told of each change of the window.
 pub(crate) struct Driven {
-    connection: ::h2::client::Connection<Upstream, Bytes>,
+    connection: h2::Connection,
     shared: Weak<Shared>,
     crowd: Rc<Crowd>,
     changed: Reaches<u64>,
@@ -91,12 +89,7 @@ pub(crate) struct Driven {
 
 impl Driven {
     /// The connection of `shared`, whose peer was `told` of that window when it began.
-    pub(crate) fn new(
-        connection: ::h2::client::Connection<Upstream, Bytes>,
-        shared: &Rc<Shared>,
-        most: u32,
-        told: u32,
-    ) -> Self {
+    pub(crate) fn new(connection: h2::Connection, shared: &Rc<Shared>, most: u32, told: u32) -> Self {
         let crowd = shared.crowd.clone();
         Self { connection, shared: Rc::downgrade(shared), changed: crowd.changed(), crowd, most, told }
     }
@@ -138,13 +131,14 @@ impl Future for Driven {
 mod tests {
     use std::future::poll_fn;
 
+    use bytes::Bytes;
     use remora_model::HttpLimits;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::mpsc;
     use tokio::task::{LocalSet, spawn_local};
 
     use super::*;
-    use crate::http::h2;
+    use crate::io::Upstream;
     use crate::pool::Stream;
     use crate::worker::Share;
 
@@ -246,7 +240,7 @@ mod tests {
             let limits = HttpLimits { stream_window: MOST, ..HttpLimits::default() };
             let (sender, connection) =
                 h2::connect(Upstream::Plain(io), true, limits, crowd.window(MOST)).await.unwrap();
-            let shared = Shared::new(sender, true, Share::default(), crowd.clone());
+            let shared = Shared::new(sender, true, &limits, Share::default(), crowd.clone());
             // The first change comes before the peer has acknowledged anything: it is told when it has.
             enter(&crowd, 128);
             spawn_local(Driven::new(connection, &shared, MOST, MOST));

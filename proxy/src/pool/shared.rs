@@ -4,10 +4,12 @@ use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 
+use remora_model::HttpLimits;
 use tokio::time::Instant;
 
 use super::Crowd;
 use crate::breaker::Place;
+use crate::http::h1::parse::Limits;
 use crate::http::h2;
 use crate::worker::Share;
 
@@ -17,6 +19,8 @@ pub(crate) struct Shared {
     pub(crate) sender: h2::Sender,
     /// Whether the other end is our own sidecar, which understands the hop header.
     pub(crate) ours: bool,
+    /// The bounds of what it answers.
+    pub(crate) limits: Limits,
     /// What was said on it.
     pub(crate) named: h2::Named,
     pub(super) active: Cell<u32>,
@@ -41,10 +45,11 @@ pub(crate) struct Stream(pub(crate) Rc<Shared>, pub(crate) Option<Place>);
 
 impl Shared {
     /// One that was dialled with this share, by the worker of this crowd.
-    pub(crate) fn new(sender: h2::Sender, ours: bool, share: Share, crowd: Rc<Crowd>) -> Rc<Self> {
+    pub(crate) fn new(sender: h2::Sender, ours: bool, limits: &HttpLimits, share: Share, crowd: Rc<Crowd>) -> Rc<Self> {
         Rc::new(Self {
             sender,
             ours,
+            limits: h2::field_limits(limits, ours),
             named: h2::Named::default(),
             active: Cell::new(0),
             closed: Cell::new(false),

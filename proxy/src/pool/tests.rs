@@ -25,7 +25,7 @@ async fn connected() -> (Upstream, TcpStream) {
 }
 
 fn http2(host: &Rc<Host>, sender: h2::Sender) -> Rc<Shared> {
-    let shared = Shared::new(sender, true, Share::default(), Rc::default());
+    let shared = Shared::new(sender, true, &HttpLimits::default(), Share::default(), Rc::default());
     drop(host.add(Fresh::Http2(shared.clone()), 0));
     shared
 }
@@ -83,7 +83,7 @@ async fn what_waits_for_work_gives_way_to_what_waits_for_a_file() {
     host.give_back(http1_of(&files, io), 0);
     tokio::time::advance(Duration::from_secs(1)).await;
     let (sender, _connection) = h2::connect(shared_io, true, HttpLimits::default(), 65_535).await.unwrap();
-    let shared = Shared::new(sender, true, files.share(Need::More).unwrap(), Rc::default());
+    let shared = Shared::new(sender, true, &HttpLimits::default(), files.share(Need::More).unwrap(), Rc::default());
     assert!(files.share(Need::More).is_none());
     drop(host.add(Fresh::Http2(shared.clone()), 0));
     assert!(files.share(Need::More).is_some(), "once it has rested it is anybody's");
@@ -212,7 +212,8 @@ async fn streams_that_a_server_allows_later_are_for_those_who_wait() {
     let (io, mut end) = connected().await;
     let (sender, connection) = h2::connect(io, false, HttpLimits::default(), 65_535).await.unwrap();
     place.is_shared();
-    let lasts = host.add(Fresh::Http2(Shared::new(sender, false, Share::default(), Rc::default())), 0);
+    let lasts =
+        host.add(Fresh::Http2(Shared::new(sender, false, &HttpLimits::default(), Share::default(), Rc::default())), 0);
     drop(ticket);
     assert!(matches!(host.checkout(Hop::Http2, false, false), Checkout::Full(_)));
     let mut first = pin!(bounds.freed());

@@ -154,7 +154,7 @@ pub(super) async fn open(
     if let Some(place) = &mut place {
         place.is_shared();
     }
-    let shared = Shared::new(sender, ours, file.take_share(), worker.crowd.clone());
+    let shared = Shared::new(sender, ours, &limits, file.take_share(), worker.crowd.clone());
     let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2, live.clone(), place, file);
     let silence = keep_alive::unanswered(connection.ping_pong().filter(|_| ours));
     let connection = Driven::new(connection, &shared, limits.stream_window, window);

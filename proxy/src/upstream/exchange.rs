@@ -198,7 +198,8 @@ impl At<'_> {
         shared: &Rc<Shared>,
         answer: http::Response<::h2::RecvStream>,
     ) -> Result<(ResponseHead, Body), Error> {
-        let (mut head, body) = h2::response_parts(answer, shared.ours).map_err(|why| self.broke(why))?;
+        let (mut head, body) =
+            h2::response_parts(answer, shared.ours, &shared.limits).map_err(|why| self.broke(why))?;
         if shared.ours {
             if let Some(reason) = fields::undelivered(&head.headers) {
                 host.supersede(shared);
@@ -265,7 +266,10 @@ async fn exchange_h2(
     *upload = sent.body.clone().map(|body| Upload::start(body, send, stream.clone()));
     let answered = poll_fn(|cx| {
         while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
-            let mut head = h2::informational(head);
+            let mut head = match h2::informational(head, &shared.limits) {
+                Ok(head) => head,
+                Err(why) => return Poll::Ready(Err(at.broke(why))),
+            };
             if shared.ours {
                 fields::learn_spelling(&mut head);
             }

@@ -289,7 +289,7 @@ async fn a_shared_connection_that_comes_to_rest_gives_way_to_who_waits_for_a_fil
 
     let io = Upstream::Plain(tokio::net::TcpStream::connect(address).await.unwrap());
     let (sender, _connection) = h2::connect(io, true, HttpLimits::default(), 65_535).await.unwrap();
-    let shared = Shared::new(sender, false, Share::default(), Rc::default());
+    let shared = Shared::new(sender, false, &HttpLimits::default(), Share::default(), Rc::default());
     let view = worker.view();
     let host = view.clusters[0].pool.host((address, Hop::Http2, None), 0);
     let stream = host.add(Fresh::Http2(shared.clone()), 0);

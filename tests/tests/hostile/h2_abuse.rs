@@ -334,6 +334,21 @@ fn large_heads(bed: &Bed) {
         let id = h2.ask(&get("/after"));
         assert_eq!(h2.outcome(id), Outcome::Answer(200), "the connection goes on after {what}");
     }
+    for (sizes, what) in
+        [(&[30_000, 30_000, 30_000][..], "three fields"), (&[62_000], "one field"), (&[1; 101], "101 fields")]
+    {
+        let mut h2 = bed.h2();
+        let id = h2.stream_id();
+        let head = frame(HEADERS, END_HEADERS, id, &request("POST", "/evil"));
+        let block: Vec<u8> = sizes.iter().flat_map(|size| field(b"x-large", &vec![b'l'; *size])).collect();
+        let mut parts = block.chunks(16_000);
+        let first = frame(HEADERS, END_STREAM, id, parts.next().unwrap());
+        let more: Vec<u8> = parts.flat_map(|part| frame(CONTINUATION, 0, id, part)).collect();
+        let end = frame(CONTINUATION, END_HEADERS, id, b"");
+        assert!(h2.send(&[head, frame(DATA, 0, id, b"hello"), first, more, end].concat()), "{what}");
+        let outcome = h2.outcome(id);
+        assert!(matches!(outcome, Outcome::Answer(400) | Outcome::Reset(_)), "trailers of {what}: {outcome:?}");
+    }
     let id = h2.ask(&[get("/evil"), field(b"", b"").repeat(2_000)].concat());
     let outcome = h2.outcome(id);
     assert!(!matches!(outcome, Outcome::Answer(_)), "{outcome:?}");

@@ -15,6 +15,8 @@ use tokio::runtime::Runtime;
 
 use crate::wire::Wire;
 
+mod trailers;
+
 /// A gateway before a server that a test plays.
 struct Gate {
     gateway: Sidecar,

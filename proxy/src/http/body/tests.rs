@@ -17,7 +17,7 @@ async fn stream() -> (h2::SendStream<Bytes>, Body) {
             let _respond = respond;
             while connection.accept().await.is_some() {}
         });
-        Body::from_h2(request.into_body(), false)
+        Body::from_h2(request.into_body(), false, Limits::default())
     });
     let (mut sender, connection) = h2::client::handshake(near).await.unwrap();
     spawn_local(async {
@@ -65,7 +65,7 @@ async fn held_and_sent_on() {
     }
     send.send_data(Bytes::from_static(&LARGE), false).unwrap();
     send.send_data("y".into(), false).unwrap();
-    send.send_trailers(http::HeaderMap::from_iter([(http::HeaderName::from_static("x-a"), 1.into())])).unwrap();
+    send.send_trailers(HeaderMap::from_iter([(http::HeaderName::from_static("x-a"), 1.into())])).unwrap();
     hold(&mut body, 20 + LARGE.len() + 1).await;
     assert_eq!(taken(&mut body), 20 + LARGE.len() + 1);
     assert_eq!(data(&mut body).await, "x".repeat(20));

@@ -11,14 +11,19 @@ use http::uri::Scheme;
 use http::{HeaderMap, Version, header};
 use remora_model::HttpLimits;
 
-use super::{MAX_STREAMS, SEND_BUFFER, SHARED_FRAMES, max_header_list};
+use super::watched::Watched;
+use super::{MAX_STREAMS, SEND_BUFFER, SHARED_FRAMES, block_bytes, field_limits, list_bytes, read_bytes};
 use crate::http::body::Body;
+use crate::http::h1::parse::Limits;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::spelling::Spelling;
 use crate::io::Upstream;
 
 /// Streams opened on a connection before its peer has said how many it takes, which may be one: it would refuse the others.
 const STREAMS_BEFORE_SETTINGS: usize = 1;
+
+/// Drives a client connection.
+pub(crate) type Connection = h2::client::Connection<Watched<Upstream>, Bytes>;
 
 /// The sending half of a client connection.
 pub(crate) type Sender = h2::client::SendRequest<Bytes>;
@@ -37,16 +42,17 @@ pub(crate) async fn connect(
     ours: bool,
     limits: HttpLimits,
     window: u32,
-) -> Result<(Sender, h2::client::Connection<Upstream, Bytes>), h2::Error> {
+) -> Result<(Sender, Connection), h2::Error> {
+    let fields = field_limits(&limits, ours);
     let (sender, mut connection) = h2::client::Builder::new()
         .initial_window_size(window)
         .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
         .initial_max_send_streams(if ours { MAX_STREAMS as usize } else { STREAMS_BEFORE_SETTINGS })
-        .max_header_list_size(max_header_list(&limits, ours))
+        .max_header_list_size(read_bytes(&fields))
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(SHARED_FRAMES)
         .enable_push(false)
-        .handshake(io)
+        .handshake(Watched::upstream(io, block_bytes(&fields)))
         .await?;
     if !ours {
         let said = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
@@ -113,24 +119,39 @@ pub(crate) fn request(head: &RequestHead, mut headers: HeaderMap, named: &Named)
 /// Takes a response apart, of a `hop` where our own sidecar is the peer.
 ///
 /// # Errors
-/// It says its length more than once; were the lengths different, the h2 crate would have said so.
+/// Its head is too large, or says its length more than once; were the lengths different, the h2 crate would have said so.
 pub(crate) fn response_parts(
     response: http::Response<h2::RecvStream>,
     hop: bool,
+    limits: &Limits,
 ) -> Result<(ResponseHead, Body), &'static str> {
     let (http::response::Parts { status, version, headers, .. }, stream) = response.into_parts();
+    fits(&headers, limits)?;
     // As over HTTP/1 (RFC 9110 section 8.6). Most have no field twice.
     let twice = headers.len() > headers.keys_len();
     if twice && headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err("several content-length fields");
     }
-    Ok((ResponseHead { status, version, headers, spelling: Spelling::default() }, Body::from_h2(stream, hop)))
+    Ok((ResponseHead { status, version, headers, spelling: Spelling::default() }, Body::from_h2(stream, hop, *limits)))
+}
+
+fn fits(headers: &HeaderMap, limits: &Limits) -> Result<(), &'static str> {
+    if list_bytes(headers) > limits.head_bytes { Err("its head is too large") } else { Ok(()) }
 }
 
 /// Takes an informational response apart.
-pub(crate) fn informational(response: http::Response<()>) -> ResponseHead {
+///
+/// # Errors
+/// Its head is too large.
+pub(crate) fn informational(response: http::Response<()>, limits: &Limits) -> Result<ResponseHead, &'static str> {
     let (parts, ()) = response.into_parts();
-    ResponseHead { status: parts.status, version: parts.version, headers: parts.headers, spelling: Spelling::default() }
+    fits(&parts.headers, limits)?;
+    Ok(ResponseHead {
+        status: parts.status,
+        version: parts.version,
+        headers: parts.headers,
+        spelling: Spelling::default(),
+    })
 }
 
 #[cfg(test)]

@@ -152,6 +152,7 @@ mod tests {
 
     use super::*;
     use crate::http::body::{Body, RequestBody};
+    use crate::http::h1::parse::Limits;
     use crate::http::resend::Lent;
     use crate::telemetry::ByteCounter;
 
@@ -160,7 +161,7 @@ mod tests {
         let mut connection = h2::server::handshake(io).await.unwrap();
         while let Some(stream) = connection.accept().await {
             let (request, mut respond) = stream.unwrap();
-            let body = Body::from_h2(request.into_body(), from);
+            let body = Body::from_h2(request.into_body(), from, Limits::default());
             let body = Lent::new(RequestBody::new(body, ByteCounter::default(), Duration::ZERO));
             let mut send = respond.send_response(Response::new(()), false).unwrap();
             spawn_local(async move { pump(&mut send, pin!(body), to).await.unwrap() });

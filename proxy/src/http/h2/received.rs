@@ -37,7 +37,7 @@ pub(super) fn request_parts(
             head.authority = authority;
             head.headers.remove(header::HOST);
             join_cookies(&mut head.headers);
-            (size + head.path.as_str().len(), Ok(Body::from_h2(stream, hop)))
+            (size + head.path.as_str().len(), Ok(Body::from_h2(stream, hop, *limits)))
         }
         Err(error) => (0, Err(error)),
     };

@@ -3,21 +3,20 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
 use http_body::Body as _;
-use remora_model::HttpLimits;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::pump::pump;
 use super::received::request_parts;
 use super::streams::{Open, Streams};
-use super::written::Watched;
-use super::{MAX_STREAMS, SEND_BUFFER, SHARED_FRAMES, max_header_list};
+use super::watched::Watched;
+use super::{MAX_STREAMS, SEND_BUFFER, SHARED_FRAMES, block_bytes, field_limits, read_bytes};
 use crate::Error;
 use crate::drain::Drain;
 use crate::http::body::Body;
@@ -46,7 +45,8 @@ pub(crate) async fn serve(
     connection: Rc<HttpConnection>,
     drain: Drain,
 ) -> Result<(), h2::Error> {
-    let io = Watched::new(io, connection.counts().clone());
+    let blocks = block_bytes(&field_limits(&connection.limits(), connection.is_hop()));
+    let io = Watched::downstream(io, blocks, connection.counts().clone());
     let progress = io.progress();
     let Ok(h2) = tokio::time::timeout(PREFACE, builder(&connection).handshake::<_, Bytes>(io)).await else {
         tracing::debug!("no HTTP/2 preface in time");
@@ -65,15 +65,15 @@ pub(crate) async fn serve(
     });
     let mut ending = false;
     // Of a stream whose request is over an answer may still wait for its window, or in the h2 crate.
-    let streams = Streams::new(connection.clone());
+    let streams = Streams::new(connection.clone(), progress);
     let mut farewell = pin!(tokio::time::sleep(FAREWELL));
     loop {
         tokio::select! {
             biased;
             ended = poll_fn(|cx| poll_streams(&mut h2, &streams, cx)) => match ended {
                 Ok(Ended::Over) => return Ok(()),
-                Ok(Ended::Abused) => {
-                    connection.counts().violation("too_many_resets");
+                Ok(Ended::Abused(how)) => {
+                    connection.counts().violation(how);
                     return end(&mut h2, Reason::ENHANCE_YOUR_CALM).await;
                 }
                 Err(error) => return Err(told(&connection, error)),
@@ -85,7 +85,7 @@ pub(crate) async fn serve(
             }
             () = &mut farewell, if ending => {
                 // Who does not even read that it is over is not waited for, but who reads is.
-                if progress.is_over() && streams.are_over() {
+                if streams.progress.is_over() && streams.are_over() {
                     connection.counts().violation("not_read");
                     return Ok(());
                 }
@@ -121,7 +121,8 @@ fn builder(connection: &HttpConnection) -> h2::server::Builder {
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
         .max_concurrent_streams(limits.streams)
-        .max_header_list_size(read_header_list(&limits, connection.is_hop()))
+        // Up to as much is answered 431. One beyond ends in a reset, one far beyond ends the connection.
+        .max_header_list_size(read_bytes(&field_limits(&limits, connection.is_hop())))
         .max_local_error_reset_streams(Some(RESETS))
         .max_send_buffer_size(SEND_BUFFER);
     builder
@@ -133,18 +134,22 @@ type Server = h2::server::Connection<Watched<Replay<Downstream>>, Bytes>;
 enum Ended {
     /// It is closed.
     Over,
-    /// Its client takes back most of what it asks.
-    Abused,
+    /// Its client takes back most of what it asks, or sends what is far too large; as metrics count it.
+    Abused(&'static str),
 }
 
 /// Begins to serve each stream that comes, in a task of its own.
 fn poll_streams(h2: &mut Server, streams: &Rc<Streams>, cx: &mut Context<'_>) -> Poll<Result<Ended, h2::Error>> {
     // A request is moved as little as can be: straight into its task.
-    while let Some(accepted) = ready!(h2.poll_accept(cx)) {
+    while let Poll::Ready(accepted) = h2.poll_accept(cx) {
+        let Some(accepted) = accepted else { return Poll::Ready(Ok(Ended::Over)) };
         let (request, mut respond) = accepted?;
         let connection = &streams.connection;
+        if streams.progress.is_too_large() {
+            break;
+        }
         if connection.is_abused() {
-            return Poll::Ready(Ok(Ended::Abused));
+            return Poll::Ready(Ok(Ended::Abused("too_many_resets")));
         }
         let (head, size, body) = request_parts(request, &streams.limits, connection.is_hop());
         let Some(open) = streams.open(size) else {
@@ -157,7 +162,7 @@ fn poll_streams(h2: &mut Server, streams: &Rc<Streams>, cx: &mut Context<'_>) ->
         let serving = Box::write(place, serve_stream(open, head, body, respond));
         spawn_local(Box::into_pin(serving));
     }
-    Poll::Ready(Ok(Ended::Over))
+    if streams.progress.is_too_large() { Poll::Ready(Ok(Ended::Abused("h2_calm"))) } else { Poll::Pending }
 }
 
 /// Ends a connection at once, and says why if that can be written soon.
@@ -190,12 +195,6 @@ fn violation(error: &h2::Error) -> Option<&'static str> {
         Reason::COMPRESSION_ERROR => "h2_compression",
         _ => "h2_other",
     })
-}
-
-/// What of a request is read: up to twice what is served, to be answered 431. One beyond ends in a reset, one far beyond ends the
-/// connection.
-fn read_header_list(limits: &HttpLimits, hop: bool) -> u32 {
-    max_header_list(limits, hop) * if hop { 1 } else { 2 }
 }
 
 async fn serve_stream(

@@ -4,20 +4,17 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use remora_model::HttpLimits;
-
-use super::{MAX_STREAMS, max_header_list};
+use super::watched::Progress;
+use super::{MAX_STREAMS, field_limits};
 use crate::http::h1::parse::Limits;
 use crate::request::HttpConnection;
-
-/// Fields that a hop may add to a request.
-const HOP_FIELDS: usize = 16;
 
 /// What streams share.
 pub(super) struct Streams {
     pub(super) connection: Rc<HttpConnection>,
     /// The bounds of one head.
     pub(super) limits: Limits,
+    pub(super) progress: Rc<Progress>,
     heads: Heads,
 }
 
@@ -35,16 +32,13 @@ struct Heads {
 }
 
 impl Streams {
-    pub(super) fn new(connection: Rc<HttpConnection>) -> Rc<Self> {
+    pub(super) fn new(connection: Rc<HttpConnection>, progress: Rc<Progress>) -> Rc<Self> {
         let limits = connection.limits();
-        let (bytes, fields) = (limits.header_bytes as usize, limits.headers as usize);
-        // What a hop adds is not the client's.
-        let head = match connection.is_hop() {
-            true => Limits { head_bytes: usize::MAX, headers: fields + HOP_FIELDS },
-            false => Limits { head_bytes: bytes, headers: fields },
-        };
-        let heads = Heads { bytes: Cell::new(0), most: most_heads(&limits, &connection) };
-        Rc::new(Self { connection, limits: head, heads })
+        let head = field_limits(&limits, connection.is_hop());
+        // Of the mesh's connections as much as other sidecars' streams can have at a time: each is bounded already where its client is.
+        let of_a_peer = if connection.is_of_a_peer() { MAX_STREAMS as usize * head.head_bytes } else { 0 };
+        let most = of_a_peer.max(limits.connection_header_bytes as usize);
+        Rc::new(Self { connection, limits: head, progress, heads: Heads { bytes: Cell::new(0), most } })
     }
 
     /// Serves a stream whose request has so large a head. `None`: that is too much beside the others.
@@ -56,13 +50,6 @@ impl Streams {
     pub(super) fn are_over(self: &Rc<Self>) -> bool {
         Rc::strong_count(self) == 1
     }
-}
-
-/// Of the mesh's connections as much as other sidecars' streams can have at a time: each is bounded already where its client is.
-fn most_heads(limits: &HttpLimits, connection: &HttpConnection) -> usize {
-    let of_a_peer = MAX_STREAMS as usize * max_header_list(limits, connection.is_hop()) as usize;
-    let most = limits.connection_header_bytes as usize;
-    if connection.is_of_a_peer() { most.max(of_a_peer) } else { most }
 }
 
 impl Open {
