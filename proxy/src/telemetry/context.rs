@@ -328,16 +328,17 @@ fn write_b3_multi(headers: &mut HeaderMap, context: &TraceContext, ids: &[u8; 49
     headers.remove(&B3_PARENT_SPAN_ID);
     if context.debug {
         headers.remove(&B3_SAMPLED);
-        headers.insert(&B3_FLAGS, HeaderValue::from_static("1"));
+        set(headers, &B3_FLAGS, b"1");
     } else {
         headers.remove(&B3_FLAGS);
-        headers.insert(&B3_SAMPLED, HeaderValue::from_static(if context.sampled { "1" } else { "0" }));
+        set(headers, &B3_SAMPLED, if context.sampled { b"1" } else { b"0" });
     }
 }
 
 fn set(headers: &mut HeaderMap, name: &'static HeaderName, value: &[u8]) {
     let value = HeaderValue::from_bytes(value).expect("only hexadecimal digits and dashes");
-    headers.insert(name, value);
+    // Fails for a head with as many names as a map can hold, which is refused.
+    let _ = headers.try_insert(name, value);
 }
 
 /// Takes `tracestate` away (a new trace begins), or cuts one that is too long behind its last member that fits.
@@ -365,7 +366,7 @@ pub fn limit_tracestate(headers: &mut HeaderMap, continued: bool) {
         kept.extend_from_slice(member);
     }
     match HeaderValue::from_bytes(&kept) {
-        Ok(value) if !kept.is_empty() => drop(headers.insert(&TRACESTATE, value)),
+        Ok(value) if !kept.is_empty() => drop(headers.try_insert(&TRACESTATE, value)),
         _ => drop(headers.remove(&TRACESTATE)),
     }
 }

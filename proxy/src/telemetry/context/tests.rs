@@ -229,3 +229,15 @@ fn every_byte_is_a_digit_or_is_refused_wherever_it_stands() {
         assert_eq!(lower, value.filter(|_| !byte.is_ascii_uppercase()), "{byte:#04x} at {place}");
     }
 }
+
+#[test]
+fn a_head_that_is_full_is_left_as_it_is() {
+    let mut full = HeaderMap::new();
+    let names = (0..).map(|n| HeaderName::try_from(format!("x-{n}")).unwrap());
+    let written = names.take_while(|name| full.try_insert(name, HeaderValue::from_static("")).is_ok()).count();
+    let context = TraceContext { trace_id: TRACE, span_id: SPAN, sampled: true, debug: true, random: false };
+    for format in [Formats::TRACE_CONTEXT, Formats::B3, Formats::B3_MULTI] {
+        write(&mut full, &context, format, Formats::default());
+    }
+    assert_eq!(full.len(), written);
+}
