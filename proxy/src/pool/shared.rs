@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub(super) last_used: Cell<Instant>,
     /// Of the open files, until it rests for the first time: from then on it is anybody's.
     share: Cell<Share>,
+    /// Whether none of its streams has been written, but such as are over.
+    pub(super) quiet: Cell<bool>,
     /// Among which its streams count.
     pub(super) crowd: Rc<Crowd>,
 }
@@ -56,6 +58,7 @@ impl Shared {
             retired: Cell::new(false),
             last_used: Cell::new(Instant::now()),
             share: Cell::new(share),
+            quiet: Cell::new(true),
             crowd,
         })
     }
@@ -95,6 +98,7 @@ impl Drop for Stream {
         self.0.active.set(active);
         self.0.crowd.leave();
         if active == 0 {
+            self.0.quiet.set(true);
             self.0.last_used.set(Instant::now());
             self.0.share.take();
         }
