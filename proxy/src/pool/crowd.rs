@@ -75,7 +75,7 @@ impl Crowd {
     }
 }
 
-/// A shared connection as its driver has it: its peer is told of each change of the window.
+/// A shared connection as its driver has it: its peer is told of changes of the window, as far as [`Self::tell`] may.
 pub(crate) struct Driven {
     connection: h2::Connection,
     shared: Weak<Shared>,
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn peers_are_told_of_each_change_and_answers_under_way_arrive_whole() {
+    async fn peers_are_told_between_streams_and_answers_under_way_arrive_whole() {
         let passing = async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let io = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -33,7 +33,7 @@ pub(super) struct Progress {
     /// When it was looked at last, and how often in vain.
     seen: Cell<u64>,
     looks: Cell<u32>,
-    /// Trailers are, so nothing more is read.
+    /// Trailers are far too large, so nothing more is read.
     too_large: Cell<bool>,
 }
 
@@ -73,7 +73,7 @@ struct Written {
 }
 
 impl<S> Watched<S> {
-    /// A client's, whose header blocks may take `block` bytes.
+    /// A client's, whose trailers may take a header block of `block` bytes.
     pub(super) fn downstream(io: S, block: usize, counts: Arc<DownstreamMetrics>) -> Self {
         let written = Written { frames: Frames::default(), counts, progress: Rc::default() };
         Self { io, blocks: Blocks::new(block, PREFACE), written: Some(written) }
