@@ -8,7 +8,9 @@ pub(crate) mod veth;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope, CacheInfo};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
+};
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
@@ -97,14 +99,17 @@ fn change_inbound_source(socket: &mut Socket, lo: u32, source: IpAddr, add: bool
     }
 }
 
-/// The message that names `address` on an interface.
+/// The message that names `address` on an interface: usable at once. The kernel looks for nobody else who has it, since on `lo`, too, it
+/// may be bound only after that, whenever a task of the kernel comes to it.
 fn address(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.prefix_len = prefix;
     message.header.scope = AddressScope::Universe;
     message.header.index = index;
-    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    message.header.flags = AddressHeaderFlags::Nodad;
+    let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address), flags];
     message
 }
 

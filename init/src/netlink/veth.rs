@@ -7,7 +7,6 @@ use std::os::fd::AsRawFd;
 use std::sync::mpsc;
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
@@ -96,13 +95,10 @@ impl Drop for Pair {
     }
 }
 
-/// Gives the pair's end in the calling thread's namespace an address, usable at once, and sets it up.
+/// Gives the pair's end in the calling thread's namespace an address, and sets it up.
 fn bring_up(own: IpAddr, prefix: u8) -> io::Result<()> {
     let index = if_nametoindex(NAME)?;
     let mut socket = Socket::open()?;
-    let mut message = address(index, own, prefix);
-    message.header.flags = AddressHeaderFlags::Nodad;
-    message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-    socket.create(RouteNetlinkMessage::NewAddress(message))?;
+    socket.create(RouteNetlinkMessage::NewAddress(address(index, own, prefix)))?;
     set_up(&mut socket, index)
 }
