@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use remora_certs::watch::FileWatcher;
 use remora_model::Snapshot;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 
@@ -120,6 +121,8 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     let gateways = gateway::load(&snapshot)?;
     let (mut bound, interfaces) = Bound::bind(&snapshot)?;
     let mut stop = Stop::catch()?;
+    // From the beginning, too: it would end the proxy otherwise.
+    let hangup = signal(SignalKind::hangup())?;
     if snapshot.exit_with_application {
         stop.end_with(Application::of_the_pod());
     }
@@ -183,8 +186,18 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     tracing::info!(service = %snapshot.service.name, workers = workers.len(), "ready");
 
     let (told, watched) = (registry.clone(), readiness.clone());
-    let reload =
-        Reload { config, watcher, identity, resolver, snapshots, inputs, registry: told, readiness: watched, rejected };
+    let reload = Reload {
+        config,
+        watcher,
+        hangup,
+        identity,
+        resolver,
+        snapshots,
+        inputs,
+        registry: told,
+        readiness: watched,
+        rejected,
+    };
     let reload = spawn_local(reload.follow());
     drain::drained(&mut stop, &farewell, &readiness, &workers, &newest).await;
     reload.abort();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use remora_certs::watch::FileWatcher;
 use remora_model::Snapshot;
+use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 
 use super::FIRST_NAMES;
@@ -20,6 +21,8 @@ use crate::worker::Input;
 pub(super) struct Reload {
     pub(super) config: PathBuf,
     pub(super) watcher: FileWatcher,
+    /// SIGHUP has the files read again, changed or not, as an administrator knows it of other servers.
+    pub(super) hangup: Signal,
     pub(super) identity: IdentityInput,
     pub(super) resolver: Resolver,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
@@ -39,6 +42,7 @@ impl Reload {
         loop {
             tokio::select! {
                 () = self.watcher.changed() => self.reload().await,
+                Some(()) = self.hangup.recv() => self.reload().await,
                 () = self.identity.changed() => self.rotate(),
                 Ok(()) = resolved.changed() => {
                     let resolved = resolved.borrow_and_update().clone();

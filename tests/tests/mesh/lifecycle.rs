@@ -219,6 +219,11 @@ fn a_bad_reload_keeps_the_last_good_configuration_and_says_so() {
     assert!(line.contains("endpoints"), "with a suggestion: {line}");
     assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200, "the last good one serves");
     assert!(pair.outbound.admin("/config_dump").body.contains("server:8080"));
+    // Asked by a signal it reads the same once more.
+    let before = pair.outbound.metric("remora_config_reloads_total", &failed);
+    pair.outbound.signal(Signal::SIGHUP);
+    pair.outbound.metric_until("remora_config_reloads_total", &failed, |n| n > before);
+    assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200);
 
     let other = pair.mesh.pod("other");
     let _app = other.peer("http", 8080, &[]);
