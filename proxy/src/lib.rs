@@ -12,6 +12,7 @@ mod breaker;
 mod cluster;
 mod connection;
 pub mod control;
+mod crowd;
 mod drain;
 pub mod error;
 pub mod filter_chain;

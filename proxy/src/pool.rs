@@ -17,12 +17,12 @@ use crate::Error;
 use crate::breaker::{Bounds, Place};
 use crate::http::h1;
 
-mod crowd;
 mod dialling;
+mod driven;
 mod shared;
 
-pub(crate) use crowd::{Crowd, Driven};
 pub(crate) use dialling::{Dialling, Ticket};
+pub(crate) use driven::Driven;
 pub(crate) use shared::{Shared, Stream};
 
 /// How long a host's shared connections are kept at least after others were superseded.

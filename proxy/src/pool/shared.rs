@@ -7,8 +7,8 @@ use std::rc::Rc;
 use remora_model::HttpLimits;
 use tokio::time::Instant;
 
-use super::Crowd;
 use crate::breaker::Place;
+use crate::crowd::Crowd;
 use crate::http::h1::parse::Limits;
 use crate::http::h2;
 use crate::worker::Share;
@@ -87,6 +87,7 @@ impl Shared {
 impl Stream {
     pub(super) fn new(shared: Rc<Shared>) -> Self {
         shared.active.set(shared.active.get() + 1);
+        // Before its request is written, so that its window is told before it.
         shared.crowd.enter();
         Self(shared, None)
     }

@@ -17,6 +17,7 @@ use super::{Caller, MAX_ATTEMPTS};
 use crate::address::OrigDst;
 use crate::breaker::{Limit, Place};
 use crate::cluster::{ClusterState, Picked};
+use crate::crowd::Told;
 use crate::http::h2::keep_alive;
 use crate::http::{h1, h2};
 use crate::io::Upstream;
@@ -148,8 +149,8 @@ pub(super) async fn open(
         return Ok(Fresh::Http1(h1::client::Sender::new(io, counted, live, (&limits).into())));
     }
     let ours = protocol == Some(MeshProtocol::RemoraH2);
-    let window = worker.crowd.window(limits.stream_window);
-    let connected = h2::connect(io, ours, limits, window).await;
+    let told = Told::new(worker.crowd.clone(), limits.stream_window);
+    let connected = h2::connect(io, ours, limits, told.last()).await;
     let (sender, mut connection) = connected.map_err(|error| closed(error.to_string()))?;
     if let Some(place) = &mut place {
         place.is_shared();
@@ -157,7 +158,7 @@ pub(super) async fn open(
     let shared = Shared::new(sender, ours, &limits, file.take_share(), worker.crowd.clone());
     let counted = UpstreamConnection::opened(&cluster.metrics, UpstreamProtocol::Http2, live.clone(), place, file);
     let silence = keep_alive::unanswered(connection.ping_pong().filter(|_| ours));
-    let connection = Driven::new(connection, &shared, limits.stream_window, window);
+    let connection = Driven::new(connection, &shared, told);
     spawn_local(drive(connection, silence, Rc::downgrade(&shared), live, counted));
     Ok(Fresh::Http2(shared))
 }
