@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::Error;
 use crate::address::OrigDst;
+use crate::crowd::Crowd;
 use crate::http::body::{Body, RequestBody};
 use crate::http::informational::Informational;
 use crate::http::{RequestHead, ResponseHead, fields};
@@ -111,6 +112,11 @@ impl HttpConnection {
     /// What its worker has room for.
     pub(crate) fn room(&self) -> &Rc<Room> {
         &self.worker.room
+    }
+
+    /// The streams on which the worker's clients send.
+    pub(crate) fn uploads(&self) -> &Rc<Crowd> {
+        &self.worker.uploads
     }
 
     /// Its grace is over: what is under way over HTTP/2 ends with a word about it.

@@ -95,6 +95,8 @@ pub(crate) struct Worker {
     pub(crate) room: Rc<Room>,
     /// Of the streams to endpoints.
     pub(crate) crowd: Rc<Crowd>,
+    /// Of the streams that clients send on.
+    pub(crate) uploads: Rc<Crowd>,
     view: RefCell<Rc<View>>,
     /// Clusters of older views that requests may still use.
     replaced: RefCell<Vec<Weak<ClusterState>>>,
@@ -121,6 +123,7 @@ impl Worker {
             own: start.own.clone(),
             room: Room::new(start.spread.clone(), files.clone()),
             crowd: Rc::default(),
+            uploads: Rc::default(),
             files,
             spread: start.spread.clone(),
             view: RefCell::new(Rc::new(view)),
@@ -314,11 +317,15 @@ impl Worker {
     /// From now on memory is so short.
     fn press(&self, pressure: Pressure) {
         self.room.press(pressure);
-        self.crowd.press(pressure > Pressure::None);
+        for crowd in [&self.crowd, &self.uploads] {
+            crowd.press(pressure > Pressure::None);
+        }
     }
 
     fn sweep(&self) {
-        self.crowd.ease();
+        for crowd in [&self.crowd, &self.uploads] {
+            crowd.ease();
+        }
         let view = self.view();
         let generation = view.generation();
         self.told(self.live.sweep(view.grace()));

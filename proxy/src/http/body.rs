@@ -14,7 +14,7 @@ use super::h1::chunked::InvalidBody;
 use super::h1::client::ResponseReader;
 use super::h1::downstream::RequestReader;
 use super::h1::parse::Limits;
-use super::h2::check_trailers;
+use super::h2::{Upload, check_trailers};
 use super::held::Held;
 use super::stall::Stall;
 use super::trailers;
@@ -81,6 +81,8 @@ pub struct H2Body {
     held: Option<Box<Held>>,
     /// The trailers that came so.
     trailers: Option<Result<Box<HeaderMap>, BodyError>>,
+    /// It is a client's.
+    upload: Option<Upload>,
 }
 
 impl Body {
@@ -90,7 +92,7 @@ impl Body {
         if stream.is_end_stream() {
             Self::Empty
         } else {
-            Self::H2(H2Body { stream, hop, limits, data_ended: false, held: None, trailers: None })
+            Self::H2(H2Body { stream, hop, limits, data_ended: false, held: None, trailers: None, upload: None })
         }
     }
 
@@ -119,6 +121,11 @@ impl From<h2::Error> for BodyError {
 }
 
 impl H2Body {
+    /// It is this one.
+    pub(crate) fn is_upload(&mut self, upload: Upload) {
+        self.upload = Some(upload);
+    }
+
     /// Takes what has come out of the h2 crate, which counts small frames against the whole connection until they are taken, and
     /// ends it when there are many. The stream's window is as full as before, so it bounds what is held.
     fn hold(&mut self, cx: &mut Context<'_>) {
@@ -164,7 +171,14 @@ impl H2Body {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if !self.data_ended {
-            match ready!(self.stream.poll_data(cx)) {
+            let data = self.stream.poll_data(cx);
+            if data.is_pending()
+                && let Some(upload) = &mut self.upload
+                && upload.poll_narrowed(cx).is_ready()
+            {
+                self.release(0);
+            }
+            match ready!(data) {
                 Some(Ok(data)) => {
                     self.release(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));

@@ -16,11 +16,13 @@ mod pump;
 mod received;
 mod server;
 mod streams;
+mod uploads;
 mod watched;
 
 pub(crate) use client::{Connection, Named, Sender, connect, informational, request, response_parts};
 pub(crate) use pump::pump;
 pub(crate) use server::serve;
+pub(crate) use uploads::Upload;
 
 /// Streams one connection to an endpoint carries at a time. A connection's window has room for so many streams' windows.
 pub(crate) const MAX_STREAMS: u32 = 100;

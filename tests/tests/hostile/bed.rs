@@ -17,7 +17,7 @@ use crate::origin::Origin;
 use crate::peer::{self, Peer, Stream};
 
 /// Memory an allocator may keep besides the fifth: what it holds back differs from run to run.
-const NOISE: f64 = 16e6;
+pub(crate) const NOISE: f64 = 16e6;
 /// Open files that come and go by themselves: pooled connections, scrapes.
 const FILES: usize = 8;
 /// The bound of the good client's 99th percentile: ten times the second that is expected at most, as for every bound of time on a

@@ -112,12 +112,14 @@ impl Frame {
 pub(crate) struct H2 {
     stream: Box<dyn Stream>,
     next: u32,
+    /// What a stream may send before it is read, as the proxy said last.
+    pub(crate) window: usize,
 }
 
 impl H2 {
     /// Sends preface and settings.
     pub(crate) fn begin(stream: Box<dyn Stream>, settings: &[(u16, u32)]) -> Self {
-        let mut h2 = Self { stream, next: 1 };
+        let mut h2 = Self { stream, next: 1, window: 65_535 };
         let payload: Vec<u8> =
             settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
         assert!(h2.send(&[PREFACE, &frame(SETTINGS, 0, 0, &payload)].concat()));
@@ -150,6 +152,11 @@ impl H2 {
         let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
         let mut payload = vec![0; length];
         self.read(&mut payload)?;
+        if head[3] == SETTINGS
+            && let Some(window) = payload.chunks(6).find(|setting| setting[..2] == [0, 4])
+        {
+            self.window = u32::from_be_bytes(window[2..].try_into().unwrap()) as usize;
+        }
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 

@@ -17,12 +17,13 @@ mod paths;
 mod peer;
 mod tcp_resources;
 mod trace;
+mod uploads;
 mod upstream;
 
 use bed::Row;
 
 /// Every row there is, in the order of docs/hostile.md.
-const ROWS: [&str; 66] = [
+const ROWS: [&str; 67] = [
     "rapid-reset",
     "server-sent-resets",
     "continuation-flood",
@@ -85,6 +86,7 @@ const ROWS: [&str; 66] = [
     "streams-beyond-the-files",
     "little-memory",
     "crowds-that-read-nothing",
+    "uploads-that-nobody-reads",
     "log-sinks",
     "packet-loss",
     "address-families",
@@ -123,6 +125,7 @@ fn every_row_has_tests_and_a_line_in_the_documentation() {
         upstream::BEDS,
         tcp_resources::BEDS,
         memory::BEDS,
+        uploads::BEDS,
         trace::BEDS,
     ]
     .concat();

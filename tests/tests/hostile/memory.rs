@@ -14,7 +14,7 @@ const ACK: u8 = 1;
 /// What the proxy may have.
 const LIMIT: u64 = 96 << 20;
 /// What a sidecar may have unless told otherwise.
-const USUAL: u64 = 256 << 20;
+pub(crate) const USUAL: u64 = 256 << 20;
 
 pub(crate) fn rows() -> [Row; 2] {
     [
@@ -25,7 +25,7 @@ pub(crate) fn rows() -> [Row; 2] {
 
 beds! {
     gateway a_gateway_with_little_memory ["little-memory"] => |rows| {
-        let group = Group::new(LIMIT);
+        let group = Group::new("little", LIMIT);
         let unread = |server: &remora_test::pod::Pod| {
             format!("    - {{path: /unread, endpoints: [\"{}\"], protocol: http}}\n", server.at(9001))
         };
@@ -41,7 +41,7 @@ beds! {
     };
 
     gateway a_gateway_before_crowds_that_read_nothing ["crowds-that-read-nothing"] => |rows| {
-        let group = Group::new(USUAL);
+        let group = Group::new("crowds", USUAL);
         let large = |server: &remora_test::pod::Pod| {
             format!("    - {{path: /big, endpoints: [\"{}\"], protocol: http2, timeouts: {{idle: 2s}}}}\n", server.at(8080))
         };
@@ -69,21 +69,26 @@ fn a_gateway_with_no_memory_left_serves_a_few() {
 }
 
 /// A control group with a limit of memory, beyond which the kernel kills.
-struct Group(PathBuf);
+pub(crate) struct Group(pub(crate) PathBuf);
 
 impl Group {
-    fn new(bytes: u64) -> Self {
+    pub(crate) fn new(name: &str, bytes: u64) -> Self {
         let v1 = Path::new("/sys/fs/cgroup/memory");
         let (root, limit) =
             if v1.is_dir() { (v1, "memory.limit_in_bytes") } else { (v1.parent().unwrap(), "memory.max") };
-        let group = Self(root.join(format!("remora-hostile-{}-{bytes}", std::process::id())));
+        let group = Self(root.join(format!("remora-hostile-{}-{name}", std::process::id())));
         std::fs::create_dir(&group.0).unwrap();
         std::fs::write(group.0.join(limit), bytes.to_string()).unwrap();
         group
     }
 
+    /// Has the limit be of a process that runs already, for what it takes from now on.
+    pub(crate) fn takes(&self, pid: u32) {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
     /// Processes the kernel killed in it.
-    fn kills(&self) -> u64 {
+    pub(crate) fn kills(&self) -> u64 {
         let files = ["memory.oom_control", "memory.events"].map(|file| std::fs::read_to_string(self.0.join(file)));
         let text = files.into_iter().find_map(Result::ok).unwrap();
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")).unwrap().parse().unwrap()
@@ -108,12 +113,12 @@ fn little_memory(bed: &Bed) {
     while bed.proxy.metric(shortages, &[]) == before {
         assert!(held.len() < 150, "{} MB are held", bed.memory() / 1e6);
         let mut h2 = bed.h2();
-        // Its settings are there, and taken: 256 KiB a stream.
+        // Its settings are there, and taken: 256 KiB a stream, less in a crowd.
         assert!(h2.settled() && h2.send(&frame(SETTINGS, ACK, 0, b"")));
         for _ in 0..50 {
             let id = h2.stream_id();
             h2.send(&frame(HEADERS, END_HEADERS, id, &request("POST", "/unread")));
-            for _ in 0..16 {
+            for _ in 0..h2.window / part.len() {
                 h2.send(&frame(DATA, 0, id, &part));
             }
         }
@@ -176,7 +181,7 @@ fn crowd(bed: &Bed, requests: usize) -> H2 {
 }
 
 /// Waits until memory grows no more.
-fn at_rest(bed: &Bed, most: &mut f64) {
+pub(crate) fn at_rest(bed: &Bed, most: &mut f64) {
     let mut looks = 0;
     eventually("memory is at rest", || {
         let now = bed.memory();

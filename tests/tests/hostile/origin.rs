@@ -1,4 +1,5 @@
-//! The server behind the proxy: reads HTTP/1.1 by the letter, and HTTP/2, keeps what it was sent, and misbehaves when told to.
+//! The server behind the proxy: reads HTTP/1.1 by the letter, and HTTP/2, keeps what it was sent, and misbehaves when told to. What is
+//! sent to `/unread` over HTTP/2 it does not read.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -33,6 +34,8 @@ impl Seen {
 #[derive(Debug, Default)]
 struct Log {
     whole: Vec<Seen>,
+    /// The paths of requests, whole or not.
+    begun: Vec<String>,
     /// What no strict reader takes for a request.
     malformed: Vec<String>,
 }
@@ -85,9 +88,16 @@ impl Origin {
         self.log.lock().unwrap().whole.iter().filter(|seen| seen.path().starts_with(path)).cloned().collect()
     }
 
-    /// Forgets whole requests.
+    /// How many requests for this path have come, whole or not.
+    pub(crate) fn begun(&self, path: &str) -> usize {
+        self.log.lock().unwrap().begun.iter().filter(|begun| *begun == path).count()
+    }
+
+    /// Forgets requests.
     pub(crate) fn forget(&self) {
-        self.log.lock().unwrap().whole.clear();
+        let mut log = self.log.lock().unwrap();
+        log.whole.clear();
+        log.begun.clear();
     }
 
     /// Asserts that all that ever came was well-formed.
@@ -101,6 +111,14 @@ impl Origin {
         self.log.lock().unwrap().malformed.push(what);
     }
 
+    /// Notes the head of a request.
+    fn has_begun(&self, path: &str) {
+        if path == "/good" {
+            return;
+        }
+        self.log.lock().unwrap().begun.push(path.to_owned());
+    }
+
     /// Notes a whole request; whether it is the good client's.
     fn has_seen(&self, seen: Seen) -> bool {
         let good = seen.path() == "/good";
@@ -112,6 +130,7 @@ impl Origin {
 
     fn serve(&self, mut served: Served) {
         while let Some(head) = served.until(b"\r\n\r\n") {
+            self.has_begun(str::from_utf8(&head).ok().and_then(|head| head.split(' ').nth(1)).unwrap_or_default());
             let body = framing(&head).and_then(|length| match length {
                 Some(length) => Ok(served.bytes(length).map(|body| (body, Vec::new()))),
                 None => served.chunked(),

@@ -11,8 +11,8 @@ use remora_test::{PATIENCE, eventually};
 
 use crate::bed::{Bed, Counter, Row, beds, connect};
 use crate::frames::{Outcome, get};
-use crate::memory;
 use crate::origin::Origin;
+use crate::{memory, uploads};
 
 const TCP: Counter = ("remora_tcp_connections_total", &[("direction", "inbound")]);
 const OVERLOADED: Counter = ("remora_requests_total", &[("flag", "OM")]);
@@ -20,6 +20,7 @@ const LOOP: Counter = ("remora_connections_refused_total", &[("reason", "loop")]
 
 pub(crate) fn rows() -> Vec<Row> {
     let [little_memory, crowds] = memory::rows();
+    let [uploads] = uploads::rows();
     vec![
         Row { name: "half-closes", counter: Some(TCP), run: half_closes },
         Row { name: "servers-that-speak-first", counter: Some(TCP), run: servers_first },
@@ -29,6 +30,7 @@ pub(crate) fn rows() -> Vec<Row> {
         Row { name: "streams-beyond-the-files", counter: Some(OVERLOADED), run: streams_beyond_the_files },
         little_memory,
         crowds,
+        uploads,
         Row { name: "log-sinks", counter: Some(("remora_log_dropped_total", &[])), run: log_sinks },
         Row { name: "packet-loss", counter: None, run: packet_loss },
         Row { name: "address-families", counter: None, run: address_families },

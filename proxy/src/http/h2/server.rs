@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::pump::pump;
 use super::received::request_parts;
 use super::streams::{Open, Streams};
+use super::uploads::Windows;
 use super::watched::Watched;
 use super::{MAX_STREAMS, SEND_BUFFER, SHARED_FRAMES, block_bytes, field_limits, read_bytes};
 use crate::Error;
@@ -48,7 +49,9 @@ pub(crate) async fn serve(
     let blocks = block_bytes(&field_limits(&connection.limits(), connection.is_hop()));
     let io = Watched::downstream(io, blocks, connection.counts().clone());
     let progress = io.progress();
-    let Ok(h2) = tokio::time::timeout(PREFACE, builder(&connection).handshake::<_, Bytes>(io)).await else {
+    let mut windows = Windows::new(connection.uploads().clone(), connection.limits().stream_window);
+    let handshake = builder(&connection, windows.first()).handshake::<_, Bytes>(io);
+    let Ok(h2) = tokio::time::timeout(PREFACE, handshake).await else {
         tracing::debug!("no HTTP/2 preface in time");
         connection.counts().violation("preface_timeout");
         return Ok(());
@@ -70,7 +73,7 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             biased;
-            ended = poll_fn(|cx| poll_streams(&mut h2, &streams, cx)) => match ended {
+            ended = poll_fn(|cx| poll_streams(&mut h2, &streams, &mut windows, cx)) => match ended {
                 Ok(Ended::Over) => return Ok(()),
                 Ok(Ended::Abused(how)) => {
                     connection.counts().violation(how);
@@ -97,7 +100,7 @@ pub(crate) async fn serve(
                 if !ending {
                     h2.graceful_shutdown();
                 }
-                let said = poll_fn(|cx| poll_streams(&mut h2, &streams, cx));
+                let said = poll_fn(|cx| poll_streams(&mut h2, &streams, &mut windows, cx));
                 return match tokio::time::timeout(LAST_WORD, said).await {
                     Ok(ended) => ended.map(drop).map_err(|error| told(&connection, error)),
                     Err(_) => end(&mut h2, Reason::NO_ERROR).await,
@@ -107,8 +110,8 @@ pub(crate) async fn serve(
     }
 }
 
-/// What the client is told of its bounds.
-fn builder(connection: &HttpConnection) -> h2::server::Builder {
+/// What the client is told of its bounds; of a stream's `window`, in bytes, that of now. The connection's has room for a hundred of the widest.
+fn builder(connection: &HttpConnection, window: u32) -> h2::server::Builder {
     let limits = connection.limits();
     let mut builder = h2::server::Builder::new();
     if connection.extends_connect() {
@@ -118,7 +121,7 @@ fn builder(connection: &HttpConnection) -> h2::server::Builder {
         builder.data_frame_budget(SHARED_FRAMES);
     }
     builder
-        .initial_window_size(limits.stream_window)
+        .initial_window_size(window)
         .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
         .max_concurrent_streams(limits.streams)
         // Up to as much is answered 431. One beyond ends in a reset, one far beyond ends the connection.
@@ -139,9 +142,14 @@ enum Ended {
 }
 
 /// Begins to serve each stream that comes, in a task of its own.
-fn poll_streams(h2: &mut Server, streams: &Rc<Streams>, cx: &mut Context<'_>) -> Poll<Result<Ended, h2::Error>> {
+fn poll_streams(
+    h2: &mut Server,
+    streams: &Rc<Streams>,
+    windows: &mut Windows,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Ended, h2::Error>> {
     // A request is moved as little as can be: straight into its task.
-    while let Poll::Ready(accepted) = h2.poll_accept(cx) {
+    while let Poll::Ready(accepted) = windows.poll_accept(h2, cx) {
         let Some(accepted) = accepted else { return Poll::Ready(Ok(Ended::Over)) };
         let (request, mut respond) = accepted?;
         let connection = &streams.connection;
@@ -151,12 +159,15 @@ fn poll_streams(h2: &mut Server, streams: &Rc<Streams>, cx: &mut Context<'_>) ->
         if connection.is_abused() {
             return Poll::Ready(Ok(Ended::Abused("too_many_resets")));
         }
-        let (head, size, body) = request_parts(request, &streams.limits, connection.is_hop());
+        let (head, size, mut body) = request_parts(request, &streams.limits, connection.is_hop());
         let Some(open) = streams.open(size) else {
             connection.counts().violation("too_many_heads");
             respond.send_reset(Reason::REFUSED_STREAM);
             continue;
         };
+        if let Ok(Body::H2(body)) = &mut body {
+            body.is_upload(windows.upload());
+        }
         // Boxed: the runtime moves a task's future several times. It is made where it stays: it is large.
         let place = Box::new_uninit();
         let serving = Box::write(place, serve_stream(open, head, body, respond));

@@ -22,7 +22,10 @@ pub(super) fn serve(origin: &Origin, stream: TcpStream) {
     runtime.block_on(async {
         stream.set_nonblocking(true).unwrap();
         let stream = tokio::net::TcpStream::from_std(stream).unwrap();
-        let error = match h2::server::handshake(stream).await {
+        let mut builder = h2::server::Builder::new();
+        // What it does not read is not to stop the rest.
+        builder.initial_connection_window_size(16 << 20);
+        let error = match builder.handshake::<_, Bytes>(stream).await {
             Ok(mut connection) => loop {
                 match connection.accept().await {
                     Some(Ok((request, respond))) => {
@@ -43,6 +46,11 @@ pub(super) fn serve(origin: &Origin, stream: TcpStream) {
 
 async fn answer(origin: Origin, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let (head, mut body) = request.into_parts();
+    origin.has_begun(head.uri.path());
+    if head.uri.path() == "/unread" {
+        let _ = poll_fn(|cx| respond.poll_reset(cx)).await;
+        return;
+    }
     let mut bytes = Vec::new();
     while let Some(data) = body.data().await {
         // A body that breaks off is no whole request.
