@@ -35,6 +35,9 @@ pub struct Route {
     pub clusters: Vec<WeightedCluster>,
     /// From the whole request received to the end of the answer; `None`: unbounded.
     pub request_timeout: Option<Duration>,
+    /// Whether an idempotent request without a body (RFC 9110 section 9.2.2) is sent once more where its server may have had it and closed
+    /// its connection without an answer. What provably had no effect is sent again anyway.
+    pub retry_idempotent: bool,
     /// Replaces the matched prefix of the path.
     pub prefix_rewrite: Option<Arc<str>>,
 }

@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Version};
+use http_body::Body as _;
 use remora_certs::Fingerprint;
 use remora_model::{Direction, Discovery, DownstreamTls, HttpLimits, MtlsMode};
 use tokio::time::Instant;
@@ -280,21 +281,19 @@ impl HttpConnection {
         }
         let own = if telemetry.is_grpc() { fields::grpc_timeout(&head.headers) } else { None };
         let timeout = route.request_timeout.into_iter().chain(own).min();
+        let bound = timeout.map(|timeout| Bound::new(timeout, own.is_some() || body.is_end_stream()));
+        let receiving = bound.as_ref().and_then(Bound::receiving);
+        let body = RequestBody::new(body, telemetry.request_bytes_handle(), chain.listener().limits.stream_idle);
         let request = upstream::Request {
             caller: chain.caller(self.info.client),
             orig_dst: self.orig_dst,
-            body: RequestBody::new(body, telemetry.request_bytes_handle(), chain.listener().limits.stream_idle),
+            body: body.told_to(receiving).repeating(route.retry_idempotent),
             need: if self.open.active() > 1 { Need::More } else { Need::First },
             relayed: self.trust.hop,
             head,
         };
-        let timeout = timeout.map(|timeout| Bound { deadline: Instant::now() + timeout, timeout });
-        let response = upstream::send(&self.worker, cluster, request, timeout, informational, telemetry).await?;
-        let timeout = timeout.map(|Bound { deadline, timeout }| Timeout {
-            sleep: Box::pin(tokio::time::sleep_until(deadline)),
-            cluster: cluster.name().clone(),
-            timeout,
-        });
+        let response = upstream::send(&self.worker, cluster, request, bound.as_ref(), informational, telemetry).await?;
+        let timeout = bound.map(|bound| Timeout::new(bound, cluster.name().clone()));
         Ok((response, timeout))
     }
 

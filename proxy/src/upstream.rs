@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use remora_model::{Direction, Discovery, Protocol, UpstreamTls};
-use tokio::time::Instant;
 
 use crate::Error;
 use crate::address::OrigDst;
@@ -22,10 +21,12 @@ use crate::pool::Hop;
 use crate::telemetry::{AttemptTelemetry, RequestTelemetry};
 use crate::worker::{Need, Worker};
 
+mod bound;
 mod checkout;
 mod connect;
 mod exchange;
 
+pub(crate) use bound::{Bound, Receiving};
 use checkout::{Checked, checkout};
 pub(crate) use connect::{UpstreamConnection, connect_tcp, tcp_place};
 pub(crate) use exchange::Lease;
@@ -102,27 +103,21 @@ impl From<Error> for Failure {
     }
 }
 
-/// The time an exchange may take.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bound {
-    /// When it is over.
-    pub(crate) deadline: Instant,
-    /// As configured, for the error.
-    pub(crate) timeout: Duration,
-}
-
 /// Waits no longer than `bound`. What fails behind it has failed of it: a server that knows the deadline too ends the work at the same
 /// time, and an answer must not depend on whose timer is first. The work is borrowed: a future that holds another by value has room
 /// for it twice.
 async fn within<T>(
-    bound: Option<Bound>,
+    bound: Option<&Bound>,
     cluster: &Arc<str>,
-    work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
+    mut work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
 ) -> Result<T, Failure> {
-    let Some(Bound { deadline, timeout }) = bound else { return work.await };
-    match tokio::time::timeout_at(deadline, work).await {
-        Ok(result) if result.is_ok() || Instant::now() < deadline => result,
-        _ => Err(Error::RequestTimeout { cluster: cluster.clone(), timeout }.into()),
+    let Some(bound) = bound else { return work.await };
+    loop {
+        match tokio::time::timeout_at(bound.next(), work.as_mut()).await {
+            Ok(result) if result.is_ok() || !bound.is_over() => return result,
+            Err(_) if !bound.is_over() => {}
+            _ => return Err(Error::RequestTimeout { cluster: cluster.clone(), timeout: bound.timeout }.into()),
+        }
     }
 }
 
@@ -146,7 +141,7 @@ pub(crate) async fn send(
     worker: &Rc<Worker>,
     cluster: &Rc<ClusterState>,
     request: Request,
-    bound: Option<Bound>,
+    bound: Option<&Bound>,
     informational: &Informational,
     telemetry: &mut RequestTelemetry,
 ) -> Result<Response, Error> {
@@ -269,8 +264,8 @@ mod tests {
                 let (cluster, endpoint) = ("a".into(), ([127, 0, 0, 1], 1).into());
                 Err::<(), _>(Failure::from(Error::UpstreamReset { cluster, endpoint, code: h2::Reason::CANCEL }))
             };
-            let bound = Bound { deadline: Instant::now() + timeout, timeout };
-            within(Some(bound), &"a".into(), pin!(reset)).await.expect_err("a failure").error.response_flag()
+            let bound = Bound::new(timeout, true);
+            within(Some(&bound), &"a".into(), pin!(reset)).await.expect_err("a failure").error.response_flag()
         };
         assert_eq!(flag(Duration::ZERO).await, ResponseFlag::UR);
         assert_eq!(flag(timeout).await, ResponseFlag::UT);

@@ -24,6 +24,7 @@ pub(super) fn single(cluster: ClusterId, request_timeout: Option<Duration>) -> R
         matcher: RouteMatch::default(),
         clusters: vec![WeightedCluster { cluster, weight: 1 }],
         request_timeout,
+        retry_idempotent: false,
         prefix_rewrite: None,
     };
     RouteTable { virtual_hosts: vec![VirtualHost { domains: vec![ANY.into()], routes: vec![route] }] }
@@ -166,6 +167,7 @@ fn route(
         matcher: RouteMatch { path, methods: raw.methods.clone(), headers: raw.headers.clone() },
         clusters: targets,
         request_timeout: raw.timeout.given().copied().or(request_timeout).filter(|timeout| !timeout.is_zero()),
+        retry_idempotent: raw.retry_idempotent,
         prefix_rewrite: raw.rewrite.clone(),
     })
 }

@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method};
 use remora_model::{HeaderMatch, PathMatch};
 
 use super::{Upstream, cluster_timeouts, duration, host_port};
-use crate::decode::{Field, Fields, Located, Place, Spanned, boolean, number, parsed, some, spanned};
+use crate::decode::{Field, Fields, Located, Place, Spanned, boolean, number, one_of, parsed, some, spanned};
 use crate::errors::{Complaint, Problems, quoted};
 use crate::value::{self, HostPort};
 
@@ -25,6 +25,7 @@ pub(crate) struct Route {
     /// Empty: every host.
     pub(crate) hosts: Vec<Spanned<Arc<str>>>,
     pub(crate) timeout: Field<Duration>,
+    pub(crate) retry_idempotent: bool,
     pub(crate) rewrite: Option<Arc<str>>,
     /// `None`: wrong, and reported.
     pub(crate) target: Option<Target>,
@@ -48,8 +49,10 @@ pub(crate) struct Split {
     pub(crate) weight: u32,
 }
 
+/// What is sent again, and whether that is more than what provably had no effect.
+const RETRIES: &[(&str, bool)] = &[("unprocessed", false), ("idempotent", true)];
 const FIELDS: &[&str] =
-    &["path", "exact", "methods", "headers", "hosts", "timeout", "rewrite", "cluster", "clusters", "to"];
+    &["path", "exact", "methods", "headers", "hosts", "timeout", "retry", "rewrite", "cluster", "clusters", "to"];
 /// Of which a route has exactly one.
 const TARGETS: [&str; 5] = ["cluster", "clusters", "to", "endpoints", "dns"];
 
@@ -68,6 +71,7 @@ impl Route {
             headers,
             hosts: hosts.given().cloned().unwrap_or_default(),
             timeout: fields.optional("timeout", duration),
+            retry_idempotent: fields.optional("retry", one_of(RETRIES)).given().copied().unwrap_or_default(),
             rewrite: fields.optional("rewrite", parsed("a path such as /", value::prefix)).given().cloned(),
             target: Target::decode(&mut fields),
         })

@@ -19,6 +19,7 @@ use super::held::Held;
 use super::stall::Stall;
 use super::trailers;
 use crate::telemetry::ByteCounter;
+use crate::upstream::Receiving;
 
 /// A body on its way through, whichever version it came in by.
 #[derive(Debug, Default)]
@@ -250,18 +251,44 @@ pub struct RequestBody {
     body: Body,
     bytes: Option<ByteCounter>,
     stall: Stall,
+    /// Who waits for its end.
+    receiving: Option<Receiving>,
+    /// Whether its request may be sent again where doing it twice changes nothing.
+    repeats: bool,
 }
 
 impl RequestBody {
     /// A body whose bytes are added to `bytes`, and which breaks off where nothing moves in either direction for `idle`; zero:
     /// never.
     pub fn new(body: Body, bytes: ByteCounter, idle: Duration) -> Self {
-        Self { again: VecDeque::new(), body, bytes: Some(bytes), stall: Stall::new(idle) }
+        Self {
+            again: VecDeque::new(),
+            body,
+            bytes: Some(bytes),
+            stall: Stall::new(idle),
+            receiving: None,
+            repeats: false,
+        }
     }
 
     /// No body.
     pub fn empty() -> Self {
-        Self { again: VecDeque::new(), body: Body::Empty, bytes: None, stall: Stall::new(Duration::ZERO) }
+        let stall = Stall::new(Duration::ZERO);
+        Self { again: VecDeque::new(), body: Body::Empty, bytes: None, stall, receiving: None, repeats: false }
+    }
+
+    /// The body, whose end is told to who waits for it.
+    pub(crate) fn told_to(self, receiving: Option<Receiving>) -> Self {
+        Self { receiving, ..self }
+    }
+
+    /// The body of a request that may be sent again, if so said, where doing it twice changes nothing.
+    pub(crate) fn repeating(self, repeats: bool) -> Self {
+        Self { repeats, ..self }
+    }
+
+    pub(crate) fn repeats(&self) -> bool {
+        self.repeats
     }
 
     /// The body that begins with `passed`, which has passed before.
@@ -311,6 +338,9 @@ impl http_body::Body for RequestBody {
             && let Some(data) = frame.data_ref()
         {
             bytes.add(data.len());
+        }
+        if self.receiving.is_some() && (!matches!(frame, Some(Ok(_))) || self.body.is_end_stream()) {
+            self.receiving = None;
         }
         Poll::Ready(frame)
     }

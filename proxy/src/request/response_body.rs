@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use super::Active;
 use crate::Error;
@@ -16,21 +16,35 @@ use crate::http::fields;
 use crate::http::stall::Stall;
 use crate::signal::Reaches;
 use crate::telemetry::{AttemptTelemetry, RequestTelemetry};
-use crate::upstream::{self, Upgrade};
+use crate::upstream::{self, Bound, Upgrade};
 
 /// When a request's time is up, and what it is told then.
 #[derive(Debug)]
 pub(super) struct Timeout {
-    pub(super) sleep: Pin<Box<Sleep>>,
-    pub(super) cluster: Arc<str>,
-    pub(super) timeout: Duration,
+    sleep: Pin<Box<Sleep>>,
+    bound: Bound,
+    cluster: Arc<str>,
 }
 
 impl Timeout {
+    pub(super) fn new(bound: Bound, cluster: Arc<str>) -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep_until(bound.next())), bound, cluster }
+    }
+
     /// Whether it is over, though its timer may say so only later. What fails behind it has failed of it: a server that knows the
     /// deadline too ends its answer at the same time.
     fn is_over(&self) -> bool {
-        self.sleep.deadline() <= Instant::now()
+        self.bound.is_over()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            if self.is_over() {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(self.bound.next());
+        }
+        Poll::Pending
     }
 }
 
@@ -147,7 +161,7 @@ impl ResponseBody {
 fn broken(error: &BodyError, timeout: Option<&Timeout>) -> Error {
     match (error, timeout) {
         (BodyError::TimedOut, Some(timeout)) => {
-            Error::RequestTimeout { cluster: timeout.cluster.clone(), timeout: timeout.timeout }
+            Error::RequestTimeout { cluster: timeout.cluster.clone(), timeout: timeout.bound.timeout }
         }
         (BodyError::Retired, _) => Error::Retired,
         (BodyError::Stalled(timeout), _) => Error::IdleTimeout(*timeout),
@@ -163,7 +177,7 @@ impl http_body::Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         if let Some(Exchange { timeout: Some(timeout), .. }) = &mut this.exchange
-            && timeout.sleep.as_mut().poll(cx).is_ready()
+            && timeout.poll(cx).is_ready()
         {
             return Poll::Ready(Some(this.fail(BodyError::TimedOut)));
         }
@@ -221,7 +235,7 @@ impl Timed for ResponseBody {
         // A client that takes nothing of the answer may still be sending.
         let received = self.exchange.as_ref().map_or(0, |exchange| exchange.telemetry.request_bytes());
         let timeout = self.exchange.as_mut().and_then(|exchange| exchange.timeout.as_mut());
-        let error = match timeout.map(|timeout| timeout.sleep.as_mut().poll(cx)) {
+        let error = match timeout.map(|timeout| timeout.poll(cx)) {
             Some(Poll::Ready(())) => BodyError::TimedOut,
             _ if self.stall.poll(sent + received, cx).is_ready() => BodyError::Stalled(self.stall.timeout()),
             _ => match self.body.poll_blocked(cx) {
@@ -246,8 +260,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_time_is_over_before_its_timer_is_asked() {
         let timeout = Duration::from_millis(1);
-        let sleep = Box::pin(tokio::time::sleep(timeout));
-        let time = Timeout { sleep, cluster: "a".into(), timeout };
+        let time = Timeout::new(Bound::new(timeout, true), "a".into());
         assert!(!time.is_over());
         tokio::time::advance(timeout).await;
         assert!(time.is_over() && !time.sleep.is_elapsed());

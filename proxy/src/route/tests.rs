@@ -23,6 +23,7 @@ fn route(name: &str, path: PathMatch) -> Route {
         matcher: RouteMatch { path, ..RouteMatch::default() },
         clusters: vec![WeightedCluster { cluster: ClusterId(0), weight: 1 }],
         request_timeout: None,
+        retry_idempotent: false,
         prefix_rewrite: None,
     }
 }

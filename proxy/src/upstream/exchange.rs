@@ -96,7 +96,7 @@ pub(super) async fn exchange(
     picked: Picked,
     checked: Checked,
     mut attempt: AttemptTelemetry,
-    bound: Option<Bound>,
+    bound: Option<&Bound>,
     informational: &Informational,
     (head, body): (Box<RequestHead>, RequestBody),
 ) -> Result<Response, Failure> {

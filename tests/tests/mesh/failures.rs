@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use remora_test::client::{self, Call};
 use remora_test::mesh::Mesh;
@@ -138,6 +138,23 @@ fn an_answer_that_takes_too_long_is_ut() {
     });
     assert_eq!((call.http, call.status), (200, Some(4)), "DEADLINE_EXCEEDED: {call:?}");
     assert_eq!(pair.client.curl(&["--max-time", "20", &pair.url("/name")]).code, 504);
+}
+
+/// What a client takes to send its request is no time of who answers it.
+#[test]
+fn an_answers_time_begins_with_the_end_of_its_request() {
+    const TIME: Duration = Duration::from_secs(1);
+    let pair = Pair::start(Plan { entry: ", timeouts: {request: 1s}", ..Plan::default() });
+    for (path, code) in [("/name", 200), ("/silent", 504)] {
+        let mut wire = Wire::open(&pair.client, service(8080));
+        wire.send(&format!("PUT {path} HTTP/1.1\r\nhost: server:8080\r\ncontent-length: 6\r\n\r\nhal"));
+        std::thread::sleep(TIME * 2);
+        wire.send("ves");
+        let sent = Instant::now();
+        let answer = wire.answer();
+        assert_eq!(answer.code, code, "{path}: {answer:?}");
+        assert!(code == 200 || sent.elapsed() >= TIME, "the time was cut short: {:?}", sent.elapsed());
+    }
 }
 
 #[test]

@@ -49,8 +49,9 @@ fn server(pod: &Pod, mortal: bool, deaths: &Arc<AtomicUsize>) {
     });
 }
 
-/// Three servers, each with one connection that waits for a request, get one that kills: how many die of it.
-fn deaths(meshed: bool, mortal: bool) -> usize {
+/// Three servers, each with one connection that waits for a request, get one that kills: how many die of it, where their
+/// route says so much more.
+fn deaths(meshed: bool, mortal: bool, more: &str) -> usize {
     let mesh = Mesh::new();
     let pods = ["a", "b", "c"].map(|name| mesh.pod(name));
     let client = mesh.pod("client");
@@ -58,7 +59,8 @@ fn deaths(meshed: bool, mortal: bool) -> usize {
     pods.iter().for_each(|pod| server(pod, mortal, &deaths));
     let _inbound = pods.each_ref().map(|pod| meshed.then(|| pod.sidecar("workers: 1\ninbound: {mtls: strict}")));
     let endpoints = pods.each_ref().map(|pod| pod.at(8080));
-    let more = format!(", balance: round_robin, mtls: {meshed}");
+    let routes = format!("[{{path: /, cluster: \"server:8080\"{more}}}]");
+    let more = format!(", balance: round_robin, mtls: {meshed}, routes: {routes}");
     let _outbound = client.sidecar(&format!("workers: 1\n{}", entry(8080, &endpoints, &more)));
     let mut wire = Wire::open(&client, service(8080));
     for _ in &pods {
@@ -71,11 +73,16 @@ fn deaths(meshed: bool, mortal: bool) -> usize {
 }
 
 #[test]
-fn a_request_that_kills_what_serves_it_is_sent_once_more_and_on_a_new_connection() {
-    assert_eq!(deaths(false, false), 2);
+fn a_request_that_kills_what_serves_it_is_sent_once_more_at_most_and_on_a_new_connection() {
+    assert_eq!(deaths(false, false, ", retry: idempotent"), 2);
+}
+
+#[test]
+fn a_request_that_kills_what_serves_it_is_sent_once_unless_its_route_says_more() {
+    assert_eq!(deaths(false, false, ""), 1);
 }
 
 #[test]
 fn a_request_that_killed_an_application_is_not_said_to_have_reached_none() {
-    assert_eq!(deaths(true, true), 1);
+    assert_eq!(deaths(true, true, ", retry: idempotent"), 1);
 }

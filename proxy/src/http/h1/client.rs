@@ -209,10 +209,11 @@ impl Sender {
         body: RequestBody,
         informational: &Informational,
     ) -> Result<(ResponseHead, Body), Unanswered> {
-        let repeatable = head.method.is_idempotent() && body.is_empty();
+        let harmless = head.method.is_idempotent() && body.is_empty();
+        let repeatable = harmless && body.repeats();
         let asked = Asked::of(head);
         self.inner.borrow_mut().begin(head, body);
-        if !repeatable && self.inner.borrow().is_stale() {
+        if !harmless && self.inner.borrow().is_stale() {
             return Err(self.inner.borrow_mut().unanswered(Why::Closed("it was closed while idle".to_owned()), false));
         }
         let answered = poll_fn(|cx| self.inner.borrow_mut().poll_answer(asked, informational, cx)).await;

@@ -141,25 +141,26 @@ async fn what_comes_behind_an_answer_poisons_the_connection() {
 
 #[tokio::test]
 async fn a_closed_connection_costs_only_what_may_not_be_done_twice() {
-    for (method, text, used, again) in [
-        (Method::GET, "", true, true),
-        (Method::DELETE, "", true, true),
-        (Method::GET, "", false, false),
-        (Method::POST, "", true, false),
-        (Method::PUT, "body", true, false),
+    for (method, text, used, repeats, again) in [
+        (Method::GET, "", true, true, true),
+        (Method::DELETE, "", true, true, true),
+        (Method::GET, "", true, false, false),
+        (Method::GET, "", false, true, false),
+        (Method::POST, "", true, true, false),
+        (Method::PUT, "body", true, true, false),
     ] {
         let (sender, mut server) = connection().await;
         if used {
             answered(&sender, &mut server, OK).await;
         }
-        let body = if text.is_empty() { RequestBody::empty() } else { full(text) };
+        let body = if text.is_empty() { RequestBody::empty() } else { full(text) }.repeating(repeats);
         let (got, ()) = tokio::join!(send(&sender, method.clone(), body), async {
             until(&mut server, &format!("\r\n\r\n{text}")).await;
             drop(server);
         });
         let Unanswered { why, unprocessed, body } = got.unwrap_err();
         assert!(matches!(why, Why::Closed(_)), "{why}");
-        assert_eq!((unprocessed, body.is_some()), (false, again), "{method} {text:?} used: {used}");
+        assert_eq!((unprocessed, body.is_some()), (false, again), "{method} {text:?} used: {used} {repeats}");
     }
 }
 

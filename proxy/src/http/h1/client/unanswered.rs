@@ -12,7 +12,7 @@ pub(crate) struct Unanswered {
     /// Whether its server provably never had anything of it.
     pub(crate) unprocessed: bool,
     /// Its body, where it is still whole and the request may be sent again: its server never had it, or doing it twice changes
-    /// nothing, and it met a connection that its server had closed (RFC 9110 section 9.2.2).
+    /// nothing, as its route has it done, and it met a connection that its server had closed (RFC 9110 section 9.2.2).
     pub(crate) body: Option<RequestBody>,
 }
 
@@ -34,7 +34,7 @@ pub(crate) enum Why {
 }
 
 impl Inner {
-    /// The request under way gets no answer. It is `repeatable` where doing it twice changes nothing.
+    /// The request under way gets no answer. It is `repeatable` where doing it twice changes nothing, and its route has that done.
     pub(super) fn unanswered(&mut self, why: Why, repeatable: bool) -> Unanswered {
         self.kept = false;
         let closed = matches!(why, Why::Closed(_));
