@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
+use crate::socket;
+
 /// A stream whose first bytes were read already, and are read again.
 #[derive(Debug)]
 pub struct Replay<S> {
@@ -74,6 +76,13 @@ impl Downstream {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => &stream.get_ref().0.stream,
         }
+    }
+
+    /// Whether something came that is not read yet. Of TLS that may be its last word.
+    pub(crate) fn has_unread(&self) -> bool {
+        // TLS reads no more than it has plaintext for.
+        let opened = matches!(self, Self::Tls(stream) if !stream.get_ref().1.wants_read());
+        opened || socket::has_unread(self.tcp())
     }
 }
 

@@ -170,6 +170,11 @@ pub(crate) fn has_input(stream: &TcpStream) -> bool {
     !SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]).is_err_and(would_block)
 }
 
+/// Whether the peer sent something that is not read yet; its end is nothing.
+pub(crate) fn has_unread(stream: &TcpStream) -> bool {
+    SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|read| read > 0)
+}
+
 /// Whether the runtime knows that the peer has ended, whatever it sent before and is not read yet.
 pub(crate) fn has_peer_ended(stream: &TcpStream) -> bool {
     let mut cx = Context::from_waker(Waker::noop());

@@ -15,7 +15,7 @@ pub(crate) struct Watch(Option<Pin<Box<Sleep>>>);
 
 impl Watch {
     /// Completes when the peer is `gone`.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, gone: impl Fn() -> bool) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, mut gone: impl FnMut() -> bool) -> Poll<()> {
         let timer = self.0.get_or_insert_with(|| Box::pin(sleep(WATCH)));
         loop {
             ready!(timer.as_mut().poll(cx));

@@ -115,6 +115,11 @@ impl ResponseBody {
         self.exchange.is_none()
     }
 
+    /// Whether its request is sent no further than its own end. HTTP/2, and so another sidecar, says that only there.
+    pub(crate) fn ends_upload(&self) -> bool {
+        matches!(&self.body, Body::H1Response(body) if !body.is_kept())
+    }
+
     /// It ended well.
     pub(crate) fn complete(&mut self) {
         if let Some(lease) = self.lease.take() {

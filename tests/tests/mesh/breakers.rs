@@ -1,8 +1,8 @@
 //! Circuit breakers: how much of a service may be in use at once, what becomes of the rest, and that all of it is free again.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Instant;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -139,6 +139,23 @@ fn one_request_waits_for_the_only_connection_and_the_next_is_refused() {
     assert_eq!(bed.outbound.metric("remora_requests_total", &[("code", "200")]), 2.0);
     drop(server);
     all_free(&bed.outbound);
+}
+
+#[test]
+fn an_upload_that_waits_is_whole_though_its_client_has_ended_its_side() {
+    let bed = Bed::start("{max_connections: 1}", 1);
+    let mut first = bed.say(REQUEST);
+    let mut server = bed.accept("GET / ");
+    let body = "u".repeat(40_000);
+    let mut second = bed.say(&format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
+    second.stream.shutdown(Shutdown::Write).unwrap();
+    bed.in_use("max_pending_requests", 1.0);
+    // Nothing is read of it meanwhile, and its client is asked whether it is there.
+    std::thread::sleep(Duration::from_secs(3));
+    serve(&mut server, &mut first);
+    hear(&mut server, "POST / ");
+    server.read_exact(&mut vec![0; body.len()]).unwrap();
+    serve(&mut server, &mut second);
 }
 
 #[test]

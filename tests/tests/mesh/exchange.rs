@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use remora_test::sidecar::Answer;
 use remora_test::{PATIENCE, eventually};
@@ -96,6 +97,28 @@ fn a_client_that_ends_its_side_behind_its_last_request_is_answered() {
 }
 
 #[test]
+fn requests_that_wait_when_their_client_ends_its_side_are_answered() {
+    // More than is read ahead of the first's answer; all of it takes longer than a client is believed to be there unasked.
+    const COUNT: usize = 20;
+    both(|mut pair| {
+        let _heads = scripted(&mut pair, |_, served| {
+            while served.head().is_some() && served.until("end").is_some() {
+                std::thread::sleep(Duration::from_millis(100));
+                served.say(OK);
+            }
+        });
+        let upload = format!("POST / HTTP/1.1\r\nhost: server:8080\r\ncontent-length: 8192\r\n\r\n{:u>8192}", "end");
+        let mut wire = open(&pair);
+        wire.send(&upload.repeat(COUNT));
+        wire.stream.shutdown(Shutdown::Write).unwrap();
+        for _ in 0..COUNT {
+            assert_eq!(wire.answer().code, 200);
+        }
+        assert!(wire.rest().is_empty());
+    });
+}
+
+#[test]
 fn what_a_client_asks_and_leaves_is_done() {
     const TIMES: usize = 50;
     both(|mut pair| {
@@ -168,6 +191,36 @@ fn an_early_answer_reaches_a_client_that_still_sends() {
         assert_eq!((answer.code, answer.body.as_str()), (413, "long"));
         assert_eq!(answer.header("connection"), Some("close"));
         writing.join().unwrap();
+    });
+}
+
+#[test]
+fn an_answer_within_an_upload_says_that_its_connection_ends_or_the_next_request_is_answered() {
+    // More than all buffers on the way hold.
+    const LENGTH: usize = 50_000_000;
+    both(|mut pair| {
+        let _heads = scripted(&mut pair, |_, served| {
+            let head = served.head().unwrap_or_default();
+            if head.starts_with("GET ") {
+                return served.say(OK);
+            }
+            let status = head.split(['/', ' ']).nth(2).unwrap();
+            served.say(&format!("HTTP/1.1 {status} Early\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok"));
+            let _ = served.stream.shutdown(Shutdown::Write);
+            let _ = std::io::copy(&mut served.stream, &mut std::io::sink());
+        });
+        for status in [200, 303, 413] {
+            let mut wire = open(&pair);
+            wire.send(&format!("POST /{status} HTTP/1.1\r\nhost: server:8080\r\ncontent-length: {LENGTH}\r\n\r\n"));
+            wire.send(&"u".repeat(LENGTH));
+            let answer = wire.answer();
+            assert_eq!((answer.code, answer.body.as_str()), (status, "ok"));
+            if answer.header("connection") == Some("close") {
+                assert!(wire.rest().is_empty());
+            } else {
+                assert_eq!(wire.get("/next", &[]).code, 200, "{status}");
+            }
+        }
     });
 }
 

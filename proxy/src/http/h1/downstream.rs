@@ -32,8 +32,9 @@ const AHEAD: usize = 64 * 1024;
 /// wait, and either way it may have meant what it asked: who is not behind a proxy sends it and leaves. Not while others wait for what it
 /// holds: whoever is there comes first.
 const PARTING: Duration = Duration::from_secs(2);
-/// Bytes of a body nobody wants that are read for the sake of the next request.
-const UNWANTED: usize = 64 * 1024;
+/// How long a client that has ended its side behind bytes that are not read yet is taken to be there while none of them is: what it sent
+/// may be whole, and is read as soon as there is room for it. Not while others wait, either.
+const UNREAD: Duration = Duration::from_secs(30);
 
 /// A connection, shared with the body that is read from it.
 pub(super) type Shared = Rc<RefCell<Connection>>;
@@ -203,27 +204,42 @@ impl Connection {
                         Err(error) => return Poll::Ready(error.into()),
                     }
                 }
-                if self.ended && !self.last && self.poll_parted(cx).is_ready() {
-                    return Poll::Ready(Ended::Gone);
+                if self.ended && !self.last {
+                    self.part(PARTING);
                 }
             }
         }
-        self.poll_watch(cx)
+        if self.poll_parted(cx).is_ready() { Poll::Ready(Ended::Gone) } else { self.poll_watch(cx) }
+    }
+
+    /// The client has ended its side, and is waited for no longer than that.
+    fn part(&mut self, patience: Duration) {
+        self.parting.get_or_insert_with(|| {
+            Box::new(Parting { by: Box::pin(tokio::time::sleep(patience)), wanted: self.room.wanted() })
+        });
     }
 
     /// Completes when a client that has ended its side is waited for no more.
     fn poll_parted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Parting { by, wanted } = &mut **self.parting.get_or_insert_with(|| {
-            Box::new(Parting { by: Box::pin(tokio::time::sleep(PARTING)), wanted: self.room.wanted() })
-        });
+        let Some(Parting { by, wanted }) = self.parting.as_deref_mut() else { return Poll::Pending };
         if Pin::new(wanted).poll(cx).is_ready() { Poll::Ready(()) } else { by.as_mut().poll(cx) }
     }
 
-    /// Completes when the client has ended, or behind a whole request broke off, while nothing is read from it.
+    /// Completes when the client broke off, or ended within its request, while nothing is read from it. What it sent before its end
+    /// may be all of the request, and is read first.
     fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let (tcp, whole) = (self.wire.stream.tcp(), self.last || self.ended);
-        let gone = || if whole { socket::has_broken(tcp) } else { socket::has_peer_ended(tcp) };
-        self.watch.poll(cx, gone).map(|()| Ended::Gone)
+        let Self { wire: Wire { stream, input, .. }, watch, .. } = self;
+        let whole = self.last || (self.ended && self.lending == Lending::Read);
+        let mut unread = false;
+        let gone = watch.poll(cx, || {
+            let ended = !whole && socket::has_peer_ended(stream.tcp());
+            unread = ended && (!input.is_empty() || stream.has_unread());
+            socket::has_broken(stream.tcp()) || (ended && !unread)
+        });
+        if unread {
+            self.part(UNREAD);
+        }
+        gone.map(|()| Ended::Gone)
     }
 
     /// Who reads the body may be another task, which tells this one of its end.
@@ -241,16 +257,17 @@ impl Connection {
         self.lending == Lending::Lent
     }
 
-    /// Reads the rest of a body that nobody wants, if it is short. `false`: the next request cannot be found.
-    pub(super) fn poll_unwanted(&mut self, read: &mut usize, cx: &mut Context<'_>) -> Poll<bool> {
-        while self.lending == Lending::Unwanted && *read <= UNWANTED {
-            match ready!(self.reader.poll_frame(&mut self.wire, cx)) {
-                Some(Ok(frame)) => *read += frame.data_ref().map_or(1, Bytes::len),
-                Some(Err(_)) => break,
-                None => self.lending = Lending::Read,
-            }
+    /// Reads more of a body that nobody wants; whether that was not its end.
+    pub(super) fn poll_unwanted(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.lending != Lending::Unwanted {
+            return Poll::Ready(false);
         }
-        Poll::Ready(self.is_read())
+        self.lending = match ready!(self.reader.poll_frame(&mut self.wire, cx)) {
+            Some(Ok(_)) if !self.reader.is_done() => return Poll::Ready(true),
+            Some(Err(_)) => Lending::Invalid,
+            _ => Lending::Read,
+        };
+        Poll::Ready(false)
     }
 
     /// Whoever still reads the request's body finds that it broke off, rather than a part of it missing.
@@ -310,6 +327,8 @@ impl RequestReader {
             keep(&mut inner.body, cx);
             return Poll::Pending;
         };
+        // Its client's end may come behind more of it.
+        inner.parting = None;
         let lending = match &frame {
             Some(Err(BodyError::Invalid(_))) => Lending::Invalid,
             Some(Err(_)) => Lending::Gone,

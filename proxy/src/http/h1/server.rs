@@ -160,8 +160,8 @@ impl<'a> Conversation<'a> {
         Ok(Next::Request)
     }
 
-    /// The request's body beyond the answer: its upload may go on, and a little that nobody wants is read. Whether the next
-    /// request can be found behind it.
+    /// The request's body beyond the answer: its upload may go on, and what nobody wants is passed over for a while, since the client
+    /// was not told that its next request comes upon a closed connection. Whether that can be found.
     async fn rest(&mut self) -> Result<bool, Ended> {
         let returned = poll_fn(|cx| {
             let mut connection = self.connection.borrow_mut();
@@ -175,9 +175,16 @@ impl<'a> Conversation<'a> {
         if !returned.await? {
             return Ok(false);
         }
-        let mut read = 0;
-        let unwanted = poll_fn(|cx| self.connection.borrow_mut().poll_unwanted(&mut read, cx));
-        Ok(tokio::time::timeout(SILENCE, unwanted).await.unwrap_or(false))
+        let unwanted = || {
+            poll_fn(|cx| match self.ending.get() {
+                Ending::Now => Poll::Ready(false),
+                _ => self.connection.borrow_mut().poll_unwanted(cx),
+            })
+        };
+        // Whoever closes instead has to hear a client that still sends for as long.
+        let passed_over = async { while let Ok(true) = tokio::time::timeout(SILENCE, unwanted()).await {} };
+        let _ = tokio::time::timeout(LINGER, passed_over).await;
+        Ok(self.connection.borrow().is_read())
     }
 
     /// Has the request handled, and passes on what is said before the answer.
@@ -218,8 +225,10 @@ impl<'a> Conversation<'a> {
         let Self { connection, output, ending, .. } = self;
         let framing = framing(&asked, &head, &body);
         let mut body = pin!(body);
-        let unread = !connection.borrow().is_read();
-        let refused = unread && (asked.waits || head.status.is_client_error() || head.status.is_server_error());
+        let (unread, lent) = (!connection.borrow().is_read(), connection.borrow().is_lent());
+        let refused = asked.waits || head.status.is_client_error() || head.status.is_server_error();
+        // Where nobody takes the rest of the request the client may as well keep it.
+        let refused = unread && (refused || !lent || body.ends_upload());
         let close = !asked.keep_alive || refused || ending.get() > Ending::No || framing == Framing::UntilClose;
         output.text(|text| encode::response(text, &head, framing, close, asked.version, asked.head));
         if framing == Framing::UntilClose {

@@ -56,6 +56,11 @@ impl ResponseReader {
         Poll::Pending
     }
 
+    /// Whether its connection goes on behind it.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.inner.borrow().kept
+    }
+
     pub(in crate::http) fn is_done(&self) -> bool {
         self.done
     }

@@ -57,12 +57,22 @@ async fn a_body_is_read_from_its_connection_and_ends_before_the_next_request() {
 }
 
 #[tokio::test]
-async fn a_short_body_that_nobody_wants_is_passed_over() {
-    for (length, rest) in [(1_000, true), (UNWANTED + 2 * 8192, false)] {
-        let (connection, _client) = connection(&"u".repeat(length)).await;
-        drop(body(&connection, Framing::Length(length as u64 + if rest { 0 } else { 9 })));
-        let mut read = 0;
-        assert_eq!(poll_fn(|cx| connection.borrow_mut().poll_unwanted(&mut read, cx)).await, rest, "{length}");
+async fn a_body_that_nobody_wants_is_passed_over() {
+    const NEXT: &str = "GET / HTTP/1.0\r\n\r\n";
+    for (text, framing, found) in [
+        (format!("abc{NEXT}"), Framing::Length(3), true),
+        (format!("3\r\nabc\r\n0\r\n\r\n{NEXT}"), Framing::Chunked, true),
+        (format!("3\r\nabc\r\n0\r\na: b\r\n\r\n{NEXT}"), Framing::Chunked, true),
+        (format!("x\r\n{NEXT}"), Framing::Chunked, false),
+        ("ab".to_owned(), Framing::Length(3), false),
+    ] {
+        let (connection, client) = connection(&text).await;
+        drop((body(&connection, framing), client));
+        while poll_fn(|cx| connection.borrow_mut().poll_unwanted(cx)).await {}
+        assert_eq!(connection.borrow().is_read(), found, "{text}");
+        if found {
+            assert!(next(&connection, Ending::No).await.unwrap().is_some());
+        }
     }
 }
 
@@ -150,6 +160,40 @@ async fn a_client_that_leaves_is_seen_where_nothing_is_read_from_it() {
         drop(client);
         assert!(matches!(tokio::time::timeout(hour, gone).await.unwrap(), Ended::Gone), "{framing:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_behind_bytes_that_are_not_read_yet_is_met_in_its_place() {
+    const SIZE: usize = 100_000;
+    let (connection, mut client) = connection("").await;
+    let Body::H1Request(mut reader) = body(&connection, Framing::Length(SIZE as u64)) else { panic!("it has none") };
+    client.write_all(&vec![b'u'; SIZE]).await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut read = 0;
+    while read < SIZE {
+        // Whoever reads it has no room for so long.
+        let gone = poll_fn(|cx| connection.borrow_mut().poll_gone(cx));
+        tokio::time::timeout(UNREAD - Duration::from_secs(2), gone).await.expect_err("it may be whole");
+        read += poll_fn(|cx| reader.poll_frame(cx)).await.unwrap().unwrap().into_data().unwrap().len();
+    }
+    assert!(connection.borrow().is_read());
+    let begun = Instant::now();
+    poll_fn(|cx| connection.borrow_mut().poll_gone(cx)).await;
+    assert_eq!(begun.elapsed().as_secs(), PARTING.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_breaks_off_behind_bytes_that_are_not_read_is_gone_at_once() {
+    let (connection, mut client) = connection("").await;
+    let _unread = body(&connection, Framing::Length(9));
+    client.write_all(b"abc").await.unwrap();
+    client.shutdown().await.unwrap();
+    let gone = poll_fn(|cx| connection.borrow_mut().poll_gone(cx));
+    let mut gone = std::pin::pin!(gone);
+    tokio::time::timeout(UNREAD / 2, gone.as_mut()).await.expect_err("it has ended its side alone");
+    socket::abort_on_drop(&client).unwrap();
+    drop(client);
+    tokio::time::timeout(2 * crate::watch::WATCH, gone).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
