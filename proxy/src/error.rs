@@ -93,6 +93,8 @@ pub enum Error {
         endpoint: SocketAddr,
         /// What ended it.
         message: String,
+        /// The HTTP/2 error code with which the upstream ended it.
+        code: Option<h2::Reason>,
         /// The upstream provably never processed the request (RFC 9113 section 8.7, or it received nothing of it).
         unprocessed: bool,
     },

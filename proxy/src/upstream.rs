@@ -179,7 +179,9 @@ pub(crate) async fn send(
             Ok(response) => return Ok(response),
             Err(Failure { error, request: Some(request) }) if !relayed || error.reset().is_none() => {
                 (head, body) = *request;
-                tries.may_go_on(cluster, address, error);
+                if !tries.may_go_on(cluster, address, error) {
+                    break;
+                }
             }
             Err(Failure { error, .. }) => {
                 tries.last = Some(error);
@@ -202,11 +204,16 @@ struct Tries {
     /// Why there is no answer from one that may have served it: another serves it once more, and what becomes of it there does
     /// not undo that.
     served: Option<Error>,
+    /// A connection ended for an error that its server saw on it, which may be what the request brings about.
+    blamed: bool,
 }
 
 impl Tries {
-    /// One failed, and the request is there still.
-    fn may_go_on(&mut self, cluster: &ClusterState, address: SocketAddr, error: Error) {
+    /// One failed, and the request is there still; whether it may be sent again. What ends every connection that it comes to takes the
+    /// streams of others with it.
+    fn may_go_on(&mut self, cluster: &ClusterState, address: SocketAddr, error: Error) -> bool {
+        let blames = matches!(error, Error::UpstreamClosed { code: Some(code), .. } if code != h2::Reason::NO_ERROR);
+        let again = !(blames && std::mem::replace(&mut self.blamed, true));
         let refused = matches!(error, Error::Undelivered { .. } | Error::UpstreamReset { .. });
         if refused || cluster.config.discovery == Discovery::OriginalDst {
             let list = if self.doubted.contains(&address) { &mut self.over } else { &mut self.doubted };
@@ -216,6 +223,7 @@ impl Tries {
             self.served = Some(error.clone());
         }
         self.last = Some(error);
+        again
     }
 
     /// Whether the last one met a connection that its server had closed.

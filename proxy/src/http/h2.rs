@@ -16,6 +16,7 @@ mod pump;
 mod received;
 mod server;
 mod streams;
+mod takes;
 mod uploads;
 mod watched;
 
@@ -42,6 +43,9 @@ const HOP_FIELDS: u32 = 16;
 /// they are asked how large they are, and such a list was, with what is left of it, larger than it may be. But for one field that is
 /// larger than all that may be: see [`block_bytes`].
 const READ: u32 = 4;
+/// The same between our own sidecars, whose connection carries the requests of many clients. HPACK may take 28 bits for a byte of a field
+/// (RFC 7541 appendix B): a list that may be is to have no block beyond [`block_bytes`], whatever its bytes.
+const READ_OF_HOP: u32 = 7;
 
 /// How large a list of fields may be, in bytes as RFC 9113 section 6.5.2 counts them.
 ///
@@ -56,21 +60,25 @@ pub(crate) fn field_limits(limits: &HttpLimits, hop: bool) -> Limits {
     Limits { head_bytes: bytes as usize, headers: fields as usize }
 }
 
-/// What of a list of fields is read, by the same count.
-fn read_bytes(limits: &Limits) -> u32 {
-    limits.head_bytes as u32 * READ
+/// What of a list of fields is read, by the same count, on a `hop` where our own sidecar is the peer.
+fn read_bytes(limits: &Limits, hop: bool) -> u32 {
+    limits.head_bytes as u32 * if hop { READ_OF_HOP } else { READ }
 }
 
 /// The bound of the block of trailers as it comes, in frames. A field that alone takes what is read beyond what may be has no shorter code:
 /// but for its name, which HPACK's table may hold, with all of its 4,096 bytes, it is in the block, a byte by at least 5 bits (RFC 7541
 /// appendix B). Pseudo-header fields, which the h2 crate counts and drops, are small, and each comes once.
-fn block_bytes(limits: &Limits) -> usize {
-    (limits.head_bytes * (READ as usize - 1) - 4_096 - 256) / 8 * 5
+fn block_bytes(limits: &Limits, hop: bool) -> usize {
+    (read_bytes(limits, hop) as usize - limits.head_bytes - 4_096 - 256) / 8 * 5
 }
 
 /// What a list of fields takes (RFC 9113 section 6.5.2).
 fn list_bytes(fields: &HeaderMap) -> usize {
-    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+    fields.iter().map(|(name, value)| field_bytes(name.as_str(), value.len())).sum()
+}
+
+fn field_bytes(name: &str, value: usize) -> usize {
+    name.len() + value + 32
 }
 
 /// Asks of trailers what is asked of HTTP/1's.

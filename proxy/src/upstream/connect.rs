@@ -141,6 +141,7 @@ pub(super) async fn open(
         cluster: cluster.name().clone(),
         endpoint: address,
         message,
+        code: None,
         unprocessed: true,
     };
     let limits = worker.view().limits();

@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 
 use crate::wire::Wire;
 
+mod hop;
 mod trailers;
 
 /// A gateway before a server that a test plays.

@@ -10,6 +10,14 @@ pub enum InvalidHead {
     /// More bytes than the limit.
     #[error("head longer than {0} bytes")]
     TooLarge(usize),
+    /// More than an endpoint that speaks HTTP/2 takes (RFC 9113 section 6.5.2).
+    #[error("head of {bytes} bytes, where its endpoint takes {most} by its SETTINGS_MAX_HEADER_LIST_SIZE")]
+    BeyondEndpoint {
+        /// What its fields take.
+        bytes: usize,
+        /// The bound.
+        most: usize,
+    },
     /// The request line alone is more than the limit.
     #[error("request line longer than {0} bytes")]
     LineTooLong(usize),
@@ -70,7 +78,9 @@ impl InvalidHead {
     /// The status that answers such a request.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::TooLarge(_) | Self::TooManyFields(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TooLarge(_) | Self::BeyondEndpoint { .. } | Self::TooManyFields(_) => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
             Self::LineTooLong(_) => StatusCode::URI_TOO_LONG,
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
@@ -81,7 +91,7 @@ impl InvalidHead {
     /// The reason as metrics count it.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::TooLarge(_) => "head_too_large",
+            Self::TooLarge(_) | Self::BeyondEndpoint { .. } => "head_too_large",
             Self::LineTooLong(_) => "request_line_too_long",
             Self::TooManyFields(_) => "too_many_headers",
             Self::LineEnd => "line_end",

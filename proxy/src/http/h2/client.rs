@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,8 +13,9 @@ use http::uri::Scheme;
 use http::{HeaderMap, Version, header};
 use remora_model::HttpLimits;
 
+use super::takes::Takes;
 use super::watched::Watched;
-use super::{MAX_STREAMS, SEND_BUFFER, SHARED_FRAMES, block_bytes, field_limits, list_bytes, read_bytes};
+use super::{MAX_STREAMS, SEND_BUFFER, SHARED_FRAMES, block_bytes, field_bytes, field_limits, list_bytes, read_bytes};
 use crate::http::body::Body;
 use crate::http::h1::parse::Limits;
 use crate::http::head::{RequestHead, ResponseHead};
@@ -26,7 +29,26 @@ const STREAMS_BEFORE_SETTINGS: usize = 1;
 pub(crate) type Connection = h2::client::Connection<Watched<Upstream>, Bytes>;
 
 /// The sending half of a client connection.
-pub(crate) type Sender = h2::client::SendRequest<Bytes>;
+#[derive(Clone)]
+pub(crate) struct Sender {
+    requests: h2::client::SendRequest<Bytes>,
+    /// How large a request may be.
+    pub(crate) takes: Rc<Takes>,
+}
+
+impl Deref for Sender {
+    type Target = h2::client::SendRequest<Bytes>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.requests
+    }
+}
+
+impl DerefMut for Sender {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.requests
+    }
+}
 
 /// How long a peer may take to say that. Whoever wants a stream waits for it rather than for another connection.
 const SETTINGS: Duration = Duration::from_millis(500);
@@ -44,26 +66,27 @@ pub(crate) async fn connect(
     window: u32,
 ) -> Result<(Sender, Connection), h2::Error> {
     let fields = field_limits(&limits, ours);
-    let (sender, mut connection) = h2::client::Builder::new()
+    let takes = Rc::new(Takes::new(ours));
+    let (requests, mut connection) = h2::client::Builder::new()
         .initial_window_size(window)
         .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
         .initial_max_send_streams(if ours { MAX_STREAMS as usize } else { STREAMS_BEFORE_SETTINGS })
-        .max_header_list_size(read_bytes(&fields))
+        .max_header_list_size(read_bytes(&fields, ours))
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(SHARED_FRAMES)
         .enable_push(false)
-        .handshake(Watched::upstream(io, block_bytes(&fields)))
+        .handshake(Watched::upstream(io, block_bytes(&fields, ours), takes.clone()))
         .await?;
     if !ours {
         let said = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
             // It ends well where there was no stream yet; whoever uses it finds out.
             Poll::Ready(ended) => Poll::Ready(ended),
-            Poll::Pending if sender.current_max_send_streams() != STREAMS_BEFORE_SETTINGS => Poll::Ready(Ok(())),
+            Poll::Pending if requests.current_max_send_streams() != STREAMS_BEFORE_SETTINGS => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
         });
         tokio::time::timeout(SETTINGS, said).await.unwrap_or(Ok(()))?;
     }
-    Ok((sender, connection))
+    Ok((Sender { requests, takes }, connection))
 }
 
 /// Fields whose value is another in each request. In HPACK's table (RFC 7541 section 2.3.2) it would take the place of those that come
@@ -76,31 +99,38 @@ const UNIQUE: [&str; 7] =
 pub(crate) struct Named(Cell<u8>);
 
 impl Named {
-    /// Keeps the values out of the table, but for the first.
-    fn keep_out(&self, headers: &mut HeaderMap) {
+    /// Keeps the values out of the table, but for the first; what all fields take (RFC 9113 section 6.5.2).
+    fn keep_out(&self, headers: &mut HeaderMap) -> usize {
+        let mut bytes = 0;
         for (name, value) in headers {
+            bytes += field_bytes(name.as_str(), value.len());
             if let Some(at) = UNIQUE.iter().position(|unique| name == unique) {
                 let named = self.0.replace(self.0.get() | 1 << at);
                 // What its sender keeps out of every table stays out (RFC 7541 section 6.2.3).
                 value.set_sensitive(value.is_sensitive() || named & 1 << at != 0);
             }
         }
+        bytes
     }
 }
 
-/// The request as HTTP/2 puts it on the wire, with these fields.
+/// The request as HTTP/2 puts it on the wire, with these fields; and what all of them take, pseudo-header fields too.
 ///
 /// # Errors
 /// Its target does not make a URI; the text says what.
-pub(crate) fn request(head: &RequestHead, mut headers: HeaderMap, named: &Named) -> Result<http::Request<()>, String> {
-    named.keep_out(&mut headers);
+pub(crate) fn request(
+    head: &RequestHead,
+    mut headers: HeaderMap,
+    named: &Named,
+) -> Result<(http::Request<()>, usize), String> {
+    let mut bytes = named.keep_out(&mut headers) + pseudo_bytes(head);
     let mut parts = http::uri::Parts::default();
     if let Some(authority) = &head.authority {
         parts.scheme = Some(head.scheme.clone().unwrap_or(Scheme::HTTP));
         parts.authority = Some(authority.clone());
         // :authority says it (RFC 9113 section 8.3.1), and has taken its place where it came by HTTP/2.
         if head.version != Version::HTTP_2 {
-            headers.remove(header::HOST);
+            bytes -= headers.remove(header::HOST).map_or(0, |host| field_bytes("host", host.len()));
         }
     }
     parts.path_and_query = Some(head.path.clone());
@@ -113,7 +143,15 @@ pub(crate) fn request(head: &RequestHead, mut headers: HeaderMap, named: &Named)
     if let Some(protocol) = &head.protocol {
         request.extensions_mut().insert(protocol.clone());
     }
-    Ok(request)
+    Ok((request, bytes))
+}
+
+fn pseudo_bytes(head: &RequestHead) -> usize {
+    let aim = head.authority.as_ref().map_or(0, |authority| {
+        field_bytes(":authority", authority.as_str().len()) + field_bytes(":scheme", "https".len())
+    });
+    let protocol = head.protocol.as_ref().map_or(0, |protocol| field_bytes(":protocol", protocol.as_str().len()));
+    field_bytes(":method", head.method.as_str().len()) + field_bytes(":path", head.path.as_str().len()) + aim + protocol
 }
 
 /// Takes a response apart, of a `hop` where our own sidecar is the peer.
@@ -242,7 +280,7 @@ mod tests {
         let kept_out = |names: &[&'static str]| -> Vec<bool> {
             let fields = names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("a")));
             let head = RequestHead::unread();
-            let request = request(&head, fields.collect(), &named).unwrap();
+            let (request, _) = request(&head, fields.collect(), &named).unwrap();
             names.iter().map(|name| request.headers()[*name].is_sensitive()).collect()
         };
         assert_eq!(kept_out(&["user-agent", "traceparent"]), [false, false]);

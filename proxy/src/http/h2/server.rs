@@ -46,7 +46,8 @@ pub(crate) async fn serve(
     connection: Rc<HttpConnection>,
     drain: Drain,
 ) -> Result<(), h2::Error> {
-    let blocks = block_bytes(&field_limits(&connection.limits(), connection.is_hop()));
+    let hop = connection.is_hop();
+    let blocks = block_bytes(&field_limits(&connection.limits(), hop), hop);
     let io = Watched::downstream(io, blocks, connection.counts().clone());
     let progress = io.progress();
     let mut windows = Windows::new(connection.uploads().clone(), connection.limits().stream_window);
@@ -125,7 +126,7 @@ fn builder(connection: &HttpConnection, window: u32) -> h2::server::Builder {
         .initial_connection_window_size(MAX_STREAMS * limits.stream_window)
         .max_concurrent_streams(limits.streams)
         // Up to as much is answered 431. One beyond ends in a reset, one far beyond ends the connection.
-        .max_header_list_size(read_bytes(&field_limits(&limits, connection.is_hop())))
+        .max_header_list_size(read_bytes(&field_limits(&limits, connection.is_hop()), connection.is_hop()))
         .max_local_error_reset_streams(Some(RESETS))
         .max_send_buffer_size(SEND_BUFFER);
     builder
