@@ -75,6 +75,10 @@ pub fn goals(report: &Report) -> Vec<Goal> {
     let handshakes = ratio("handshake-full", "handshakes_per_cpu_s", Kind::Envoy);
     add("full handshakes per CPU second / envoy's".to_owned(), Bound::AtLeast(1.0), handshakes);
     add("start to ready, ms".to_owned(), Bound::AtMost(100.0), own("start_ms"));
+    for scenario in Scenario::REQUESTS.map(Scenario::name) {
+        let what = format!("{scenario}: instructions with traces at 1 %, % above without");
+        add(what, Bound::AtMost(3.0), report.traces.get(scenario).copied());
+    }
     goals
 }
 
@@ -96,6 +100,16 @@ mod tests {
             |report: Report| goals(&report).into_iter().find(|goal| goal.what == "h2-mtls: CPU per request / envoy's");
         let met = |remora| cpu(report(remora, 100.0)).unwrap().met();
         assert_eq!([met(40.0), met(41.0)], [Some(true), Some(false)]);
+    }
+
+    #[test]
+    fn what_traces_cost_is_a_goal_of_each_path() {
+        let report = Report { traces: [("h2-plain".to_owned(), 3.1)].into(), ..Report::default() };
+        let met = |path: &str| {
+            let what = format!("{path}: instructions with traces at 1 %, % above without");
+            goals(&report).into_iter().find(|goal| goal.what == what).unwrap().met()
+        };
+        assert_eq!([met("h2-plain"), met("h1-plain")], [Some(false), None]);
     }
 
     #[test]

@@ -21,6 +21,10 @@ pub struct Report {
     pub machine: Machine,
     /// Scenario, kind, rounds in their order.
     pub scenarios: BTreeMap<String, BTreeMap<String, Vec<Round>>>,
+    /// What traces of one request in a hundred add to the instructions of one, in percent by scenario, as they were counted last: no
+    /// part of this run.
+    #[serde(skip)]
+    pub traces: BTreeMap<String, f64>,
 }
 
 /// What a machine is like, as far as numbers depend on it.

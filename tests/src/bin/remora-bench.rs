@@ -1,6 +1,7 @@
 //! Measures; `make bench`, `make bench-scale` and `make bench-profile` run it.
 //!
 //! * `remora-bench run --envoy FILE`: Remora beside its peers.
+//! * `remora-bench page`: writes anew what tells of the rounds that are kept.
 //! * `remora-bench scale`: Remora alone, as work grows.
 //! * `remora-bench profile`: a flame graph of each scenario.
 //! * `remora-bench train`: nothing but the load of each scenario, for a proxy that writes down at its end what it did.
@@ -8,6 +9,7 @@
 //! All take `--output FOLDER [--picture FILE] [--seconds N] [--rounds N] [--only NAME,...]`.
 #![allow(clippy::print_stdout)] // Its answers.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -37,7 +39,7 @@ fn arguments() -> anyhow::Result<Arguments> {
     let (mut envoy, mut output, mut picture, mut seconds, mut rounds, mut only) =
         (None, None, None, 6.0, 3, Vec::new());
     let mut words = std::env::args().skip(1);
-    let mode = words.next().filter(|word| !word.starts_with("--")).context("run, scale, profile or train?")?;
+    let mode = words.next().filter(|word| !word.starts_with("--")).context("run, page, scale, profile or train?")?;
     while let Some(flag) = words.next() {
         let value = words.next().with_context(|| format!("{flag} lacks its value"))?;
         match flag.as_str() {
@@ -101,6 +103,11 @@ impl Arguments {
     /// Stores what there is so far: a run that breaks off loses little.
     fn write(&self, report: &Report) -> anyhow::Result<()> {
         write(&self.output.join("rounds.json"), &(serde_json::to_string(report)? + "\n"))?;
+        self.tell(report)
+    }
+
+    /// Stores what tells of it.
+    fn tell(&self, report: &Report) -> anyhow::Result<()> {
         write(&self.output.join("results.json"), &(serde_json::to_string_pretty(&report.json())? + "\n"))?;
         write(&self.output.join("RESULTS.md"), &page(report))?;
         write(&self.picture("bench.svg"), &picture(report))
@@ -161,10 +168,22 @@ fn measure_certificates(rounds: u32, report: &mut Report) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// What traces cost by the last count that is kept beside the results; nothing where there is none.
+fn traces(folder: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
+    let file = folder.join("instructions.json");
+    if !file.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
+    let mut counted: serde_json::Value = serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
+    serde_json::from_value(counted["traces"].take()).with_context(|| format!("{}: traces", file.display()))
+}
+
 fn beside_peers(arguments: &Arguments) -> anyhow::Result<()> {
     let mut machine = Machine::here();
     machine.versions = arguments.versions()?.into_iter().map(|(name, version)| (name.to_owned(), version)).collect();
-    let mut report = Report { seconds: arguments.seconds, rounds: arguments.rounds, machine, ..Report::default() };
+    let (seconds, rounds, traces) = (arguments.seconds, arguments.rounds, traces(&arguments.output)?);
+    let mut report = Report { seconds, rounds, machine, traces, ..Report::default() };
     for scenario in Scenario::ALL {
         if arguments.wants(scenario.name()) || scenario == Scenario::H2Mtls && arguments.wants("handshakes") {
             measure(scenario, arguments, &mut report)?;
@@ -177,6 +196,14 @@ fn beside_peers(arguments: &Arguments) -> anyhow::Result<()> {
     }
     println!("\n{}\nwritten to {}", tables(&report), arguments.output.display());
     Ok(())
+}
+
+/// Without measuring anything.
+fn page_again(arguments: &Arguments) -> anyhow::Result<()> {
+    let file = arguments.output.join("rounds.json");
+    let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
+    let report: Report = serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
+    arguments.tell(&Report { traces: traces(&arguments.output)?, ..report })
 }
 
 fn scale(arguments: &Arguments) -> anyhow::Result<()> {
@@ -224,9 +251,10 @@ fn main() -> anyhow::Result<()> {
     std::fs::create_dir_all(&arguments.output)?;
     match arguments.mode.as_str() {
         "run" => beside_peers(&arguments),
+        "page" => page_again(&arguments),
         "scale" => scale(&arguments),
         "profile" => profiles(&arguments),
         "train" => train(&arguments),
-        other => anyhow::bail!("{other}: neither run, scale, profile nor train"),
+        other => anyhow::bail!("{other}: neither run, page, scale, profile nor train"),
     }
 }

@@ -6,6 +6,7 @@
 //! Counts of another compiler, valgrind or processor say nothing: there the comparison is SKIPPED.
 #![allow(clippy::print_stdout)] // Its answers.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -31,6 +32,8 @@ struct Recorded {
     place: Place,
     first: Counts,
     counts: Counts,
+    /// What traces of one request in a hundred add, in percent: the table of goals has them from here.
+    traces: BTreeMap<String, f64>,
 }
 
 /// What a count depends on beside the code.
@@ -138,19 +141,20 @@ fn read(file: &Path) -> anyhow::Result<Option<Recorded>> {
     serde_json::from_slice(&text).map(Some).with_context(|| file.display().to_string())
 }
 
-/// Says what sampling one request in a hundred costs, beside no traces at all; the most, in percent, that a hundredth of sampling every
-/// one is.
-fn tell_traces(counts: &Counts) -> anyhow::Result<f64> {
-    let mut most = 0.0_f64;
+/// Says what sampling one request in a hundred costs, in percent above no traces at all; and the most, in percent, that a hundredth of
+/// sampling every one is.
+fn tell_traces(counts: &Counts) -> anyhow::Result<(BTreeMap<String, f64>, f64)> {
+    let (mut costs, mut most) = (BTreeMap::new(), 0.0_f64);
     for scenario in Scenario::REQUESTS {
         let of = |tracing| counts[&Counted(scenario, tracing).name()] as f64;
         let sampled = Counted(scenario, Tracing::Sampled).count().context("sampled requests took less than nothing")?;
         let traced = (1.0 - SAMPLED) * of(Tracing::Unsampled) + SAMPLED * sampled as f64;
         let more = (traced / of(Tracing::Off) - 1.0) * 100.0;
         println!("traces of {:.0} % of the requests: {more:+.2} % of {}", SAMPLED * 100.0, scenario.name());
+        costs.insert(scenario.name().to_owned(), (more * 100.0).round() / 100.0);
         most = most.max((sampled as f64 / of(Tracing::Off) - 1.0) * 100.0 * SAMPLED);
     }
-    Ok(most)
+    Ok((costs, most))
 }
 
 fn main() -> anyhow::Result<()> {
@@ -186,14 +190,14 @@ fn main() -> anyhow::Result<()> {
             counts.insert(name, count);
         }
     }
-    let spans = tell_traces(&counts)?;
+    let (traces, spans) = tell_traces(&counts)?;
     if record {
         // The first of a path stays what it was, also where the compiler changes.
         let mut first = before.map(|all| all.first).unwrap_or_default();
         for (name, count) in &counts {
             first.entry(name.clone()).or_insert(*count);
         }
-        std::fs::write(&file, serde_json::to_string_pretty(&Recorded { place: here, first, counts })? + "\n")?;
+        std::fs::write(&file, serde_json::to_string_pretty(&Recorded { place: here, first, counts, traces })? + "\n")?;
         println!("written to {}", file.display());
         return Ok(());
     }
