@@ -294,6 +294,26 @@ fn a_client_that_closes_is_told_so_and_closed() {
     });
 }
 
+/// Whoever takes its answer is there, however long it is on its way.
+#[test]
+fn a_client_that_has_ended_its_side_gets_all_of_a_slow_answer() {
+    both(|mut pair| {
+        let _heads = scripted(&mut pair, |_, served| {
+            served.head();
+            served.say("HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n");
+            for _ in 0..5 {
+                // Less than whoever takes nothing is waited for, and together more.
+                std::thread::sleep(Duration::from_millis(800));
+                served.say("123");
+            }
+        });
+        let mut wire = open(&pair);
+        wire.send("GET / HTTP/1.1\r\nhost: server:8080\r\n\r\n");
+        wire.stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(wire.answer().body, "123".repeat(5));
+    });
+}
+
 /// Answers with a connection that is kept.
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 

@@ -219,6 +219,11 @@ impl Connection {
         });
     }
 
+    /// A client that has ended its side takes its answer, or has some of it to take, and so is there: who is not has that reset.
+    pub(super) fn takes(&mut self) {
+        self.parting = None;
+    }
+
     /// Completes when a client that has ended its side is waited for no more.
     fn poll_parted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(Parting { by, wanted }) = self.parting.as_deref_mut() else { return Poll::Pending };

@@ -287,6 +287,7 @@ fn poll_answer<B: Timed>(
     output: &mut Output,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Result<(), Ended>, BodyError>> {
+    let before = output.written_bytes();
     loop {
         let taken = writer.poll_take(body.as_mut(), output, cx)?.is_ready();
         let full = !output.has_room();
@@ -304,7 +305,11 @@ fn poll_answer<B: Timed>(
                 }
             }
         }
-        return connection.borrow_mut().poll_gone(cx).map(|ended| Ok(Err(ended)));
+        let mut connection = connection.borrow_mut();
+        if !output.is_empty() || output.written_bytes() > before {
+            connection.takes();
+        }
+        return connection.poll_gone(cx).map(|ended| Ok(Err(ended)));
     }
 }
 
