@@ -23,6 +23,7 @@ mod watched;
 pub(crate) use client::{Connection, Named, Sender, connect, informational, request, response_parts};
 pub(crate) use pump::pump;
 pub(crate) use server::serve;
+pub(crate) use takes::Takes;
 pub(crate) use uploads::Upload;
 
 /// Streams one connection to an endpoint carries at a time. A connection's window has room for so many streams' windows.
@@ -73,7 +74,7 @@ fn block_bytes(limits: &Limits, hop: bool) -> usize {
 }
 
 /// What a list of fields takes (RFC 9113 section 6.5.2).
-fn list_bytes(fields: &HeaderMap) -> usize {
+pub(crate) fn list_bytes(fields: &HeaderMap) -> usize {
     fields.iter().map(|(name, value)| field_bytes(name.as_str(), value.len())).sum()
 }
 

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::body::{BodyError, RequestBody, Timed};
+use super::h1::chunked::InvalidBody;
+use super::h2::{Takes, list_bytes};
 
 /// How much of a body may have passed before it cannot be sent again.
 const MOST: usize = 64 * 1024;
@@ -31,11 +33,20 @@ struct State {
     frames: u64,
     /// What broke it off.
     broken: Option<BodyError>,
+    /// What bounds its trailers.
+    takes: Option<Rc<Takes>>,
 }
 
 impl Lent {
     pub(crate) fn new(body: RequestBody) -> Self {
-        Self(Rc::new(RefCell::new(State { body, passed: Some(VecDeque::new()), size: 0, frames: 0, broken: None })))
+        let passed = Some(VecDeque::new());
+        Self(Rc::new(RefCell::new(State { body, passed, size: 0, frames: 0, broken: None, takes: None })))
+    }
+
+    /// One that breaks off where its trailers are more than its endpoint takes.
+    pub(crate) fn within(self, takes: Rc<Takes>) -> Self {
+        self.0.borrow_mut().takes = Some(takes);
+        self
     }
 
     /// The whole body again, unless too much of it has passed. Whoever still sends it finds it ended.
@@ -73,6 +84,12 @@ impl Progress {
 }
 
 impl State {
+    /// Whether the endpoint takes it: far too large trailers would end its connection.
+    fn is_taken(&self, frame: &Frame<Bytes>) -> Result<(), BodyError> {
+        let (Some(takes), Some(trailers)) = (&self.takes, frame.trailers_ref()) else { return Ok(()) };
+        takes.fits(list_bytes(trailers)).map_err(|invalid| BodyError::Invalid(InvalidBody::Trailers(invalid)))
+    }
+
     fn keep(&mut self, frame: &Frame<Bytes>) {
         let Some(passed) = &mut self.passed else { return };
         match frame.data_ref() {
@@ -92,6 +109,7 @@ impl http_body::Body for Lent {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut state = self.0.borrow_mut();
         let frame = ready!(Pin::new(&mut state.body).poll_frame(cx));
+        let frame = frame.map(|frame| frame.and_then(|frame| state.is_taken(&frame).map(|()| frame)));
         state.frames += 1;
         match &frame {
             Some(Ok(frame)) => state.keep(frame),

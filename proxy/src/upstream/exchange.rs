@@ -264,7 +264,7 @@ async fn exchange_h2(
         .map_err(|message| Failure::from(Error::DownstreamProtocol(message)))?;
     // One that is far too large would end the connection, with everybody's streams on it.
     shared.sender.takes.check(bytes, &mut body).await.map_err(|invalid| Failure::from(Error::InvalidHead(invalid)))?;
-    let sent = Sent { head, body: (!end).then(|| Lent::new(body)) };
+    let sent = Sent { head, body: (!end).then(|| Lent::new(body).within(shared.sender.takes.clone())) };
     let (mut response, send) = match sender.send_request(request, end) {
         Ok(begun) => begun,
         Err(error) => return Err(sent.failed(at.http2(host, shared, &error))),

@@ -56,6 +56,14 @@ impl Takes {
             let heard = tokio::time::timeout(PATIENCE, self.heard.notified());
             let _ = body.wait_for(Box::pin(heard).as_mut()).await;
         }
+        self.fits(bytes)
+    }
+
+    /// Whether it takes trailers of so many `bytes`, by what has come by now.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(crate) fn fits(&self, bytes: usize) -> Result<(), InvalidHead> {
         match self.most.get() {
             Some(most) if bytes > most => Err(InvalidHead::BeyondEndpoint { bytes, most }),
             _ => Ok(()),

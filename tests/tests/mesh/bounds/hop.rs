@@ -89,6 +89,7 @@ fn undisturbed(client: &Pod, to: SocketAddr, held: &RwLock<()>, (tells, inbound)
         (("GET /|x-large: ", COSTLY, 110_000, "\r\n\r\n"), 431),
         (("GET /|x-large: ", COSTLY, 55_000, "\r\n\r\n"), 200),
         (("PUT /t|transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-large: ", COSTLY, 55_000, "\r\n\r\n"), 200),
+        (("PUT /t|transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-large: ", COSTLY, 250_000, "\r\n\r\n"), 400),
         (("GET /a|x: ", b'q', 1, "\r\n\r\n"), 200),
     ] {
         let answer = ask(client, to, request);
@@ -116,7 +117,7 @@ fn a_head_too_large_for_the_next_sidecar_leaves_a_gateways_hop_alone() {
     proxy.ready();
     undisturbed(&caller, gateway.at(8080), &held, &application);
     let labels = [("direction", "gateway"), ("reason", "head_too_large")];
-    assert_eq!(proxy.metric("remora_protocol_violations_total", &labels), 2.0);
+    assert_eq!(proxy.metric("remora_protocol_violations_total", &labels), 3.0);
 }
 
 #[test]
