@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::StatusCode;
+use http::{StatusCode, Version};
 use http_body::Body as _;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Instant;
@@ -392,7 +392,7 @@ fn framing(head: &RequestHead, body: &RequestBody) -> Framing {
     if body.is_end_stream() {
         return Framing::Empty;
     }
-    match body.size_hint().exact().or_else(|| framing::announced(&head.headers)) {
+    match body.size_hint().exact().or_else(|| framing::announced(&head.headers, Version::HTTP_11)) {
         Some(0) => Framing::Empty,
         Some(length) => Framing::Length(length),
         None => Framing::Chunked,

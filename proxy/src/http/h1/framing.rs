@@ -1,6 +1,7 @@
 //! How long a message's body is (RFC 9112 section 6), judged from its fields.
 
-use http::header::{CONTENT_LENGTH, HeaderMap};
+use http::Version;
+use http::header::{CONTENT_LENGTH, HeaderMap, TRAILER};
 
 use super::parse::InvalidHead;
 
@@ -30,9 +31,11 @@ pub(crate) fn content_length(value: &[u8]) -> Result<u64, InvalidHead> {
     length.filter(|&length| i64::try_from(length).is_ok()).ok_or(InvalidHead::ContentLength)
 }
 
-/// The length that a head announces, which was judged when it was read.
-pub(super) fn announced(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+/// The length that a head announces, which was judged when it was read, to who speaks `version`: none where it announces trailers,
+/// too, and there are chunks to have a place behind.
+pub(super) fn announced(headers: &HeaderMap, version: Version) -> Option<u64> {
+    let length = headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+    length.filter(|_| version != Version::HTTP_11 || !headers.contains_key(TRAILER))
 }
 
 /// Requires that Transfer-Encoding is `chunked` and nothing else, since no other coding can be undone here or passed on.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, Version, header};
+use http::{Method, StatusCode, Version};
 use http_body::Body as _;
 use tokio::io::AsyncWrite as _;
 
@@ -335,9 +335,7 @@ fn framing(asked: &Asked, head: &ResponseHead, body: &ResponseBody) -> Framing {
     if asked.head || bare || body.is_end_stream() {
         return Framing::Empty;
     }
-    // Announced trailers have a place behind chunks alone.
-    let trailed = asked.version == Version::HTTP_11 && head.headers.contains_key(header::TRAILER);
-    let announced = || if trailed { None } else { framing::announced(&head.headers) };
+    let announced = || framing::announced(&head.headers, asked.version);
     match body.size_hint().exact().or_else(announced) {
         Some(length) => Framing::Length(length),
         None if asked.version == Version::HTTP_11 => Framing::Chunked,

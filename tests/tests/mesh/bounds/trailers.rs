@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 use http::{HeaderName, HeaderValue, Request};
 
 use super::*;
+use crate::scripted::Served;
+use remora_test::PATIENCE;
 
 /// Bytes of the fields, and whether they pass.
 const CASES: [(&[usize], bool); 7] = [
@@ -57,7 +59,14 @@ async fn ask(
     path: &str,
     trailers: Option<HeaderMap>,
 ) -> Result<(u16, Option<HeaderMap>), h2::Error> {
-    let request = Request::post(format!("http://a{path}")).body(()).unwrap();
+    asked(h2, Request::post(format!("http://a{path}")).body(()).unwrap(), trailers).await
+}
+
+async fn asked(
+    h2: &mut h2::client::SendRequest<Bytes>,
+    request: Request<()>,
+    trailers: Option<HeaderMap>,
+) -> Result<(u16, Option<HeaderMap>), h2::Error> {
     let (answer, mut send) = h2.send_request(request, false)?;
     send.send_data(Bytes::from_static(b"hello"), trailers.is_none())?;
     trailers.map(|trailers| send.send_trailers(trailers)).transpose()?;
@@ -91,6 +100,37 @@ fn serve(stream: TcpStream, ended: &Arc<Mutex<Vec<Option<Vec<usize>>>>>) {
             });
         }
     });
+}
+
+#[test]
+fn trailers_announced_beside_a_length_reach_an_http1_application() {
+    let (heads, told) = std::sync::mpsc::channel();
+    let gate = gate("", "", "0", move |stream| {
+        let mut served = Served { stream, left: Vec::new(), heads: heads.clone() };
+        while let Some(head) = served.head() {
+            let end = if head.contains("trailer: x-0") { "\r\n\r\n" } else { "hello" };
+            let body = served.until(end).unwrap();
+            served.heads.send(body).unwrap();
+            served.say("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+    let runtime = runtime();
+    let mut h2 = client(&gate, &runtime);
+    for trailers in [Some(fields(&[1])), None] {
+        let mut request = Request::post("http://a/").header("content-length", 5);
+        if trailers.is_some() {
+            request = request.header("trailer", "x-0");
+        }
+        let answered = runtime.block_on(asked(&mut h2, request.body(()).unwrap(), trailers.clone()));
+        assert!(matches!(answered, Ok((200, None))), "{answered:?}");
+        let [head, body] = [(); 2].map(|()| told.recv_timeout(PATIENCE).unwrap());
+        let (chunked, whole) = match trailers {
+            Some(_) => (true, "5\r\nhello\r\n0\r\nx-0: l\r\n\r\n"),
+            None => (false, "hello"),
+        };
+        assert_eq!(body, whole, "{head}");
+        assert_eq!((head.contains("transfer-encoding: chunked"), head.contains("content-length")), (chunked, !chunked));
+    }
 }
 
 #[test]
