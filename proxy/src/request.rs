@@ -281,8 +281,10 @@ impl HttpConnection {
         }
         let own = if telemetry.is_grpc() { fields::grpc_timeout(&head.headers) } else { None };
         let timeout = route.request_timeout.into_iter().chain(own).min();
-        let bound = timeout.map(|timeout| Bound::new(timeout, own.is_some() || body.is_end_stream()));
-        let receiving = bound.as_ref().and_then(Bound::receiving);
+        let (bound, receiving) = match timeout {
+            Some(timeout) if own.is_none() && !body.is_end_stream() => Some(Bound::from_the_end(timeout)).unzip(),
+            timeout => (timeout.map(Bound::from_now), None),
+        };
         let body = RequestBody::new(body, telemetry.request_bytes_handle(), chain.listener().limits.stream_idle);
         let request = upstream::Request {
             caller: chain.caller(self.info.client),

@@ -272,7 +272,7 @@ mod tests {
                 let (cluster, endpoint) = ("a".into(), ([127, 0, 0, 1], 1).into());
                 Err::<(), _>(Failure::from(Error::UpstreamReset { cluster, endpoint, code: h2::Reason::CANCEL }))
             };
-            let bound = Bound::new(timeout, true);
+            let bound = Bound::from_now(timeout);
             within(Some(&bound), &"a".into(), pin!(reset)).await.expect_err("a failure").error.response_flag()
         };
         assert_eq!(flag(Duration::ZERO).await, ResponseFlag::UR);

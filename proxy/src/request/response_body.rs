@@ -265,7 +265,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_time_is_over_before_its_timer_is_asked() {
         let timeout = Duration::from_millis(1);
-        let time = Timeout::new(Bound::new(timeout, true), "a".into());
+        let time = Timeout::new(Bound::from_now(timeout), "a".into());
         assert!(!time.is_over());
         tokio::time::advance(timeout).await;
         assert!(time.is_over() && !time.sleep.is_elapsed());

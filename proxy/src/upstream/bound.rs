@@ -11,8 +11,15 @@ use tokio::time::Instant;
 pub(crate) struct Bound {
     /// As configured, for the error.
     pub(crate) timeout: Duration,
-    /// Since when; `None`: the request has not come whole yet.
-    since: Rc<Cell<Option<Instant>>>,
+    since: Since,
+}
+
+/// From when it counts.
+#[derive(Clone, Debug)]
+enum Since {
+    Known(Instant),
+    /// `None`: the request has not come whole yet.
+    Awaited(Rc<Cell<Option<Instant>>>),
 }
 
 /// A request on its way here, until this is dropped.
@@ -20,23 +27,31 @@ pub(crate) struct Bound {
 pub(crate) struct Receiving(Rc<Cell<Option<Instant>>>);
 
 impl Bound {
-    /// From now on, where the request has come whole or counts from its head; otherwise from the end of what [`Self::receiving`] gives.
-    pub(crate) fn new(timeout: Duration, now: bool) -> Self {
-        Self { timeout, since: Rc::new(Cell::new(now.then(Instant::now))) }
+    /// From now on: the request has come whole, or what it may take counts from its head.
+    pub(crate) fn from_now(timeout: Duration) -> Self {
+        Self { timeout, since: Since::Known(Instant::now()) }
     }
 
-    /// For the body that is awaited; `None`: none is.
-    pub(crate) fn receiving(&self) -> Option<Receiving> {
-        self.since.get().is_none().then(|| Receiving(self.since.clone()))
+    /// From when the other is dropped, which is for the body that is awaited.
+    pub(crate) fn from_the_end(timeout: Duration) -> (Self, Receiving) {
+        let since = Rc::new(Cell::new(None));
+        (Self { timeout, since: Since::Awaited(since.clone()) }, Receiving(since))
     }
 
     /// It is not over before this, and is asked again then.
     pub(crate) fn next(&self) -> Instant {
-        self.since.get().unwrap_or_else(Instant::now) + self.timeout
+        self.since().unwrap_or_else(Instant::now) + self.timeout
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.since.get().is_some_and(|since| since + self.timeout <= Instant::now())
+        self.since().is_some_and(|since| since + self.timeout <= Instant::now())
+    }
+
+    fn since(&self) -> Option<Instant> {
+        match &self.since {
+            Since::Known(since) => Some(*since),
+            Since::Awaited(since) => since.get(),
+        }
     }
 }
 
@@ -53,14 +68,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn time_runs_from_the_end_of_the_request() {
         let second = Duration::from_secs(1);
-        let bound = Bound::new(second, false);
-        let receiving = bound.receiving();
+        let (bound, receiving) = Bound::from_the_end(second);
         tokio::time::advance(second * 5).await;
         assert!(!bound.is_over() && bound.next() == Instant::now() + second);
         drop(receiving);
-        assert!(!bound.is_over() && bound.receiving().is_none());
+        assert!(!bound.is_over());
         tokio::time::advance(second).await;
         assert!(bound.is_over() && bound.next() == Instant::now());
-        assert!(Bound::new(second, true).receiving().is_none());
+        let whole = Bound::from_now(second);
+        assert!(!whole.is_over() && whole.next() == Instant::now() + second);
     }
 }
