@@ -275,6 +275,7 @@ impl HttpConnection {
         if head.version != Version::HTTP_2 && !aimed {
             head.scheme = None;
         }
+        head.repeats = route.retry_idempotent;
         if let Some(path) = route::rewrite(route, &head.path) {
             head.path = path;
             head.spelling.forget_target();
@@ -289,7 +290,7 @@ impl HttpConnection {
         let request = upstream::Request {
             caller: chain.caller(self.info.client),
             orig_dst: self.orig_dst,
-            body: body.told_to(receiving).repeating(route.retry_idempotent),
+            body: body.told_to(receiving),
             need: if self.open.active() > 1 { Need::More } else { Need::First },
             relayed: self.trust.hop,
             head,

@@ -253,42 +253,24 @@ pub struct RequestBody {
     stall: Stall,
     /// Who waits for its end.
     receiving: Option<Receiving>,
-    /// Whether its request may be sent again where doing it twice changes nothing.
-    repeats: bool,
 }
 
 impl RequestBody {
     /// A body whose bytes are added to `bytes`, and which breaks off where nothing moves in either direction for `idle`; zero:
     /// never.
     pub fn new(body: Body, bytes: ByteCounter, idle: Duration) -> Self {
-        Self {
-            again: VecDeque::new(),
-            body,
-            bytes: Some(bytes),
-            stall: Stall::new(idle),
-            receiving: None,
-            repeats: false,
-        }
+        Self { again: VecDeque::new(), body, bytes: Some(bytes), stall: Stall::new(idle), receiving: None }
     }
 
     /// No body.
     pub fn empty() -> Self {
         let stall = Stall::new(Duration::ZERO);
-        Self { again: VecDeque::new(), body: Body::Empty, bytes: None, stall, receiving: None, repeats: false }
+        Self { again: VecDeque::new(), body: Body::Empty, bytes: None, stall, receiving: None }
     }
 
     /// The body, whose end is told to who waits for it.
     pub(crate) fn told_to(self, receiving: Option<Receiving>) -> Self {
         Self { receiving, ..self }
-    }
-
-    /// The body of a request that may be sent again, if so said, where doing it twice changes nothing.
-    pub(crate) fn repeating(self, repeats: bool) -> Self {
-        Self { repeats, ..self }
-    }
-
-    pub(crate) fn repeats(&self) -> bool {
-        self.repeats
     }
 
     /// The body that begins with `passed`, which has passed before.

@@ -27,6 +27,8 @@ pub struct RequestHead {
     pub protocol: Option<Protocol>,
     /// How HTTP/1 wrote it.
     pub spelling: Spelling,
+    /// Whether its route has it sent again where doing it twice changes nothing.
+    pub repeats: bool,
 }
 
 /// The head of a response.
@@ -55,6 +57,7 @@ impl RequestHead {
             upgrade: None,
             protocol: None,
             spelling: Spelling::default(),
+            repeats: false,
         }
     }
 

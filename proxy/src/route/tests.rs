@@ -14,6 +14,7 @@ fn head(method: &str, authority: &str, path: &str) -> RequestHead {
         upgrade: None,
         protocol: None,
         spelling: Default::default(),
+        repeats: false,
     }
 }
 

@@ -114,6 +114,7 @@ pub(super) fn head(headers: &[(&'static str, &str)]) -> RequestHead {
         upgrade: None,
         protocol: None,
         spelling: Default::default(),
+        repeats: false,
     }
 }
 

@@ -15,6 +15,7 @@ fn head(fields: &[(&'static str, &'static str)]) -> RequestHead {
         upgrade: None,
         protocol: None,
         spelling: Spelling::default(),
+        repeats: false,
     }
 }
 

@@ -210,7 +210,7 @@ impl Sender {
         informational: &Informational,
     ) -> Result<(ResponseHead, Body), Unanswered> {
         let harmless = head.method.is_idempotent() && body.is_empty();
-        let repeatable = harmless && body.repeats();
+        let repeatable = harmless && head.repeats;
         let asked = Asked::of(head);
         self.inner.borrow_mut().begin(head, body);
         if !harmless && self.inner.borrow().is_stale() {

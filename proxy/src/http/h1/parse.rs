@@ -155,6 +155,7 @@ fn request_head<'a>(
         protocol: None,
         headers: fields.headers,
         spelling: fields.spelling,
+        repeats: false,
     });
     let expect_continue = fields.expect_continue && version == Version::HTTP_11;
     Ok(ParsedRequest { head, framing, keep_alive: fields.connection.keep_alive(version), expect_continue })

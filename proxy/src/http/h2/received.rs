@@ -29,6 +29,7 @@ pub(super) fn request_parts(
         upgrade: None,
         protocol: parts.extensions.remove(),
         spelling: Spelling::default(),
+        repeats: false,
     });
     let aimed = || target(&head).and_then(|()| authority(&head, hop));
     let aim = || aimed().map_err(|fault| Error::DownstreamProtocol(fault.into()));

@@ -41,6 +41,7 @@ fn head(method: Method) -> RequestHead {
         upgrade: None,
         protocol: None,
         spelling: Spelling::default(),
+        repeats: false,
     }
 }
 
@@ -153,8 +154,10 @@ async fn a_closed_connection_costs_only_what_may_not_be_done_twice() {
         if used {
             answered(&sender, &mut server, OK).await;
         }
-        let body = if text.is_empty() { RequestBody::empty() } else { full(text) }.repeating(repeats);
-        let (got, ()) = tokio::join!(send(&sender, method.clone(), body), async {
+        let body = if text.is_empty() { RequestBody::empty() } else { full(text) };
+        let head = RequestHead { repeats, ..head(method.clone()) };
+        let told = Informational::default();
+        let (got, ()) = tokio::join!(sender.send(&head, body, &told), async {
             until(&mut server, &format!("\r\n\r\n{text}")).await;
             drop(server);
         });
