@@ -34,12 +34,10 @@ mod variables;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long callers take to learn that a pod leaves, unless configured.
 const LAME_DUCK: Duration = Duration::from_secs(5);
-/// Bound of a connect to a meshed or named destination, all of them near.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The same for the application beside the proxy, which loses SYNs while its queue of connections is full: the kernel sends them
-/// again after one second and after three, and the last has another for its answer. An application that has no place by then
-/// hangs, and callers that have another endpoint should know.
-const INBOUND_CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// Bound of a connect to what is near: the application beside the proxy and meshed or named destinations. A SYN may be lost on the way, or
+/// where the queue of connections is full: the kernel sends it again after one second and after three (RFC 6298), and the last has another for
+/// its answer. Who has no place by then hangs, and another endpoint, if there is one, is asked.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// The same for a destination that nothing is known of: it may be far, and there is no other to go to.
 const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing happens ends after this.

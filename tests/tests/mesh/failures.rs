@@ -95,6 +95,29 @@ fn a_connection_that_is_never_made_is_uf() {
 }
 
 #[test]
+fn a_connection_whose_first_word_is_lost_is_made() {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    let _app = server.peer("http", 8080, &[]);
+    let filter = |arguments: &[&str]| {
+        let output = server.output("iptables", &[&["-w"], arguments].concat()).unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    filter(&["-A", "INPUT", "-p", "tcp", "--syn", "-j", "DROP"]);
+    let _outbound = client.sidecar(&entry(8080, &[server.at(8080)], ", mtls: false"));
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| client.curl(&[&format!("{URL}/name")]));
+        remora_test::eventually("it is lost", || {
+            let counts = filter(&["-L", "INPUT", "-v", "-x", "-n"]);
+            counts.lines().any(|line| line.contains("DROP") && !line.trim_start().starts_with("0 ")).then_some(())
+        });
+        filter(&["-F", "INPUT"]);
+        assert_eq!(asked.join().unwrap().code, 200);
+    });
+}
+
+#[test]
 fn a_dial_that_is_repeated_has_no_more_time() {
     let mesh = Mesh::new();
     let (client, server) = (mesh.pod("client"), mesh.pod("server"));
