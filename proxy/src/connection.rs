@@ -130,9 +130,7 @@ impl Accepted {
 
     /// Tells mesh TLS from what the mode lets pass besides.
     async fn mesh(mut self, mut io: Replay<TcpStream>, mode: MtlsMode) -> Option<Carried> {
-        let first_byte = Some(if mode == MtlsMode::Permissive { FIRST_SPEAKER } else { HANDSHAKE });
-        let limits = self.limits(first_byte);
-        let inspected = match self.wanted(&mut io, self.idle(), async |io| self.inspect(io, limits).await).await {
+        let inspected = match self.wanted(&mut io, self.idle(), async |io| self.inspect_mesh(io, mode).await).await {
             Ok(inspected) => inspected,
             Err(error) => return self.fail(&io.prefix, &io.stream, &error),
         };
@@ -145,6 +143,21 @@ impl Accepted {
                 let io = Replay { prefix: io.prefix, stream: Downstream::Plain(io.stream) };
                 self.inspected(io, inspected, Trust::default()).await
             }
+        }
+    }
+
+    async fn inspect_mesh(&self, io: &mut Replay<TcpStream>, mode: MtlsMode) -> Result<Inspected, Error> {
+        if mode == MtlsMode::Strict {
+            return self.inspect(io, self.limits(Some(HANDSHAKE))).await;
+        }
+        let limits = self.limits(Some(FIRST_SPEAKER));
+        match self.inspect(io, limits).await? {
+            // A sidecar's hello follows its part of the handshake at once, and may be later by what the way changes.
+            Inspected::Silent => {
+                let first_byte = Some(socket::round_trip(&io.stream));
+                self.inspect(io, Limits { first_byte, ..limits }).await
+            }
+            inspected => Ok(inspected),
         }
     }
 

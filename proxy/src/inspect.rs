@@ -77,6 +77,11 @@ pub struct Limits {
     pub unclear: Duration,
 }
 
+/// Whether `prefix` begins as a TLS handshake does.
+pub(crate) fn begins_tls(prefix: &[u8]) -> bool {
+    prefix.first() == Some(&client_hello::HANDSHAKE_RECORD)
+}
+
 /// Tells what `prefix`, the first bytes of a connection, begins. Once it is not [`Verdict::NeedMore`], more bytes never
 /// change it; at [`LIMIT`] bytes it is there.
 pub fn classify(prefix: &[u8]) -> Verdict {
@@ -133,7 +138,7 @@ async fn judge<S: AsyncRead + Unpin>(io: &mut Replay<S>, limits: Limits) -> io::
             Verdict::NeedMore => {}
         }
         // Whole in the first read, as a rule: then the clock is never asked.
-        let bound = if io.prefix[0] == client_hello::HANDSHAKE_RECORD { limits.complete } else { limits.unclear };
+        let bound = if begins_tls(&io.prefix) { limits.complete } else { limits.unclear };
         let deadline = *deadline.get_or_insert_with(|| Instant::now() + bound);
         let Ok(read) = timeout_at(deadline, read_more(io)).await else { return Ok(Inspected::Undecided) };
         if read? == 0 {

@@ -242,7 +242,7 @@ impl HttpConnection {
             }
         };
         // However it ends, both sides see it; the request has been recorded.
-        let _ = tcp_proxy::relay(downstream, upstream, Duration::ZERO, &(), over).await;
+        let _ = tcp_proxy::relay(downstream, upstream, false, Duration::ZERO, &(), over).await;
     }
 
     async fn forward(

@@ -17,8 +17,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 
+mod round_trip;
 mod unacknowledged;
 
+pub(crate) use round_trip::round_trip;
 pub(crate) use unacknowledged::unacknowledged;
 
 /// How long an idle connection waits before the kernel asks whether its peer is still there, and between two questions.

@@ -6,6 +6,7 @@
 
 mod direction;
 mod pipe;
+mod wary;
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -19,6 +20,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use self::direction::{Broken, Direction, Endpoint};
 pub(crate) use self::pipe::allow as allow_pipes;
+use self::wary::Wary;
 use crate::io::{Downstream, Replay, Upstream};
 use crate::socket;
 use crate::telemetry::ConnectionTelemetry;
@@ -60,6 +62,9 @@ pub enum RelayError {
     /// It was told to end.
     #[error("told to end")]
     Over,
+    /// The client is a sidecar, whose hello came behind the server's first word.
+    #[error("a sidecar's hello was late")]
+    LateHello,
     /// The downstream connection broke.
     #[error("the downstream connection broke: {0}")]
     Downstream(io::Error),
@@ -69,19 +74,28 @@ pub enum RelayError {
 }
 
 /// Relays until both sides have ended, one breaks, nothing moves for `idle` (zero: no bound), or it is `over`. Bytes that
-/// were read before, in the prefixes, go first.
+/// were read before, in the prefixes, go first. With `wary` a sidecar's hello does not pass, where nothing of the client was read before.
 ///
 /// # Errors
 /// It did not end by both sides' ends: then both are reset, so that neither takes what it has for all there was.
 pub async fn relay(
     mut downstream: Replay<Downstream>,
     mut upstream: Replay<Upstream>,
+    wary: bool,
     idle: Duration,
     count: &impl ByteCount,
     over: impl Future<Output = ()>,
 ) -> Result<(), RelayError> {
+    let relaying = async {
+        if !wary {
+            return relay_between(&mut downstream, &mut upstream, idle, count).await;
+        }
+        let mut downstream = Wary::new(&mut downstream);
+        let result = relay_between(&mut downstream, &mut upstream, idle, count).await;
+        if downstream.was_late() { Err(RelayError::LateHello) } else { result }
+    };
     let result = tokio::select! {
-        result = relay_between(&mut downstream, &mut upstream, idle, count) => result,
+        result = relaying => result,
         () = over => Err(RelayError::Over),
     };
     if result.is_err() {

@@ -24,6 +24,8 @@ pub(super) type Dialled = (Replay<Upstream>, Picked, UpstreamConnection);
 pub(super) struct Relay {
     pub(super) downstream: Replay<Downstream>,
     pub(super) upstream: Replay<Upstream>,
+    /// The server spoke first, to who may be a sidecar.
+    pub(super) wary: bool,
     pub(super) idle: Duration,
     pub(super) drain: Drain,
     pub(super) telemetry: ConnectionTelemetry,
@@ -35,16 +37,19 @@ pub(super) struct Relay {
 impl Relay {
     /// Relays until it ends, and records how.
     pub(super) async fn run(self) {
-        let Self { downstream, upstream, idle, drain, mut telemetry, counted, _picked, _live } = self;
+        let Self { downstream, upstream, wary, idle, drain, mut telemetry, counted, _picked, _live } = self;
         let over = async {
             tokio::select! {
                 () = drain.over() => {}
                 () = counted.over() => {}
             }
         };
-        match tcp_proxy::relay(downstream, upstream, idle, &telemetry, over).await {
+        match tcp_proxy::relay(downstream, upstream, wary, idle, &telemetry, over).await {
             Ok(()) => {}
             Err(RelayError::Over) => telemetry.failed(&Error::Retired),
+            Err(RelayError::LateHello) => telemetry.failed(&Error::DownstreamProtocol(
+                "a sidecar, whose hello came behind the server's first word".into(),
+            )),
             Err(RelayError::Idle(bound)) => telemetry.failed(&Error::IdleTimeout(bound)),
             Err(RelayError::Downstream(_)) => telemetry.failed(&Error::DownstreamClosed),
             Err(RelayError::Upstream(error)) => telemetry.failed(&Error::ResponseTruncated(error.to_string())),
@@ -103,6 +108,8 @@ impl Accepted {
         let (upstream, picked, counted) = dialled;
         self.telemetry.protocol(DownstreamProtocol::Tcp);
         self.reaches(picked.address(), shown);
+        let wary =
+            downstream.prefix.is_empty() && self.terminates() && matches!(downstream.stream, Downstream::Plain(_));
         downstream.prefix.advance(shown);
         let (idle, drain) = (self.idle(), self.drain());
         // A connection may live for days; its snapshot need not.
@@ -110,6 +117,7 @@ impl Accepted {
         Some(Carried::Bytes(Relay {
             downstream,
             upstream,
+            wary,
             idle,
             drain,
             telemetry,

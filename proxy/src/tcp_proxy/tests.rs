@@ -72,7 +72,7 @@ async fn each_direction_ends_on_its_own_after_its_last_byte() {
         drop(server);
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     };
-    let (result, ()) = tokio::join!(relay(downstream, upstream, NEVER, &counts, std::future::pending()), peers);
+    let (result, ()) = tokio::join!(relay(downstream, upstream, false, NEVER, &counts, std::future::pending()), peers);
     result.unwrap();
     assert_eq!((counts.0.get(), counts.1.get()), (18, 8));
 }
@@ -90,7 +90,7 @@ async fn the_server_may_end_first() {
         server.read_to_end(&mut heard).await.unwrap();
         assert_eq!(heard, b"late");
     };
-    let (result, ()) = tokio::join!(relay(downstream, upstream, NEVER, &counts, std::future::pending()), peers);
+    let (result, ()) = tokio::join!(relay(downstream, upstream, false, NEVER, &counts, std::future::pending()), peers);
     result.unwrap();
 }
 
@@ -129,7 +129,7 @@ async fn bulk_passes() {
         assert!(heard == expected, "{} bytes, expected {}", heard.len(), expected.len());
     };
     let (result, (), ()) = tokio::join!(
-        relay(downstream, upstream, NEVER, &counts, std::future::pending()),
+        relay(downstream, upstream, false, NEVER, &counts, std::future::pending()),
         exchange(client, &up[100..], &down),
         exchange(server, &down[7..], &up),
     );
@@ -158,7 +158,7 @@ async fn a_reset_is_seen_though_the_other_side_takes_nothing() {
     };
     let counts = Counts::default();
     let hour = Duration::from_secs(3600);
-    let relay = timeout(hour, relay(downstream, upstream, NEVER, &counts, std::future::pending()));
+    let relay = timeout(hour, relay(downstream, upstream, false, NEVER, &counts, std::future::pending()));
     let (result, ()) = tokio::join!(relay, breaks);
     assert!(matches!(result.expect("an end"), Err(RelayError::Downstream(_))));
     let error = server.read_to_end(&mut Vec::new()).await.expect_err("a reset");
@@ -188,7 +188,7 @@ async fn what_both_sides_have_ended_still_comes_to_a_slow_reader() {
         };
         tokio::join!(send, receive);
     };
-    let (result, ()) = tokio::join!(relay(downstream, upstream, NEVER, &counts, std::future::pending()), peers);
+    let (result, ()) = tokio::join!(relay(downstream, upstream, false, NEVER, &counts, std::future::pending()), peers);
     result.unwrap();
 }
 
@@ -217,7 +217,7 @@ async fn a_slow_reader_holds_the_writer_back_and_gets_everything() {
         drop(server);
     };
     let (result, (), ()) =
-        tokio::join!(relay(downstream, upstream, NEVER, &counts, std::future::pending()), writer, reader);
+        tokio::join!(relay(downstream, upstream, false, NEVER, &counts, std::future::pending()), writer, reader);
     result.unwrap();
 }
 
@@ -231,7 +231,8 @@ async fn a_reset_passes_in_both_directions() {
             drop(resets);
             other.read(&mut [0]).await
         };
-        let relaying = async { relay(downstream, upstream, NEVER, &Counts::default(), std::future::pending()).await };
+        let relaying =
+            async { relay(downstream, upstream, false, NEVER, &Counts::default(), std::future::pending()).await };
         let (result, heard) = tokio::join!(relaying, peers);
         match result.unwrap_err() {
             RelayError::Downstream(_) => assert!(downstream_resets),

@@ -32,6 +32,9 @@ use crate::{Error, socket, tls};
 /// RFC 8305 recommends.
 const HEAD_START: Duration = Duration::from_millis(250);
 
+/// How often a hello is said to who answers with what is no TLS.
+const HELLOS: u32 = 4;
+
 /// Counts an upstream connection as open until it is dropped.
 #[derive(Debug)]
 pub(crate) struct UpstreamConnection {
@@ -193,7 +196,7 @@ async fn drive<T>(
 }
 
 /// Connects to an endpoint, with mTLS where the cluster says so, all of it within the time that there is to make a connection. What is no TLS
-/// at all is tried once more: a permissive peer whose application speaks first takes a hello that is later than its patience for a
+/// at all is tried again: a permissive peer whose application speaks first takes a hello that is later than its patience for a
 /// plaintext client's silence.
 ///
 /// # Errors
@@ -206,11 +209,12 @@ async fn dial(
     caller: Caller,
 ) -> Result<Dialled, Error> {
     let until = Instant::now() + cluster.config.connect_timeout;
-    match dial_once(worker, cluster, address, offer, caller, until).await {
-        Err(Error::UpstreamTls { reason: "protocol", .. }) => {
-            dial_once(worker, cluster, address, offer, caller, until).await
+    let mut tries = 1;
+    loop {
+        match dial_once(worker, cluster, address, offer, caller, until).await {
+            Err(Error::UpstreamTls { reason: "protocol", .. }) if tries < HELLOS => tries += 1,
+            dialled => return dialled,
         }
-        dialled => dialled,
     }
 }
 

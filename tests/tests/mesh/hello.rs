@@ -5,13 +5,16 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
+use remora_test::PATIENCE;
 use remora_test::mesh::issue;
 use remora_test::netns::tool;
 use remora_test::pod::Pod;
 
-use crate::pair::{Pair, Plan, service};
+use crate::pair::{Pair, Plan, entry, service};
+use crate::scripted::scripted;
 
 const FAILURES: &str = "remora_tls_handshake_failures_total";
 
@@ -77,7 +80,7 @@ fn names_that_are_none() {
     let names: [&[u8]; 6] = [b"server\0.test", b"\0", b"", &[b'a'; 300], &[b'a'; 16_000], b"\xff\xfe"];
     for (count, name) in (1..).zip(names) {
         let mut stream = stranger.enter(|| TcpStream::connect(pair.server.at(8080))).unwrap();
-        stream.set_read_timeout(Some(remora_test::PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(&client_hello(name)).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let mut answer = Vec::new();
@@ -107,20 +110,21 @@ fn no_name_and_odd_names_do_not_matter() {
 fn relay(pod: &Pod, to: SocketAddr, first: fn(&mut TcpStream, &mut TcpStream)) -> SocketAddr {
     let listener = pod.enter(|| TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
-    let _relay = pod.spawn(move || {
-        let (mut client, _) = listener.accept().unwrap();
-        let mut server = TcpStream::connect(to).unwrap();
-        server.set_nodelay(true).unwrap();
-        let (mut from, mut back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-        std::thread::spawn(move || {
-            let _ = std::io::copy(&mut from, &mut back);
-            let _ = back.shutdown(Shutdown::Write);
-        });
-        first(&mut client, &mut server);
-        let _ = std::io::copy(&mut client, &mut server);
-        let _ = server.shutdown(Shutdown::Write);
-    });
+    let _relay = pod.spawn(move || pass(listener.accept().unwrap().0, to, first));
     address
+}
+
+fn pass(mut client: TcpStream, to: SocketAddr, first: fn(&mut TcpStream, &mut TcpStream)) {
+    let mut server = TcpStream::connect(to).unwrap();
+    server.set_nodelay(true).unwrap();
+    let (mut from, mut back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut back);
+        let _ = back.shutdown(Shutdown::Write);
+    });
+    first(&mut client, &mut server);
+    let _ = std::io::copy(&mut client, &mut server);
+    let _ = server.shutdown(Shutdown::Write);
 }
 
 /// The first record: its header and its content.
@@ -173,11 +177,68 @@ fn a_client_hello_in_records_of_one_byte() {
 }
 
 #[test]
+fn a_sidecars_hello_behind_the_servers_first_word_does_not_reach_it() {
+    let mut pair = Pair::start(Plan { inbound: "{mtls: permissive}", ..Plan::default() });
+    let (tell, told) = mpsc::channel();
+    let _heads = scripted(&mut pair, move |_, served| {
+        served.say("220 hello\r\n");
+        let mut heard = [0; 4096];
+        let read = served.stream.read(&mut heard).unwrap_or_default();
+        tell.send(heard[..read].to_vec()).unwrap();
+    });
+    let stranger = pair.mesh.pod("stranger");
+    let heard = |parts: &[&[u8]]| {
+        let mut stream = stranger.enter(|| TcpStream::connect(pair.server.at(8080))).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.read_exact(&mut [0; 11]).unwrap();
+        for part in parts {
+            stream.write_all(part).unwrap();
+            // So that each is read by itself.
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        // Fails where it is reset by now.
+        let _ = stream.shutdown(Shutdown::Write);
+        told.recv_timeout(PATIENCE).unwrap()
+    };
+    let late = client_hello(b"server");
+    assert_eq!(heard(&[&late[..10], &late[10..]]), b"");
+    let line = pair.inbound.printed("DPE");
+    assert!(line.contains("a sidecar, whose hello came behind"), "{line}");
+    // Of a TLS of its own, and of others.
+    let own = client_hello(b"server").iter().map(|byte| if *byte == b'o' { b'a' } else { *byte }).collect::<Vec<_>>();
+    for parts in [&[&own[..10], &own[10..]][..], &[b"EHLO a\r\n"], &[&late[..10]]] {
+        assert_eq!(heard(parts), parts.concat());
+    }
+}
+
+/// As of a permissive peer that thought a hello would not come.
+#[test]
+fn a_server_that_speaks_first_is_asked_again_for_tls() {
+    let pair = Pair::usual();
+    let (stranger, client) = (pair.mesh.pod("stranger"), pair.mesh.pod("other"));
+    let listener = stranger.enter(|| TcpListener::bind(stranger.at(8080))).unwrap();
+    let to = pair.server.at(8080);
+    let _relay = stranger.spawn(move || {
+        for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+            if number < 3 {
+                let _ = (&stream).write_all(b"220 no TLS here\r\n");
+            } else {
+                pass(stream, to, |_, _| {});
+            }
+        }
+    });
+    let server = ", identity: [\"spiffe://example.org/ns/test/sa/server\"]";
+    let _outbound = client.sidecar(&entry(8080, &[stranger.at(8080)], server));
+    let answer = client.curl(&[&pair.url("/name")]);
+    assert_eq!((answer.code, answer.body.as_str()), (200, "server"), "{answer:?}");
+}
+
+#[test]
 fn another_server_than_the_expected_ends_a_tcp_connection() {
     let other = ", protocol: tcp, identity: [\"spiffe://example.org/ns/test/sa/somebody-else\"]";
     let pair = Pair::start(Plan { app: "echo", entry: other, ..Plan::default() });
     let mut stream = pair.client.enter(|| TcpStream::connect(service(8080))).unwrap();
-    stream.set_read_timeout(Some(remora_test::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let _ = stream.write_all(b"secret");
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
