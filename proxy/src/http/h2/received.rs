@@ -31,9 +31,10 @@ pub(super) fn request_parts(
         spelling: Spelling::default(),
         repeats: false,
     });
+    let checked = fields(&mut head, limits);
     let aimed = || target(&head).and_then(|()| authority(&head, hop));
     let aim = || aimed().map_err(|fault| Error::DownstreamProtocol(fault.into()));
-    let (size, body) = match fields(&head.headers, limits).and_then(|size| Ok((size, aim()?))) {
+    let (size, body) = match checked.and_then(|size| Ok((size, aim()?))) {
         Ok((size, authority)) => {
             head.authority = authority;
             head.headers.remove(header::HOST);
@@ -47,18 +48,15 @@ pub(super) fn request_parts(
 
 /// What the h2 crate leaves unchecked of a request's fields, in one walk: the limits of an HTTP/1 head first, where the crumbs of a
 /// cookie are one field, as large as all of them. Returns the bytes of all (RFC 9113 section 6.5.2).
-fn fields(headers: &HeaderMap, limits: &Limits) -> Result<usize, Error> {
+fn fields(head: &mut RequestHead, limits: &Limits) -> Result<usize, Error> {
     let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     let (mut bytes, mut fields, mut crumbs, mut lengths) = (0, 0, 0, 0);
-    let mut fault = None;
-    for (name, value) in headers {
+    let (mut fault, mut padded) = (None, false);
+    for (name, value) in &head.headers {
         bytes += name.as_str().len() + value.len() + 32;
         fields += 1;
         let value = value.as_bytes();
-        // RFC 9113 section 8.2.1; HTTP/1 has no way to say it.
-        if space(value.first()) || space(value.last()) {
-            fault = Some("a field value begins or ends with whitespace");
-        }
+        padded |= space(value.first()) || space(value.last());
         if name == header::COOKIE {
             crumbs += 1;
         } else if name == header::CONTENT_LENGTH {
@@ -75,7 +73,23 @@ fn fields(headers: &HeaderMap, limits: &Limits) -> Result<usize, Error> {
     if fields - crumbs + crumbs.min(1) > limits.headers {
         return Err(Error::InvalidHead(InvalidHead::TooManyFields(limits.headers)));
     }
+    if padded && head.is_grpc() {
+        strip(&mut head.headers);
+    } else if padded {
+        // RFC 9113 section 8.2.1; HTTP/1 has no way to say it.
+        fault = Some("a field value begins or ends with whitespace");
+    }
     fault.map_or(Ok(bytes), |fault| Err(Error::DownstreamProtocol(fault.into())))
+}
+
+/// Takes whitespace off both ends of values: gRPC sends what its applications give it, and lets it be stripped ("gRPC over HTTP2", ASCII-Value).
+fn strip(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        let stripped = value.as_bytes().trim_ascii();
+        if stripped.len() < value.len() {
+            *value = HeaderValue::from_bytes(stripped).expect("a part of a value is one");
+        }
+    }
 }
 
 /// What the h2 crate leaves unchecked of a request's target.

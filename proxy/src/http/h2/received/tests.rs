@@ -34,15 +34,25 @@ fn lists_are_limited_and_the_crumbs_of_a_cookie_are_one_field() {
         let list = std::iter::repeat_n((HeaderName::from_static(name), HeaderValue::from_static(value)), count);
         list.collect::<HeaderMap>()
     };
-    let checked = |list: &HeaderMap| fields(list, &LIMITS);
-    assert!(checked(&list(100, "a", "b")).is_ok());
-    let many = checked(&list(101, "a", "b ")).unwrap_err();
+    let checked = |list: HeaderMap| fields(&mut RequestHead { headers: list, ..RequestHead::unread() }, &LIMITS);
+    assert!(checked(list(100, "a", "b")).is_ok());
+    let many = checked(list(101, "a", "b ")).unwrap_err();
     assert!(matches!(many, Error::InvalidHead(InvalidHead::TooManyFields(100))), "{many}");
-    assert!(checked(&list(200, "cookie", "a=1")).is_ok());
-    let large = checked(&list(300, "cookie", "a=1")).unwrap_err();
+    assert!(checked(list(200, "cookie", "a=1")).is_ok());
+    let large = checked(list(300, "cookie", "a=1")).unwrap_err();
     assert!(matches!(large, Error::InvalidHead(InvalidHead::TooLarge(10_000))), "{large}");
-    let blank = checked(&list(1, "a", "b ")).unwrap_err();
+    let blank = checked(list(1, "a", "b ")).unwrap_err();
     assert!(matches!(blank, Error::DownstreamProtocol(_)), "{blank}");
+}
+
+#[test]
+fn whitespace_around_values_is_malformed_and_no_part_of_grpcs() {
+    for (kind, good) in [("text/plain", false), ("application/grpc", true), ("application/grpc ", false)] {
+        let mut head = request(Some("a"), &[("content-type", kind), ("x", " a b\t"), ("x", " "), ("y", "c")]);
+        assert_eq!(fields(&mut head, &LIMITS).is_ok(), good, "{kind}");
+        let values: Vec<_> = head.headers.get_all("x").iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!(values == [&b"a b"[..], b""], good, "{values:?}");
+    }
 }
 
 #[test]
@@ -57,7 +67,7 @@ fn a_length_is_one_number() {
         (&["18446744073709551615"], false),
     ] {
         let lines: Vec<_> = lengths.iter().map(|length| ("content-length", *length)).collect();
-        assert_eq!(fields(&request(Some("a"), &lines).headers, &LIMITS).is_ok(), good, "{lengths:?}");
+        assert_eq!(fields(&mut request(Some("a"), &lines), &LIMITS).is_ok(), good, "{lengths:?}");
     }
 }
 
