@@ -10,7 +10,9 @@ use remora_model::HttpLimits;
 use super::h1::parse::{InvalidHead, Limits};
 use super::spelling::MAX_TARGET;
 
+mod blocks;
 mod client;
+mod frames;
 pub(crate) mod keep_alive;
 mod pump;
 mod received;

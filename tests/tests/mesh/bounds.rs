@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 
 use crate::wire::Wire;
 
+mod empties;
 mod hop;
 mod trailers;
 

@@ -40,7 +40,7 @@ async fn end(mut body: h2::RecvStream) -> Result<Option<HeaderMap>, h2::Error> {
 }
 
 /// A client that reads whatever comes.
-fn client(gate: &Gate, runtime: &Runtime) -> h2::client::SendRequest<Bytes> {
+pub(super) fn client(gate: &Gate, runtime: &Runtime) -> h2::client::SendRequest<Bytes> {
     let to = gate.pod.at(8080);
     gate.caller.enter(|| {
         runtime.block_on(async {
@@ -74,8 +74,11 @@ async fn asked(
     Ok((answer.status().as_u16(), end(answer.into_body()).await?))
 }
 
-/// Answers with the trailers that the path numbers, and tells how requests ended.
-fn serve(stream: TcpStream, ended: &Arc<Mutex<Vec<Option<Vec<usize>>>>>) {
+/// Answers each stream by `answer`.
+pub(super) fn serve_streams<F: Future<Output = ()> + 'static>(
+    stream: TcpStream,
+    answer: impl Fn(Request<h2::RecvStream>, h2::server::SendResponse<Bytes>) -> F,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     stream.set_nonblocking(true).unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
@@ -83,21 +86,25 @@ fn serve(stream: TcpStream, ended: &Arc<Mutex<Vec<Option<Vec<usize>>>>>) {
         builder.max_header_list_size(16 << 20);
         let stream = tokio::net::TcpStream::from_std(stream).unwrap();
         let mut h2 = builder.handshake(stream).await.unwrap();
-        while let Some(Ok((request, mut respond))) = h2.accept().await {
-            let ended = ended.clone();
-            tokio::task::spawn_local(async move {
-                let case = request.uri().path()[1..].parse::<usize>().ok();
-                let trailers = end(request.into_body()).await;
-                ended
-                    .lock()
-                    .unwrap()
-                    .push(trailers.ok().map(|trailers| trailers.as_ref().map(sizes).unwrap_or_default()));
-                let Ok(mut send) = respond.send_response(Response::new(()), false) else { return };
-                let _ = send.send_data(Bytes::from_static(b"hello"), case.is_none());
-                if let Some(case) = case {
-                    let _ = send.send_trailers(fields(CASES[case].0));
-                }
-            });
+        while let Some(Ok((request, respond))) = h2.accept().await {
+            tokio::task::spawn_local(answer(request, respond));
+        }
+    });
+}
+
+/// Answers with the trailers that the path numbers, and tells how requests ended.
+fn serve(stream: TcpStream, ended: &Arc<Mutex<Vec<Option<Vec<usize>>>>>) {
+    serve_streams(stream, |request, mut respond| {
+        let ended = ended.clone();
+        async move {
+            let case = request.uri().path()[1..].parse::<usize>().ok();
+            let trailers = end(request.into_body()).await;
+            ended.lock().unwrap().push(trailers.ok().map(|trailers| trailers.as_ref().map(sizes).unwrap_or_default()));
+            let Ok(mut send) = respond.send_response(Response::new(()), false) else { return };
+            let _ = send.send_data(Bytes::from_static(b"hello"), case.is_none());
+            if let Some(case) = case {
+                let _ = send.send_trailers(fields(CASES[case].0));
+            }
         }
     });
 }
