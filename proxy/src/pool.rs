@@ -29,7 +29,7 @@ pub(crate) use shared::{Shared, Stream};
 const SUPERSEDED: Duration = Duration::from_secs(1);
 /// How often a host's connections are looked at, at most, for those that have ended.
 const LOOK: Duration = Duration::from_secs(1);
-/// The least age at which idle connections are retired by what was learned: a server that restarts closes new ones, too.
+/// The least age at which idle connections are retired by what was learned of one: a server that restarts closes new ones, too.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// How long that is believed.
 const BELIEVED: Duration = Duration::from_secs(600);
@@ -95,6 +95,8 @@ pub(crate) struct Host {
     superseded: Cell<Option<Instant>>,
     /// When its connections were last looked at for those that have ended.
     looked: Cell<Option<Instant>>,
+    /// When a connection ended that had waited for work for a moment, see [`Self::learn_haste`].
+    hasty: Cell<Option<Instant>>,
     /// How old idle HTTP/1.1 connections may become, and when that was learned.
     patience: Cell<Option<(Duration, Instant)>>,
     /// As its requests meet them, where there are any.
@@ -175,6 +177,7 @@ impl Host {
             proving: Cell::new(false),
             superseded: Cell::new(None),
             looked: Cell::new(None),
+            hasty: Cell::new(None),
             patience: Cell::new(None),
             bounds,
         }
@@ -310,7 +313,30 @@ impl Host {
     /// be done twice must not come upon such an end.
     pub(crate) fn learn(&self, sender: &h1::client::Sender) {
         let Some(since) = sender.rested() else { return };
-        let limit = (since.elapsed() / 2).max(LEAST_PATIENCE);
+        self.hurries(since);
+        self.bound_age((since.elapsed() / 2).max(LEAST_PATIENCE));
+    }
+
+    /// Its server closed a connection, if it was used again, without a word to that request. Where that comes soon, on two connections one after
+    /// the other, it keeps none for long and does not say so: no connection to it is used again, for as long as that is believed.
+    pub(crate) fn learn_haste(&self, sender: &h1::client::Sender) {
+        let Some(since) = sender.rested() else { return };
+        if self.hurries(since) {
+            self.bound_age(Duration::ZERO);
+        }
+    }
+
+    /// A connection that waited for work `since` then has ended: whether it followed another that ended as soon, with no request between
+    /// them that was answered on a connection used before.
+    fn hurries(&self, since: Instant) -> bool {
+        let before = self.hasty.take();
+        if since.elapsed() < LEAST_PATIENCE {
+            self.hasty.set(Some(Instant::now()));
+        }
+        since.elapsed() < LEAST_PATIENCE && before.is_some_and(|ended| ended < since)
+    }
+
+    fn bound_age(&self, limit: Duration) {
         if self.patience().is_none_or(|known| limit < known) {
             self.patience.set(Some((limit, Instant::now())));
         }
@@ -325,6 +351,9 @@ impl Host {
     /// Takes an HTTP/1.1 connection back after its exchange ended well; it is closed where somebody waits for an open file.
     pub(crate) fn give_back(&self, sender: h1::client::Sender, generation: u64) {
         if self.generation.get() == generation && sender.is_reusable() {
+            if sender.rested().is_some() {
+                self.hasty.set(None);
+            }
             sender.rest();
             self.idle.borrow_mut().push(sender);
         }

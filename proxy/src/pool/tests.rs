@@ -126,6 +126,35 @@ async fn how_long_a_server_waits_is_learned() {
     assert_eq!(host.patience(), None, "servers change");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_keeps_no_connection_is_known_by_the_second() {
+    let host = Rc::new(Host::new(0, None));
+    let moment = Duration::from_millis(20);
+    let ends = async |serves: bool| {
+        let (io, _end) = connected().await;
+        let sender = http1(io);
+        host.give_back(sender, 0);
+        tokio::time::advance(moment).await;
+        let sender = host.take_idle().unwrap();
+        if serves {
+            host.give_back(sender, 0);
+            return host.take_idle().map(drop).unwrap();
+        }
+        host.learn_haste(&sender);
+        tokio::time::advance(moment).await;
+    };
+    ends(false).await;
+    assert_eq!(host.patience(), None, "as of a server that restarts");
+    ends(true).await;
+    ends(false).await;
+    assert_eq!(host.patience(), None, "it does keep some");
+    ends(false).await;
+    assert_eq!(host.patience(), Some(Duration::ZERO));
+    let (io, _end) = connected().await;
+    host.give_back(http1(io), 0);
+    assert!(host.take_idle().is_none());
+}
+
 #[tokio::test]
 async fn where_one_connection_has_ended_others_that_have_are_not_tried() {
     let host = Rc::new(Host::new(0, None));

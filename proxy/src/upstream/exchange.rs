@@ -135,11 +135,15 @@ pub(super) async fn exchange(
             attempt.failed(&failure.error);
             match failure.error {
                 Error::Undelivered { .. } => lease.picked.unreachable(&failure.error),
-                Error::UpstreamClosed { unprocessed, .. } if unprocessed || failure.request.is_some() => {
-                    if let Some((_, sender, _)) = lease.connection.as_ref().filter(|_| unprocessed) {
-                        host.learn(sender);
+                Error::UpstreamClosed { unprocessed, .. } => {
+                    match &lease.connection {
+                        Some((_, sender, _)) if unprocessed => host.learn(sender),
+                        Some((_, sender, _)) => host.learn_haste(sender),
+                        None => {}
                     }
-                    host.discard_ended();
+                    if unprocessed || failure.request.is_some() {
+                        host.discard_ended();
+                    }
                 }
                 _ => {}
             }

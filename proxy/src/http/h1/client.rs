@@ -68,6 +68,8 @@ struct Inner {
     unwritable: Option<String>,
     /// Whether its server keeps it for another request.
     kept: bool,
+    /// Whether its server may take all requests on it for one user's.
+    private: bool,
     /// How long its server keeps it idle.
     idle: Option<Duration>,
     /// Since when it waits for work, or did before the request under way.
@@ -111,6 +113,7 @@ impl Sender {
             ended: false,
             unwritable: None,
             kept: true,
+            private: false,
             idle: None,
             rested: None,
             over,
@@ -152,7 +155,7 @@ impl Sender {
     /// its file. Asked once behind each: what came is counted.
     pub(crate) fn is_reusable(&self) -> bool {
         let inner = self.inner.borrow();
-        if !inner.kept || !inner.reader.is_done() || !inner.is_sent() {
+        if !inner.kept || inner.private || !inner.reader.is_done() || !inner.is_sent() {
             return false;
         }
         if !inner.wire.input.is_empty() {
@@ -247,7 +250,7 @@ impl Inner {
         let framing = framing(head, &body);
         self.output.begin();
         self.sealed = self.wire.stream.sealed();
-        self.output.text(|text| encode::request(text, head, framing));
+        self.private |= self.output.text(|text| encode::request(text, head, framing));
         self.upload = Some(Upload { body, writer: Writer::new(framing) });
         (self.heard, self.ended, self.scanned) = (false, false, 0);
     }

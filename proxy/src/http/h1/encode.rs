@@ -15,11 +15,12 @@ pub const CHUNK_END: &[u8] = b"\r\n";
 const HEAD: usize = 1024;
 
 /// Appends the head of a request: authority form for CONNECT, absolute form where the head has a scheme that HTTP/1 named, else origin
-/// form. The authority is written into Host, and the upgrade that the head asks for into its fields.
+/// form. The authority is written into Host, and the upgrade that the head asks for into its fields. Whether it may log in the
+/// connection, and not itself alone, so that others' requests must not follow on it.
 ///
 /// # Panics
 /// A request cannot last until its connection ends.
-pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) {
+pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) -> bool {
     assert_ne!(framing, Framing::UntilClose, "a request ends before its connection");
     out.reserve(HEAD);
     out.extend_from_slice(head.method.as_str().as_bytes());
@@ -49,7 +50,7 @@ pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) {
             None => {}
         }
     }
-    let mut host_written = false;
+    let (mut host_written, mut logs_in) = (false, false);
     for (name, value) in &head.headers {
         match (name, host) {
             (&header::HOST, Some(host)) => {
@@ -59,6 +60,10 @@ pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) {
                 host_written = true;
             }
             (&header::UPGRADE, _) => {}
+            (&header::AUTHORIZATION | &header::PROXY_AUTHORIZATION, _) => {
+                logs_in |= logs_connection_in(value.as_bytes());
+                writer.end_to_end(name, value.as_bytes());
+            }
             _ => writer.end_to_end(name, value.as_bytes()),
         }
     }
@@ -68,6 +73,13 @@ pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) {
         writer.field(&header::UPGRADE, protocol.as_bytes());
     }
     writer.end(framing);
+    logs_in
+}
+
+/// Whether credentials are of a scheme by which servers know a connection's user from then on, against all that HTTP says (RFC 4559 section 6).
+fn logs_connection_in(credentials: &[u8]) -> bool {
+    let scheme = credentials.split(|byte| *byte == b' ').next().unwrap_or_default();
+    [&b"Negotiate"[..], b"NTLM"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
 }
 
 fn target(out: &mut BytesMut, path: &[u8]) {
