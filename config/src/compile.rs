@@ -42,6 +42,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing happens ends after this.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// A connection to the application beside the proxy that no request needs is closed after this: another one is near, and an application that
+/// serves few at a time serves nobody else meanwhile.
+const APPLICATION_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a client may take over the few bytes that tell its protocol.
 const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 

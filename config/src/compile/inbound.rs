@@ -8,7 +8,7 @@ use remora_model::{
 
 use super::clusters::Clusters;
 use super::variables::{INBOUND_MTLS, Overrides};
-use super::{CONNECT_TIMEOUT, DETECT_TIMEOUT, IDLE_TIMEOUT, Mesh, listen, routes};
+use super::{APPLICATION_IDLE_TIMEOUT, CONNECT_TIMEOUT, DETECT_TIMEOUT, IDLE_TIMEOUT, Mesh, listen, routes};
 use crate::decode::{Field, Spanned};
 use crate::errors::Problems;
 use crate::raw::{Document, Inbound, InboundPort};
@@ -24,7 +24,8 @@ pub(super) fn listener(
     let inbound = document.inbound.given().unwrap_or(&absent);
     let timeouts = inbound.timeouts;
     let idle = timeouts.idle.unwrap_or(IDLE_TIMEOUT);
-    let cluster = clusters.inbound(timeouts.connect.unwrap_or(CONNECT_TIMEOUT), idle);
+    let cluster = clusters
+        .inbound(timeouts.connect.unwrap_or(CONNECT_TIMEOUT), timeouts.idle.unwrap_or(APPLICATION_IDLE_TIMEOUT));
     let mode = mode(&inbound.mtls, default_mode(mesh), mesh, problems);
     let mode = overrides.inbound_mtls.inspect(|mode| check_override(*mode, mesh, problems)).unwrap_or(mode);
     let tproxy = overrides.tproxy.unwrap_or(inbound.tproxy);
