@@ -59,7 +59,7 @@ impl Takes {
         self.fits(bytes)
     }
 
-    /// Whether it takes trailers of so many `bytes`, by what has come by now.
+    /// Whether it takes a list of fields of so many `bytes`, by what has come by now.
     ///
     /// # Errors
     /// It does not.
