@@ -19,20 +19,18 @@ use crate::http::h1;
 
 mod dialling;
 mod driven;
+mod patience;
 mod shared;
 
 pub(crate) use dialling::{Dialling, Ticket};
 pub(crate) use driven::Driven;
+use patience::Patience;
 pub(crate) use shared::{Shared, Stream};
 
 /// How long a host's shared connections are kept at least after others were superseded.
 const SUPERSEDED: Duration = Duration::from_secs(1);
 /// How often a host's connections are looked at, at most, for those that have ended.
 const LOOK: Duration = Duration::from_secs(1);
-/// The least age at which idle connections are retired by what was learned of one: a server that restarts closes new ones, too.
-const LEAST_PATIENCE: Duration = Duration::from_secs(1);
-/// How long that is believed.
-const BELIEVED: Duration = Duration::from_secs(600);
 
 /// What is spoken towards an endpoint. Connections are shared within one kind only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,10 +93,7 @@ pub(crate) struct Host {
     superseded: Cell<Option<Instant>>,
     /// When its connections were last looked at for those that have ended.
     looked: Cell<Option<Instant>>,
-    /// When a connection ended that had waited for work for a moment, see [`Self::learn_haste`].
-    hasty: Cell<Option<Instant>>,
-    /// How old idle HTTP/1.1 connections may become, and when that was learned.
-    patience: Cell<Option<(Duration, Instant)>>,
+    patience: Patience,
     /// As its requests meet them, where there are any.
     pub(crate) bounds: Option<Rc<Bounds>>,
 }
@@ -177,8 +172,7 @@ impl Host {
             proving: Cell::new(false),
             superseded: Cell::new(None),
             looked: Cell::new(None),
-            hasty: Cell::new(None),
-            patience: Cell::new(None),
+            patience: Patience::default(),
             bounds,
         }
     }
@@ -298,7 +292,7 @@ impl Host {
 
     /// Whether an idle connection can take a request.
     fn is_fit(&self, sender: &h1::client::Sender) -> bool {
-        let limit = sender.idle_limit().into_iter().chain(self.patience()).min();
+        let limit = sender.idle_limit().into_iter().chain(self.patience.limit()).min();
         if sender.is_draining() || limit.is_some_and(|limit| is_older(sender, limit)) {
             return false;
         }
@@ -309,50 +303,25 @@ impl Host {
         !ended
     }
 
-    /// Its server closed a connection while it was idle, if it ever was. Others are retired at half that age from now on: what may not
-    /// be done twice must not come upon such an end.
+    /// Its server closed a connection while it was idle, if it ever was.
     pub(crate) fn learn(&self, sender: &h1::client::Sender) {
-        let Some(since) = sender.rested() else { return };
-        self.hurries(since);
-        self.bound_age((since.elapsed() / 2).max(LEAST_PATIENCE));
+        if let Some(since) = sender.rested() {
+            self.patience.learn(since);
+        }
     }
 
-    /// Its server closed a connection, if it was used again, without a word to that request. Where that comes soon, on two connections one after
-    /// the other, it keeps none for long and does not say so: no connection to it is used again, for as long as that is believed.
+    /// Its server closed a connection, if it was used again, without a word to that request.
     pub(crate) fn learn_haste(&self, sender: &h1::client::Sender) {
-        let Some(since) = sender.rested() else { return };
-        if self.hurries(since) {
-            self.bound_age(Duration::ZERO);
+        if let Some(since) = sender.rested() {
+            self.patience.learn_haste(since);
         }
-    }
-
-    /// A connection that waited for work `since` then has ended: whether it followed another that ended as soon, with no request between
-    /// them that was answered on a connection used before.
-    fn hurries(&self, since: Instant) -> bool {
-        let before = self.hasty.take();
-        if since.elapsed() < LEAST_PATIENCE {
-            self.hasty.set(Some(Instant::now()));
-        }
-        since.elapsed() < LEAST_PATIENCE && before.is_some_and(|ended| ended < since)
-    }
-
-    fn bound_age(&self, limit: Duration) {
-        if self.patience().is_none_or(|known| limit < known) {
-            self.patience.set(Some((limit, Instant::now())));
-        }
-    }
-
-    /// How old idle connections may become by what was seen of its server.
-    fn patience(&self) -> Option<Duration> {
-        let (limit, learned) = self.patience.get()?;
-        (learned.elapsed() < BELIEVED).then_some(limit)
     }
 
     /// Takes an HTTP/1.1 connection back after its exchange ended well; it is closed where somebody waits for an open file.
     pub(crate) fn give_back(&self, sender: h1::client::Sender, generation: u64) {
         if self.generation.get() == generation && sender.is_reusable() {
             if sender.rested().is_some() {
-                self.hasty.set(None);
+                self.patience.answered();
             }
             sender.rest();
             self.idle.borrow_mut().push(sender);

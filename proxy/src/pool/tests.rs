@@ -122,8 +122,8 @@ async fn how_long_a_server_waits_is_learned() {
     host.give_back(kept, 0);
     tokio::time::advance(Duration::from_secs(3)).await;
     assert!(host.take_idle().is_none(), "its server may be about to close it");
-    tokio::time::advance(BELIEVED).await;
-    assert_eq!(host.patience(), None, "servers change");
+    tokio::time::advance(patience::BELIEVED).await;
+    assert_eq!(host.patience.limit(), None, "servers change");
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,12 +144,12 @@ async fn a_server_that_keeps_no_connection_is_known_by_the_second() {
         tokio::time::advance(moment).await;
     };
     ends(false).await;
-    assert_eq!(host.patience(), None, "as of a server that restarts");
+    assert_eq!(host.patience.limit(), None, "as of a server that restarts");
     ends(true).await;
     ends(false).await;
-    assert_eq!(host.patience(), None, "it does keep some");
+    assert_eq!(host.patience.limit(), None, "it does keep some");
     ends(false).await;
-    assert_eq!(host.patience(), Some(Duration::ZERO));
+    assert_eq!(host.patience.limit(), Some(Duration::ZERO));
     let (io, _end) = connected().await;
     host.give_back(http1(io), 0);
     assert!(host.take_idle().is_none());
