@@ -20,9 +20,10 @@ use crate::peer::{self, Peer, Stream};
 pub(crate) const NOISE: f64 = 16e6;
 /// Open files that come and go by themselves: pooled connections, scrapes.
 const FILES: usize = 8;
-/// The bound of the good client's 99th percentile: ten times the second that is expected at most, as for every bound of time on a
-/// machine that is shared. Each row prints what it measured, about 0.2 s.
-const P99: Duration = Duration::from_secs(10);
+/// The bound of the good client's 99th percentile. Each row prints what it measured, about 0.2 s.
+const P99: Duration = Duration::from_secs(1);
+/// How often a row may run until it keeps that: a machine that others use stalls by chance, a worker that is blocked each time.
+const TRIES: usize = 3;
 
 /// The address of the service where clients have a sidecar: no pod has it.
 const VIRTUAL: &str = "10.96.0.10";
@@ -211,6 +212,12 @@ impl Bed {
     }
 
     fn row(&mut self, row: &Row) {
+        let waited: Vec<_> = (0..TRIES).map(|_| self.once(row)).take_while(|p99| *p99 >= P99).collect();
+        assert!(waited.len() < TRIES, "{}: the good client waited {waited:?}", row.name);
+    }
+
+    /// Runs a row within the invariants; the good client's 99th percentile.
+    fn once(&mut self, row: &Row) -> Duration {
         let begun = Instant::now();
         let before: Vec<Held> = self.proxies().map(Held::by).collect();
         let counted = self.counted(row);
@@ -222,7 +229,6 @@ impl Bed {
         }
         let answers = good.stop(row.name);
         assert!(answers.count > 0, "{}: the good client got no answer", row.name);
-        assert!(answers.p99 < P99, "{}: the good client waited {:?}", row.name, answers.p99);
         for proxy in [Some(&mut self.proxy), self.other.as_mut()].into_iter().flatten() {
             assert!(proxy.ended().is_none(), "{}: a proxy ended", row.name);
         }
@@ -241,6 +247,7 @@ impl Bed {
             before.iter().map(memory).collect::<Vec<_>>().join(" and "),
             self.proxies().map(|proxy| memory(&Held::by(proxy))).collect::<Vec<_>>().join(" and ")
         );
+        answers.p99
     }
 
     fn proxies(&self) -> impl Iterator<Item = &Sidecar> {
