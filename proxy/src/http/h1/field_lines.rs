@@ -108,6 +108,11 @@ impl Fields {
         Ok(Some(Framing::Chunked))
     }
 
+    /// Whether they say that there is a body.
+    pub(super) fn announce_body(&self) -> bool {
+        self.length.is_some_and(|length| length > 0) || !matches!(self.coding, Once::Absent)
+    }
+
     /// What the request asks to upgrade to. HTTP/2 is declined by ignoring it, as RFC 9110 section 7.8 allows.
     pub(super) fn upgrade(&self, version: Version) -> Option<HeaderValue> {
         let Once::Value(protocols) = &self.upgrade else { return None };

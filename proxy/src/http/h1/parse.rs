@@ -218,9 +218,11 @@ fn response_head<'a>(
         return Err(InvalidHead::Unasked);
     }
     let framing = response_framing(&mut fields, status, version, asked)?;
+    // Some servers send what they announce, to HEAD and with 304, too: it must not be taken for the next answer.
+    let ends = framing != Framing::UntilClose && (framing != Framing::Empty || !fields.announce_body());
     Ok(ParsedResponse {
         framing,
-        keep_alive: fields.connection.keep_alive(version) && framing != Framing::UntilClose && !tunnel,
+        keep_alive: fields.connection.keep_alive(version) && ends && !tunnel,
         idle_timeout: fields.idle_timeout,
         head: ResponseHead { status, version, headers: fields.headers, spelling: fields.spelling },
     })
