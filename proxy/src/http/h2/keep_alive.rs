@@ -8,9 +8,9 @@ use tokio::time::{sleep, timeout};
 
 /// How often it is asked.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// How long it may take: together as long as what is not acknowledged. A peer that is short of processor time is not gone, and a network
-/// that fails for a while is found again by TCP.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long it may take: as long as what is not acknowledged. A peer that is short of processor time is not gone, and where a network fails
+/// for 15 s TCP finds it again after 25.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Completes when a PING (RFC 9113 section 6.7) was not answered in time; never where none are sent.
 pub(crate) async fn unanswered(pings: Option<PingPong>) {
