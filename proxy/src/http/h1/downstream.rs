@@ -306,14 +306,14 @@ pub(super) fn body(connection: &Shared, framing: Framing) -> Body {
     }
     (inner.reader, inner.lending) = (reader, Lending::Lent);
     drop(inner);
-    Body::H1Request(RequestReader { connection: connection.clone(), done: false })
+    Body::H1Request(RequestReader { connection: Some(connection.clone()) })
 }
 
 /// The body of a request, read straight from its connection.
 #[derive(Debug)]
 pub struct RequestReader {
-    connection: Shared,
-    done: bool,
+    /// Until the request ends: the connection may leave HTTP then.
+    connection: Option<Shared>,
 }
 
 impl RequestReader {
@@ -321,10 +321,9 @@ impl RequestReader {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.done {
-            return Poll::Ready(None);
-        }
-        let inner = &mut *self.connection.borrow_mut();
+        let Some(connection) = &self.connection else { return Poll::Ready(None) };
+        let mut borrowed = connection.borrow_mut();
+        let inner = &mut *borrowed;
         if inner.lending != Lending::Lent {
             return Poll::Ready(Some(Err(BodyError::Closed("it is wanted no more".to_owned()))));
         }
@@ -340,24 +339,25 @@ impl RequestReader {
             _ if inner.reader.is_done() => Lending::Read,
             _ => return Poll::Ready(frame),
         };
-        self.done = true;
         inner.lend(lending, Some(cx));
+        drop(borrowed);
+        self.connection = None;
         Poll::Ready(frame)
     }
 
     pub(in crate::http) fn is_done(&self) -> bool {
-        self.done
+        self.connection.is_none()
     }
 
     pub(in crate::http) fn size_hint(&self) -> SizeHint {
-        if self.done { SizeHint::with_exact(0) } else { self.connection.borrow().reader.size_hint() }
+        self.connection.as_ref().map_or(SizeHint::with_exact(0), |connection| connection.borrow().reader.size_hint())
     }
 }
 
 impl Drop for RequestReader {
     fn drop(&mut self) {
-        if !self.done {
-            self.connection.borrow_mut().lend(Lending::Unwanted, None);
+        if let Some(connection) = &self.connection {
+            connection.borrow_mut().lend(Lending::Unwanted, None);
         }
     }
 }

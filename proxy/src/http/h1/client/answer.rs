@@ -13,59 +13,62 @@ use crate::http::body::BodyError;
 /// The body of an answer, read straight from its connection.
 #[derive(Debug)]
 pub struct ResponseReader {
-    inner: Rc<RefCell<Inner>>,
-    done: bool,
+    /// Until the answer ends: the connection is another's then, and may leave HTTP.
+    inner: Option<Rc<RefCell<Inner>>>,
 }
 
 impl ResponseReader {
     pub(super) fn new(inner: Rc<RefCell<Inner>>) -> Self {
-        Self { inner, done: false }
+        Self { inner: Some(inner) }
     }
 
     pub(in crate::http) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.done {
-            return Poll::Ready(None);
-        }
-        let inner = &mut *self.inner.borrow_mut();
-        if let Err(error) = inner.poll_upload(cx) {
-            self.done = true;
-            return Poll::Ready(Some(Err(error)));
-        }
-        let frame = ready!(inner.reader.poll_frame(&mut inner.wire, cx));
-        self.done = inner.reader.is_done();
-        if self.done {
-            inner.wire.settle();
-        } else if !matches!(frame, Some(Ok(_))) {
-            (self.done, inner.kept) = (true, false);
+        let Some(inner) = &self.inner else { return Poll::Ready(None) };
+        let (frame, ended) = ready!(inner.borrow_mut().poll_body(cx));
+        if ended {
+            self.inner = None;
         }
         Poll::Ready(frame)
     }
 
     /// Goes on with the request while there is no room for more of its answer. Completes where the answer ends with it.
     pub(in crate::http) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        // The connection is another's then.
-        if !self.done
-            && let Err(error) = self.inner.borrow_mut().poll_upload(cx)
-        {
-            self.done = true;
-            return Poll::Ready(error);
-        }
-        Poll::Pending
+        let Some(inner) = &self.inner else { return Poll::Pending };
+        let Err(error) = inner.borrow_mut().poll_upload(cx) else { return Poll::Pending };
+        self.inner = None;
+        Poll::Ready(error)
     }
 
     /// Whether its connection goes on behind it.
     pub(crate) fn is_kept(&self) -> bool {
-        self.inner.borrow().kept
+        self.inner.as_ref().is_none_or(|inner| inner.borrow().kept)
     }
 
     pub(in crate::http) fn is_done(&self) -> bool {
-        self.done
+        self.inner.is_none()
     }
 
     pub(in crate::http) fn size_hint(&self) -> SizeHint {
-        if self.done { SizeHint::with_exact(0) } else { self.inner.borrow().reader.size_hint() }
+        self.inner.as_ref().map_or(SizeHint::with_exact(0), |inner| inner.borrow().reader.size_hint())
+    }
+}
+
+impl Inner {
+    /// What the answer has next, and whether it has ended.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<(Option<Result<Frame<Bytes>, BodyError>>, bool)> {
+        if let Err(error) = self.poll_upload(cx) {
+            return Poll::Ready((Some(Err(error)), true));
+        }
+        let frame = ready!(self.reader.poll_frame(&mut self.wire, cx));
+        let done = self.reader.is_done();
+        let broken = !done && !matches!(frame, Some(Ok(_)));
+        if done {
+            self.wire.settle();
+        }
+        self.kept &= !broken;
+        Poll::Ready((frame, done || broken))
     }
 }

@@ -49,10 +49,12 @@ async fn half_a_head_is_waited_for_but_not_for_ever() {
 #[tokio::test]
 async fn a_body_is_read_from_its_connection_and_ends_before_the_next_request() {
     let (connection, _client) = connection("abcGET / HTTP/1.0\r\n\r\n").await;
-    let read = body(&connection, Framing::Length(3));
+    let mut read = body(&connection, Framing::Length(3));
     assert!(!connection.borrow().is_read());
-    assert_eq!(read.collect().await.unwrap().to_bytes(), "abc");
+    assert_eq!(read.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
     assert!(connection.borrow().is_read());
+    assert!(read.frame().await.is_none());
+    assert_eq!(Rc::strong_count(&connection), 1, "whoever has read it still may send it on for long");
     assert!(next(&connection, Ending::No).await.unwrap().is_some());
 }
 
