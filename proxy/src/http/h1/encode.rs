@@ -50,7 +50,7 @@ pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) -> bool
             None => {}
         }
     }
-    let (mut host_written, mut logs_in) = (false, false);
+    let (mut host_written, mut logs_in, mut te) = (false, false, false);
     for (name, value) in &head.headers {
         match (name, host) {
             (&header::HOST, Some(host)) => {
@@ -60,6 +60,10 @@ pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) -> bool
                 host_written = true;
             }
             (&header::UPGRADE, _) => {}
+            (&header::TE, _) => {
+                te = true;
+                writer.field(name, value.as_bytes());
+            }
             (&header::AUTHORIZATION | &header::PROXY_AUTHORIZATION, _) => {
                 logs_in |= logs_connection_in(value.as_bytes());
                 writer.end_to_end(name, value.as_bytes());
@@ -68,8 +72,17 @@ pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) -> bool
         }
     }
     writer.length();
+    // Whoever sends them names them there (RFC 9110 sections 7.8 and 10.1.4).
+    let options: Option<&[u8]> = match (head.upgrade.is_some(), te) {
+        (true, true) => Some(b"upgrade, te"),
+        (true, false) => Some(b"upgrade"),
+        (false, true) => Some(b"te"),
+        (false, false) => None,
+    };
+    if let Some(options) = options {
+        writer.field(&header::CONNECTION, options);
+    }
     if let Some(protocol) = &head.upgrade {
-        writer.field(&header::CONNECTION, b"upgrade");
         writer.field(&header::UPGRADE, protocol.as_bytes());
     }
     writer.end(framing);

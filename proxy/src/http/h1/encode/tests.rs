@@ -61,6 +61,14 @@ fn a_request_is_written_in_one_way() {
             "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n",
             "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
         ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: TE, close\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: te\r\n\r\n",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: te, upgrade\r\nUpgrade: x\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: upgrade, te\r\nUpgrade: x\r\n\r\n",
+        ),
         ("POST / HTTP/1.1\r\nhost: a\r\n\r\n", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"),
     ] {
         assert_eq!(encoded(text), expected);
