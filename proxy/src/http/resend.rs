@@ -29,8 +29,8 @@ struct State {
     /// What has passed, sharing its buffers; `None` where the body cannot be had back.
     passed: Option<VecDeque<Bytes>>,
     size: usize,
-    /// Frames that have passed.
-    frames: u64,
+    /// Frames that have passed, and bytes of them that were sent when there was no room for more.
+    moved: (u64, u64),
     /// What broke it off.
     broken: Option<BodyError>,
     /// What bounds its trailers.
@@ -40,7 +40,7 @@ struct State {
 impl Lent {
     pub(crate) fn new(body: RequestBody) -> Self {
         let passed = Some(VecDeque::new());
-        Self(Rc::new(RefCell::new(State { body, passed, size: 0, frames: 0, broken: None, takes: None })))
+        Self(Rc::new(RefCell::new(State { body, passed, size: 0, moved: (0, 0), broken: None, takes: None })))
     }
 
     /// One that breaks off where its trailers are more than its endpoint takes.
@@ -77,9 +77,9 @@ impl Lent {
 pub(crate) struct Progress(Weak<RefCell<State>>);
 
 impl Progress {
-    /// Frames that have passed; `None` where nobody holds the body any more.
-    pub(crate) fn frames(&self) -> Option<u64> {
-        Some(self.0.upgrade()?.borrow().frames)
+    /// Another value once anything of it has passed or was sent; `None` where nobody holds the body any more.
+    pub(crate) fn moved(&self) -> Option<(u64, u64)> {
+        Some(self.0.upgrade()?.borrow().moved)
     }
 }
 
@@ -110,7 +110,7 @@ impl http_body::Body for Lent {
         let mut state = self.0.borrow_mut();
         let frame = ready!(Pin::new(&mut state.body).poll_frame(cx));
         let frame = frame.map(|frame| frame.and_then(|frame| state.is_taken(&frame).map(|()| frame)));
-        state.frames += 1;
+        state.moved.0 += 1;
         match &frame {
             Some(Ok(frame)) => state.keep(frame),
             Some(Err(error)) => (state.passed, state.broken) = (None, Some(error.clone())),
@@ -133,8 +133,10 @@ impl Timed for Lent {
     const BROKEN_OFF: h2::Reason = h2::Reason::CANCEL;
 
     /// The exchange is bounded by its answer.
-    fn poll_blocked(self: Pin<&mut Self>, _: u64, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, BodyError>> {
-        self.0.borrow_mut().body.poll_blocked(cx).map(Err)
+    fn poll_blocked(self: Pin<&mut Self>, sent: u64, cx: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, BodyError>> {
+        let mut state = self.0.borrow_mut();
+        state.moved.1 = sent;
+        state.body.poll_blocked(cx).map(Err)
     }
 }
 
@@ -168,6 +170,19 @@ mod tests {
         assert_eq!(read(lent.clone()).await, "hello");
         assert_eq!(read(lent.take_back().unwrap()).await, "hello", "and again");
         assert_eq!(bytes.total(), 5);
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_of_a_part_is_progress() {
+        let (body, _) = body("hello");
+        let mut lent = Lent::new(body);
+        let progress = lent.progress();
+        let mut sent = async |bytes| {
+            let _pending = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut lent).poll_blocked(bytes, cx))).await;
+            progress.moved()
+        };
+        let (before, same, after) = (sent(1).await, sent(1).await, sent(2).await);
+        assert!(before.is_some() && before == same && same != after);
     }
 
     #[tokio::test]

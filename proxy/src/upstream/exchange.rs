@@ -56,7 +56,7 @@ impl Upload {
 
     /// Lets it go on for as long as it gets on.
     async fn finish(mut self) {
-        while_it_moves(Pin::new(&mut self.pumping), || self.progress.frames()).await;
+        while_it_moves(Pin::new(&mut self.pumping), || self.progress.moved()).await;
     }
 }
 
