@@ -257,6 +257,10 @@ async fn exchange_h2(
         host.discard(shared);
         return Err(Failure { error: at.closed(error.to_string(), true), request: Some(Box::new((head, body))) });
     }
+    // Of ours they all are; of others' it is known by now.
+    if head.protocol.is_some() && !shared.ours && !sender.is_extended_connect_protocol_enabled() {
+        return Err(Error::DownstreamProtocol("CONNECT with :protocol, which its endpoint does not take".into()).into());
+    }
     let end = body.is_end_stream();
     // The head is kept for another try. Its copy of the fields is full; what goes out has room for another one.
     let copy = head.headers.clone();

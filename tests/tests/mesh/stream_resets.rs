@@ -17,6 +17,7 @@ use remora_test::sidecar::Sidecar;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::pair::{entry, service};
+use crate::upgrade::{http2, stream};
 
 /// Every kind that means something to clients, one that means nothing, and one that nobody defined.
 const CODES: [u32; 6] = [2, 7, 8, 11, 12, 0xbeef];
@@ -220,4 +221,15 @@ fn a_call_is_given_up_at_its_deadline() {
         assert_eq!(app.given_up.recv_timeout(remora_test::PATIENCE), Ok(Reason::CANCEL), "{path}");
     }
     assert!(app.flagged("UT").iter().sum::<f64>() >= 2.0);
+}
+
+#[test]
+fn an_application_that_takes_no_other_protocol_is_asked_for_none() {
+    let app = App::start("");
+    let refused = app.client.block_on(|| async {
+        let mut client = http2().await;
+        stream(&mut client, "/other/protocol").await.0.status()
+    });
+    assert_eq!((refused.as_u16(), app.asked("/other/protocol")), (400, 0), "and its connection serves on");
+    assert_eq!(app.flagged("DPE"), [0.0, 1.0]);
 }
