@@ -1,7 +1,7 @@
 //! How near the process is to the memory it may have. Whoever reaches that is killed by the kernel, with every connection: so
 //! before it comes to that, few are taken in, then few requests too.
 //!
-//! The control thread asks the kernel ten times a second and tells the workers; no request does.
+//! The control thread asks the kernel and tells the workers; no request does.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,16 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 
 use crate::telemetry::Registry;
 
 /// The limit in bytes, for where the control group's files cannot be seen.
 const VARIABLE: &str = "REMORA_MEMORY_LIMIT";
-/// How often the kernel is asked.
-const EVERY: Duration = Duration::from_millis(100);
-/// How many times it is asked between two looks at how much of it is merely cached, while the limit is far: that is the dearer question.
-const LOOKS_AT_CACHED: u32 = 10;
+/// How long it is until the kernel is asked again, while the limit is far.
+const FAR: Duration = Duration::from_millis(100);
+/// And where it is near, or passed.
+const NEAR: Duration = Duration::from_millis(10);
+/// How long what is merely cached is believed, while the limit is far: that is the dearer question. Where it is near, for [`FAR`].
+const CACHED: Duration = Duration::from_secs(1);
 /// By how many percent of the limit less must be in use than made it short, for it to be so no longer.
 const SLACK: u64 = 5;
 /// The share of what is used that must be the proxy's own, its sockets aside, for it to do anything: an application in the same
@@ -49,8 +51,8 @@ pub(crate) enum Pressure {
 pub(crate) struct Memory {
     limit: u64,
     used: Used,
-    /// Bytes of the control group that the kernel can take back, as last seen.
-    cached: u64,
+    /// Bytes of the control group that the kernel can take back, as last seen, and when.
+    cached: (u64, Option<Instant>),
 }
 
 /// Where to learn how much is used.
@@ -70,19 +72,26 @@ impl Memory {
                 tracing::warn!("{VARIABLE}: \"{text}\" is not a number of bytes; memory is not watched");
                 return None;
             };
-            return Some(Self { limit, used: Used::Process, cached: 0 });
+            return Some(Self { limit, used: Used::Process, cached: (0, None) });
         }
         group(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new("/sys/fs/cgroup"))
     }
 
     /// Bytes in use that the kernel cannot take back, of which `own` are the process's; `None` where it does not say.
-    fn used(&mut self, own: u64, look_at_cached: bool) -> Option<u64> {
+    fn used(&mut self, own: u64) -> Option<u64> {
         let Used::Group(folder, file) = &self.used else { return Some(own) };
         let all = number(&folder.join(file))?;
-        if look_at_cached || self.is_beyond(all, CONNECTIONS_FROM - SLACK) {
-            self.cached = cached(folder);
+        let believed = if self.is_beyond(all, CONNECTIONS_FROM - SLACK) { FAR } else { CACHED };
+        if self.cached.1.is_none_or(|looked| looked.elapsed() >= believed) {
+            self.cached = (cached(folder), Some(Instant::now()));
         }
-        Some(all.saturating_sub(self.cached))
+        Some(all.saturating_sub(self.cached.0))
+    }
+
+    /// How long it is until so much could become too much: clients next to the proxy make it take a byte in a nanosecond.
+    fn pause(&self, used: u64) -> Duration {
+        let enough = self.limit / 100 * CONNECTIONS_FROM;
+        Duration::from_nanos(enough.saturating_sub(used)).clamp(NEAR, FAR)
     }
 
     fn is_beyond(&self, used: u64, percent: u64) -> bool {
@@ -134,7 +143,7 @@ fn group(groups: &str, root: &Path) -> Option<Memory> {
         let own = root.join(path.trim_start_matches('/'));
         let folder = if own.is_dir() { own } else { root };
         let limit = number(&folder.join(limit)).filter(|limit| (1..NO_LIMIT).contains(limit))?;
-        Some(Memory { limit, used: Used::Group(folder, used), cached: 0 })
+        Some(Memory { limit, used: Used::Group(folder, used), cached: (0, None) })
     })
 }
 
@@ -147,12 +156,12 @@ fn number(file: &Path) -> Option<u64> {
 pub(crate) async fn watch(memory: Option<Memory>, registry: Arc<Registry>, told: watch::Sender<Pressure>) {
     let Some(mut memory) = memory else { return std::future::pending().await };
     tracing::info!(limit = memory.limit, "memory is limited");
-    let mut tick = interval(EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for turn in (0..LOOKS_AT_CACHED).cycle() {
-        tick.tick().await;
+    let mut pause = NEAR;
+    loop {
+        sleep(std::mem::replace(&mut pause, FAR)).await;
         let Some(own) = resident() else { continue };
-        let Some(used) = memory.used(own, turn == 0) else { continue };
+        let Some(used) = memory.used(own) else { continue };
+        pause = memory.pause(used);
         let before = *told.borrow();
         let now = memory.judge(used, own, before);
         registry.memory(memory.limit, used, now > before);
@@ -168,7 +177,7 @@ mod tests {
     use super::*;
 
     fn process(limit: u64) -> Memory {
-        Memory { limit, used: Used::Process, cached: 0 }
+        Memory { limit, used: Used::Process, cached: (0, None) }
     }
 
     #[test]
@@ -192,6 +201,13 @@ mod tests {
             (Pressure::Requests, Pressure::Connections)
         );
         assert_eq!(judge(900, Pressure::Connections), Pressure::Connections);
+    }
+
+    #[test]
+    fn it_is_looked_at_before_it_can_be_short() {
+        let pause = |used: u64| process(100 << 20).pause(used << 20).as_millis();
+        assert_eq!((pause(0), pause(60), pause(79), pause(100)), (83, 20, 10, 10));
+        assert_eq!(process(256 << 20).pause(10 << 20), FAR);
     }
 
     #[test]
@@ -223,7 +239,7 @@ mod tests {
             ],
         );
         let mut memory = group("0::/pod\n", &root).unwrap();
-        assert_eq!((memory.limit, memory.used(0, false)), (1000, Some(700)), "what is merely cached is not in the way");
+        assert_eq!((memory.limit, memory.used(0)), (1000, Some(700)), "what is merely cached is not in the way");
         assert!(group("0::/pod/free\n", &root).is_none(), "another's limit");
         assert!(group("0::/other\n", &root).is_none());
         fs::remove_dir_all(root).unwrap();
@@ -237,11 +253,7 @@ mod tests {
         assert!(group(groups, &root).is_none());
         fs::write(root.join(limit), "70\n").unwrap();
         let mut memory = group(groups, &root).unwrap();
-        assert_eq!(
-            (memory.limit, memory.used(0, true)),
-            (70, Some(7)),
-            "in a container it is the root of what is seen"
-        );
+        assert_eq!((memory.limit, memory.used(0)), (70, Some(7)), "in a container it is the root of what is seen");
         fs::remove_dir_all(root).unwrap();
     }
 }

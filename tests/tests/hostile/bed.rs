@@ -20,7 +20,7 @@ use crate::peer::{self, Peer, Stream};
 pub(crate) const NOISE: f64 = 16e6;
 /// Open files that come and go by themselves: pooled connections, scrapes.
 const FILES: usize = 8;
-/// The bound of the good client's 99th percentile. Each row prints what it measured, about 0.2 s.
+/// The bound of the good client's 99th percentile. Each row prints what it measured, less than 0.1 s.
 const P99: Duration = Duration::from_secs(1);
 /// How often a row may run until it keeps that: a machine that others use stalls by chance, a worker that is blocked each time.
 const TRIES: usize = 3;
