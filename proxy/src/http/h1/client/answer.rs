@@ -27,8 +27,8 @@ impl ResponseReader {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(inner) = &self.inner else { return Poll::Ready(None) };
-        let (frame, ended) = ready!(inner.borrow_mut().poll_body(cx));
-        if ended {
+        let frame = ready!(inner.borrow_mut().poll_body(cx));
+        if !matches!(frame, Some(Ok(_))) || inner.borrow().reader.is_done() {
             self.inner = None;
         }
         Poll::Ready(frame)
@@ -57,18 +57,17 @@ impl ResponseReader {
 }
 
 impl Inner {
-    /// What the answer has next, and whether it has ended.
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<(Option<Result<Frame<Bytes>, BodyError>>, bool)> {
+    /// What the answer has next.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Err(error) = self.poll_upload(cx) {
-            return Poll::Ready((Some(Err(error)), true));
+            return Poll::Ready(Some(Err(error)));
         }
         let frame = ready!(self.reader.poll_frame(&mut self.wire, cx));
-        let done = self.reader.is_done();
-        let broken = !done && !matches!(frame, Some(Ok(_)));
-        if done {
+        if self.reader.is_done() {
             self.wire.settle();
+        } else {
+            self.kept &= matches!(frame, Some(Ok(_)));
         }
-        self.kept &= !broken;
-        Poll::Ready((frame, done || broken))
+        Poll::Ready(frame)
     }
 }
