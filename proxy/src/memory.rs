@@ -52,7 +52,7 @@ pub(crate) struct Memory {
     limit: u64,
     used: Used,
     /// Bytes of the control group that the kernel can take back, as last seen, and when.
-    cached: (u64, Option<Instant>),
+    cached: Option<(u64, Instant)>,
 }
 
 /// Where to learn how much is used.
@@ -72,7 +72,7 @@ impl Memory {
                 tracing::warn!("{VARIABLE}: \"{text}\" is not a number of bytes; memory is not watched");
                 return None;
             };
-            return Some(Self { limit, used: Used::Process, cached: (0, None) });
+            return Some(Self { limit, used: Used::Process, cached: None });
         }
         group(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new("/sys/fs/cgroup"))
     }
@@ -82,14 +82,16 @@ impl Memory {
         let Used::Group(folder, file) = &self.used else { return Some(own) };
         let all = number(&folder.join(file))?;
         let believed = if self.is_beyond(all, CONNECTIONS_FROM - SLACK) { FAR } else { CACHED };
-        if self.cached.1.is_none_or(|looked| looked.elapsed() >= believed) {
-            self.cached = (cached(folder), Some(Instant::now()));
-        }
-        Some(all.saturating_sub(self.cached.0))
+        let fresh = self.cached.filter(|(_, looked)| looked.elapsed() < believed);
+        let (cached, _) = *self.cached.insert(fresh.unwrap_or_else(|| (cached(folder), Instant::now())));
+        Some(all.saturating_sub(cached))
     }
 
     /// How long it is until so much could become too much: clients next to the proxy make it take a byte in a nanosecond.
-    fn pause(&self, used: u64) -> Duration {
+    fn pause(&self, used: u64, own: u64) -> Duration {
+        if is_others(used, own) {
+            return FAR;
+        }
         let enough = self.limit / 100 * CONNECTIONS_FROM;
         Duration::from_nanos(enough.saturating_sub(used)).clamp(NEAR, FAR)
     }
@@ -102,7 +104,7 @@ impl Memory {
     fn judge(&self, used: u64, own: u64, before: Pressure) -> Pressure {
         let reaches =
             |pressure, percent| self.is_beyond(used, if before >= pressure { percent - SLACK } else { percent });
-        if own < used / OWN_SHARE {
+        if is_others(used, own) {
             Pressure::None
         } else if reaches(Pressure::Requests, REQUESTS_FROM) {
             Pressure::Requests
@@ -112,6 +114,11 @@ impl Memory {
             Pressure::None
         }
     }
+}
+
+/// Whether it is others who hold it, so that nothing the proxy gives up would help.
+fn is_others(used: u64, own: u64) -> bool {
+    own < used / OWN_SHARE
 }
 
 /// Bytes of files that a control group holds. Version 1 counts those of the groups below in fields of their own.
@@ -143,7 +150,7 @@ fn group(groups: &str, root: &Path) -> Option<Memory> {
         let own = root.join(path.trim_start_matches('/'));
         let folder = if own.is_dir() { own } else { root };
         let limit = number(&folder.join(limit)).filter(|limit| (1..NO_LIMIT).contains(limit))?;
-        Some(Memory { limit, used: Used::Group(folder, used), cached: (0, None) })
+        Some(Memory { limit, used: Used::Group(folder, used), cached: None })
     })
 }
 
@@ -161,7 +168,7 @@ pub(crate) async fn watch(memory: Option<Memory>, registry: Arc<Registry>, told:
         sleep(std::mem::replace(&mut pause, FAR)).await;
         let Some(own) = resident() else { continue };
         let Some(used) = memory.used(own) else { continue };
-        pause = memory.pause(used);
+        pause = memory.pause(used, own);
         let before = *told.borrow();
         let now = memory.judge(used, own, before);
         registry.memory(memory.limit, used, now > before);
@@ -177,7 +184,7 @@ mod tests {
     use super::*;
 
     fn process(limit: u64) -> Memory {
-        Memory { limit, used: Used::Process, cached: (0, None) }
+        Memory { limit, used: Used::Process, cached: None }
     }
 
     #[test]
@@ -205,9 +212,10 @@ mod tests {
 
     #[test]
     fn it_is_looked_at_before_it_can_be_short() {
-        let pause = |used: u64| process(100 << 20).pause(used << 20).as_millis();
+        let pause = |used: u64| process(100 << 20).pause(used << 20, used << 20).as_millis();
         assert_eq!((pause(0), pause(60), pause(79), pause(100)), (83, 20, 10, 10));
-        assert_eq!(process(256 << 20).pause(10 << 20), FAR);
+        assert_eq!(process(256 << 20).pause(10 << 20, 10 << 20), FAR);
+        assert_eq!(process(100).pause(90, 20), FAR, "others hold it");
     }
 
     #[test]
