@@ -12,8 +12,10 @@ use tokio::net::TcpStream;
 use super::pipe::Pipe;
 use crate::watch::Watch;
 
-/// What one read takes at most.
-const SCRATCH: usize = 64 * 1024;
+/// What one read takes at most: twice what TLS takes at once.
+const SCRATCH: usize = 128 * 1024;
+/// From here on a read is of a connection that has many bytes to move.
+const BULK: usize = 64 * 1024;
 /// After this much in a row the other connections of the worker have their turn.
 const TURN: usize = 256 * 1024;
 
@@ -60,7 +62,7 @@ pub(super) struct Direction {
     rest: BytesMut,
     /// Where bytes wait in the kernel while there are many of them and both sides are plain.
     pipe: Option<Pipe>,
-    /// The last read was as large as a read can be: it pays to leave the bytes in the kernel.
+    /// The last read was of [`BULK`]: it pays to leave the bytes in the kernel.
     bulk: bool,
     /// Written since the last flush.
     unflushed: bool,
@@ -187,7 +189,7 @@ impl Direction {
                     }
                 }
             }
-            self.bulk = bytes.len() == SCRATCH;
+            self.bulk = bytes.len() >= BULK;
             Poll::Ready(Ok(bytes.len()))
         })
     }
