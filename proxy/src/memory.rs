@@ -87,13 +87,12 @@ impl Memory {
         Some(all.saturating_sub(cached))
     }
 
-    /// How long it is until so much could become too much: clients next to the proxy make it take a byte in a nanosecond.
+    /// How long it is until so much could become too much, and enough of it the proxy's: clients next to it make it take a byte in a
+    /// nanosecond.
     fn pause(&self, used: u64, own: u64) -> Duration {
-        if is_others(used, own) {
-            return FAR;
-        }
-        let enough = self.limit / 100 * CONNECTIONS_FROM;
-        Duration::from_nanos(enough.saturating_sub(used)).clamp(NEAR, FAR)
+        let enough = (self.limit / 100 * CONNECTIONS_FROM).saturating_sub(used);
+        let ours = used.saturating_sub(own.saturating_mul(OWN_SHARE)) / (OWN_SHARE - 1);
+        Duration::from_nanos(enough.max(ours)).clamp(NEAR, FAR)
     }
 
     fn is_beyond(&self, used: u64, percent: u64) -> bool {
@@ -104,7 +103,7 @@ impl Memory {
     fn judge(&self, used: u64, own: u64, before: Pressure) -> Pressure {
         let reaches =
             |pressure, percent| self.is_beyond(used, if before >= pressure { percent - SLACK } else { percent });
-        if is_others(used, own) {
+        if own < used / OWN_SHARE {
             Pressure::None
         } else if reaches(Pressure::Requests, REQUESTS_FROM) {
             Pressure::Requests
@@ -114,11 +113,6 @@ impl Memory {
             Pressure::None
         }
     }
-}
-
-/// Whether it is others who hold it, so that nothing the proxy gives up would help.
-fn is_others(used: u64, own: u64) -> bool {
-    own < used / OWN_SHARE
 }
 
 /// Bytes of files that a control group holds. Version 1 counts those of the groups below in fields of their own.
@@ -215,7 +209,8 @@ mod tests {
         let pause = |used: u64| process(100 << 20).pause(used << 20, used << 20).as_millis();
         assert_eq!((pause(0), pause(60), pause(79), pause(100)), (83, 20, 10, 10));
         assert_eq!(process(256 << 20).pause(10 << 20, 10 << 20), FAR);
-        assert_eq!(process(100).pause(90, 20), FAR, "others hold it");
+        let beside = |own: u64| process(1000 << 20).pause(900 << 20, own << 20).as_millis();
+        assert_eq!((beside(10), beside(200), beside(225)), (100, 34, 10), "others hold it, the proxy soon a quarter");
     }
 
     #[test]

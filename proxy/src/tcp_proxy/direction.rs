@@ -62,7 +62,7 @@ pub(super) struct Direction {
     rest: BytesMut,
     /// Where bytes wait in the kernel while there are many of them and both sides are plain.
     pipe: Option<Pipe>,
-    /// The last read was of [`BULK`]: it pays to leave the bytes in the kernel.
+    /// The last read was of [`BULK`] or more: it pays to leave the bytes in the kernel.
     bulk: bool,
     /// Written since the last flush.
     unflushed: bool,
