@@ -1,13 +1,16 @@
 //! What a request costs in instructions, as valgrind's callgrind counts them: unlike time, this repeats on a noisy machine.
 //!
-//! Both sidecars of a chain run under callgrind, with one worker, and serve one connection with one request at a time. When they are warm,
+//! Both sidecars of a chain run under callgrind, and serve one connection with one request at a time; their one worker is counted. When they are warm,
 //! what they counted is taken twice, after few requests and after many more, each on a connection of its own: their difference has
-//! neither the start, which takes as much randomness as chance wills, nor the connection. Where there is tracing, all requests are sampled or
-//! none: which they are otherwise is chance.
+//! neither the start, which takes as much randomness as chance wills, nor the connection. What their timers take meanwhile is chance, too, since it
+//! goes with time: it is counted while nothing is asked, and left out. Where there is tracing, all requests are sampled or
+//! none: which they are otherwise is chance. Where they are, the control thread's part of it, the export, is counted too.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::scenario::{Protocol, Scenario};
 use crate::collector::Collector;
@@ -24,6 +27,23 @@ const PORT: u16 = 8080;
 const REQUESTS: [u64; 3] = [1_000, 1_000, 3_000];
 /// The same of MiB.
 const MEBIBYTES: [u64; 3] = [8, 8, 40];
+/// How long nothing is asked, for what timers take.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// What both sidecars counted together, in so much time.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    instructions: u64,
+    seconds: f64,
+}
+
+/// What `units` take of the difference between two parts, without what goes with the time: as much of it as in `idle`. `None` where that
+/// leaves nothing, as happens where chance rules.
+fn each(units: u64, [few, many, idle]: [Taken; 3]) -> Option<u64> {
+    let asleep = idle.instructions as f64 / idle.seconds * (many.seconds - few.seconds);
+    let each = (many.instructions as f64 - few.instructions as f64 - asleep) / units as f64;
+    (each >= 1.0).then_some(each.round() as u64)
+}
 
 /// What a sidecar does about the traces of its requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +67,7 @@ impl Scenario {
         self != Self::TcpPlain
     }
 
-    /// Instructions of both sidecars per request, or per MiB. `None` where the shorter part took more than the longer, as happens where
+    /// Instructions of both sidecars per request, or per MiB. `None` where the shorter part took as much as the longer, as happens where
     /// chance rules.
     ///
     /// # Panics
@@ -55,16 +75,16 @@ impl Scenario {
     #[must_use]
     pub fn instructions(self, tracing: Tracing) -> Option<u64> {
         let amounts @ [_, few, many] = if self.is_tcp() { MEBIBYTES } else { REQUESTS };
-        let [_, less, more] = self.parts(amounts, tracing);
-        Some(more.checked_sub(less)? / (many - few))
+        let ([_, less, more], idle) = self.parts(amounts, tracing);
+        each(many - few, [less, more, idle])
     }
 
     fn is_tcp(self) -> bool {
         self.protocol() == Protocol::Tcp
     }
 
-    /// Instructions of both sidecars while each of `amounts` is carried, requests or MiB; the first from their start.
-    fn parts<const N: usize>(self, amounts: [u64; N], tracing: Tracing) -> [u64; N] {
+    /// What both sidecars count while each of `amounts` is carried, requests or MiB, the first from their start; and then while nothing is.
+    fn parts<const N: usize>(self, amounts: [u64; N], tracing: Tracing) -> ([Taken; N], Taken) {
         let mesh = Mesh::new();
         let [client, server, store] = ["client", "server", "store"].map(|name| mesh.pod(name));
         let _app = server.peer("http", PORT, &[]);
@@ -77,34 +97,52 @@ impl Scenario {
         let inbound = format!("inbound: {{mtls: {mode}, ports: [{{port: {PORT}, protocol: {protocol}}}]}}");
         let collector = store.at(4317);
         let _ = (tracing != Tracing::Off).then(|| Collector::start(&store, collector));
+        let all_threads = tracing == Tracing::Sampled;
         let tracing = match tracing {
             Tracing::Off => String::new(),
             Tracing::Unsampled => format!("tracing: {{endpoint: \"http://{collector}\", sampling: 0.0}}\n"),
             Tracing::Sampled => format!("tracing: {{endpoint: \"http://{collector}\", sampling: 1.0}}\n"),
         };
-        let mut sidecars =
-            [(&client, entry), (&server, inbound)].map(|(pod, rest)| self.sidecar(pod, &format!("{tracing}{rest}")));
-        let base = format!("http://{}/bytes", server.at(PORT));
+        let mut sidecars = [(&client, entry), (&server, inbound)]
+            .map(|(pod, rest)| self.sidecar(pod, &format!("{tracing}{rest}"), all_threads));
+        let at = server.at(PORT);
         // The first handshake may take longer under callgrind than one may, on a busy machine.
         let mut warm = false;
-        amounts.map(|amount| {
-            if self.is_tcp() {
-                let answer = client.run("curl", &["-sSf", "-o", "/dev/null", &format!("{base}/{}", amount << 20)]);
-                assert!(answer.status.success() || !warm, "{}", String::from_utf8_lossy(&answer.stderr));
-            } else {
-                let version: &[&str] = if self.protocol() == Protocol::Http1 { &["--h1"] } else { &[] };
-                let rest = ["-c", "1", "-m", "1", "-n", &amount.to_string(), &format!("{base}/128")];
-                let load = client.h2load(&[version, &rest].concat());
-                if warm {
-                    load.assert_clean(amount);
-                }
-            }
+        let mut since = Instant::now();
+        let mut take = || {
+            let instructions = sidecars.iter_mut().map(Counter::take).sum();
+            let seconds = std::mem::replace(&mut since, Instant::now()).elapsed().as_secs_f64();
+            Taken { instructions, seconds }
+        };
+        let parts = amounts.map(|amount| {
+            self.carry(&client, at, amount, warm);
             warm = true;
-            sidecars.iter_mut().map(Counter::take).sum()
-        })
+            take()
+        });
+        // Time is what is measured here.
+        std::thread::sleep(IDLE);
+        (parts, take())
     }
 
-    fn sidecar(self, pod: &Pod, rest: &str) -> Counter {
+    /// Makes `amount` requests one after the other, or has as many MiB sent; all must be answered by who is `warm`.
+    fn carry(self, client: &Pod, at: SocketAddr, amount: u64, warm: bool) {
+        if self.is_tcp() {
+            let url = format!("http://{at}/bytes/{}", amount << 20);
+            let answer = client.run("curl", &["-sSf", "-o", "/dev/null", &url]);
+            assert!(answer.status.success() || !warm, "{}", String::from_utf8_lossy(&answer.stderr));
+            return;
+        }
+        let version: &[&str] = if self.protocol() == Protocol::Http1 { &["--h1"] } else { &[] };
+        // A name in the request: an address is longer in one mesh than in another.
+        let (to, url) = (format!("--connect-to={at}"), format!("http://server:{PORT}/bytes/128"));
+        let rest = [&to, "-c", "1", "-m", "1", "-n", &amount.to_string(), &url];
+        let load = client.h2load(&[version, &rest].concat());
+        if warm {
+            load.assert_clean(amount);
+        }
+    }
+
+    fn sidecar(self, pod: &Pod, rest: &str, all_threads: bool) -> Counter {
         pod.redirect();
         // Where callgrind, who is the proxy, may write.
         let folder = pod.folder().join("callgrind");
@@ -113,6 +151,7 @@ impl Scenario {
         let valgrind = [
             "valgrind".to_owned(),
             "--tool=callgrind".to_owned(),
+            "--separate-threads=yes".to_owned(),
             format!("--callgrind-out-file={}/{OUT}", folder.display()),
             format!("--vgdb-prefix={}/{VGDB}", folder.display()),
         ];
@@ -125,7 +164,7 @@ impl Scenario {
         };
         let sidecar = pod.proxy_under(&config, &valgrind);
         sidecar.ready();
-        Counter { sidecar, folder, taken: 0 }
+        Counter { sidecar, folder, all_threads, taken: 0 }
     }
 }
 
@@ -137,6 +176,8 @@ const VGDB: &str = "vgdb";
 struct Counter {
     sidecar: Sidecar,
     folder: PathBuf,
+    /// Not the busiest alone, which is the worker.
+    all_threads: bool,
     taken: u32,
 }
 
@@ -148,13 +189,18 @@ impl Counter {
         // As the proxy's user: callgrind looks whether who asks still runs.
         let mut vgdb = self.sidecar.pod().command_as(PROXY, PROXY, "/usr/bin/env");
         let told = vgdb.args(["vgdb", &prefix, "dump"]).output().unwrap();
-        let file = self.folder.join(format!("{OUT}.{}", self.taken));
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        total(&text).unwrap_or_else(|| panic!("no total in {}: {told:?} {}", file.display(), self.sidecar.stderr()))
+        let begin = format!("{OUT}.{}-", self.taken);
+        let files = std::fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap());
+        let of_threads = files.filter(|entry| entry.file_name().to_string_lossy().starts_with(&begin));
+        let totals = of_threads.filter_map(|entry| total(&std::fs::read_to_string(entry.path()).unwrap()));
+        let counted = if self.all_threads { totals.sum() } else { totals.max().unwrap_or_default() };
+        let Self { folder, sidecar, .. } = self;
+        assert!(counted > 0, "no total in {}/{begin}*: {told:?} {}", folder.display(), sidecar.stderr());
+        counted
     }
 }
 
-/// The sum that a callgrind file gives (its `totals:` or `summary:` line).
+/// The sum that a thread's callgrind file gives (its `totals:` or `summary:` line).
 fn total(text: &str) -> Option<u64> {
     let line = text.lines().rev().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")))?;
     line.split_whitespace().next()?.parse().ok()
@@ -162,10 +208,22 @@ fn total(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::{Taken, each};
+
     #[test]
     fn the_sum_of_a_callgrind_file_is_read() {
         assert_eq!(super::total("events: Ir\nfn=(1) main\n3 100\n\ntotals: 12345\n"), Some(12_345));
         assert_eq!(super::total("events: Ir\nsummary: 7\n"), Some(7));
         assert_eq!(super::total("events: Ir\n"), None);
+    }
+
+    #[test]
+    fn what_goes_with_the_time_is_no_requests_cost() {
+        let taken = |instructions, seconds| Taken { instructions, seconds };
+        let idle = taken(400, 4.0);
+        assert_eq!(each(10, [taken(1_000, 1.0), taken(3_200, 3.0), idle]), Some(200));
+        // On a slower machine.
+        assert_eq!(each(10, [taken(1_100, 2.0), taken(3_900, 10.0), idle]), Some(200));
+        assert_eq!(each(10, [taken(1_000, 1.0), taken(1_000, 1.0), idle]), None);
     }
 }
