@@ -6,6 +6,7 @@
 # (other functions are inlined), and RECORD=1 make bench-instructions.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/usage.sh"
 . "$here/build.sh"
 out=$(readlink -m "$target")/pgo
 bins=$(readlink -f "$bins")

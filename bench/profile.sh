@@ -4,6 +4,7 @@
 # Writes target/profile/SCENARIO.svg.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/usage.sh"
 . "$here/build.sh"
 command -v perf >/dev/null || "$here/../tests/packages.sh" linux-perf
 exec "$bins/remora-bench" profile --seconds "${SECS:-4}" --output "$target/profile" ${ONLY:+--only "$ONLY"}

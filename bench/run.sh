@@ -5,6 +5,7 @@
 # Writes bench/{results.json,rounds.json,RESULTS.md} and docs/bench.svg.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/usage.sh"
 . "$here/build.sh"
 output=(--output "$here" --picture "$here/../docs/bench.svg")
 [ -z "${ONLY:-}" ] || output=(--output "$target/bench" --only "$ONLY")

@@ -4,6 +4,7 @@
 # Writes bench/scale.json and docs/bench-scale.svg.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/usage.sh"
 . "$here/build.sh"
 output=(--output "$here" --picture "$here/../docs/bench-scale.svg")
 [ -z "${ONLY:-}" ] || output=(--output "$target/bench" --only "$ONLY")
