@@ -58,6 +58,7 @@ test-spire: build  ## Identities from a real SPIRE, changed under load (root; ne
 	@REMORA_BIN_DIR=$(TARGET)/debug ./tests/spire/test.sh
 
 test-all: export REMORA_BULK_MIB = 1024
+test-all: export REMORA_HALF_CLOSED = 300
 test-all: lint test test-images test-jaeger test-cluster test-spire conformance  ## Everything
 
 bench:  ## Measures Remora beside Envoy, HAProxy and a bare relay in one run (SECS=6 ROUNDS=3 ONLY=h1-mtls,...); bench/RESULTS.md

@@ -36,6 +36,6 @@ pub use handshakes::Resumed;
 pub use instructions::{Counts, Tracing};
 pub use page::{page, picture, tables};
 pub use profile::profile;
-pub use report::{Machine, Report, Round};
-pub use scale::{Curves, Growth, Shape, scale_json, scale_picture};
+pub use report::{Costs, Machine, Report, Round};
+pub use scale::{Curves, Growth, MOST, Shape, scale_json, scale_picture};
 pub use scenario::{Kind, Scenario};

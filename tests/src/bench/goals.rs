@@ -75,9 +75,12 @@ pub fn goals(report: &Report) -> Vec<Goal> {
     let handshakes = ratio("handshake-full", "handshakes_per_cpu_s", Kind::Envoy);
     add("full handshakes per CPU second / envoy's".to_owned(), Bound::AtLeast(1.0), handshakes);
     add("start to ready, ms".to_owned(), Bound::AtMost(100.0), own("start_ms"));
-    for scenario in Scenario::REQUESTS.map(Scenario::name) {
-        let what = format!("{scenario}: instructions with traces at 1 %, % above without");
-        add(what, Bound::AtMost(3.0), report.traces.get(scenario).copied());
+    let costs = [("traces at 1 %", &report.costs.traces), ("metrics", &report.costs.metrics)];
+    for (name, cost) in costs {
+        for scenario in Scenario::REQUESTS.map(Scenario::name) {
+            let what = format!("{scenario}: instructions with {name}, % above without");
+            add(what, Bound::AtMost(3.0), cost.get(scenario).copied());
+        }
     }
     goals
 }
@@ -85,6 +88,7 @@ pub fn goals(report: &Report) -> Vec<Goal> {
 #[cfg(test)]
 mod tests {
     use super::{Bound, Report, goals};
+    use crate::bench::Costs;
 
     fn report(remora: f64, envoy: f64) -> Report {
         let mut report = Report::default();
@@ -103,13 +107,15 @@ mod tests {
     }
 
     #[test]
-    fn what_traces_cost_is_a_goal_of_each_path() {
-        let report = Report { traces: [("h2-plain".to_owned(), 3.1)].into(), ..Report::default() };
-        let met = |path: &str| {
-            let what = format!("{path}: instructions with traces at 1 %, % above without");
+    fn what_traces_and_metrics_cost_is_a_goal_of_each_path() {
+        let of = |percent: f64| [("h2-plain".to_owned(), percent)].into();
+        let report = Report { costs: Costs { traces: of(3.1), metrics: of(2.9) }, ..Report::default() };
+        let met = |path: &str, name: &str| {
+            let what = format!("{path}: instructions with {name}, % above without");
             goals(&report).into_iter().find(|goal| goal.what == what).unwrap().met()
         };
-        assert_eq!([met("h2-plain"), met("h1-plain")], [Some(false), None]);
+        assert_eq!([met("h2-plain", "traces at 1 %"), met("h1-plain", "traces at 1 %")], [Some(false), None]);
+        assert_eq!([met("h2-plain", "metrics"), met("h1-plain", "metrics")], [Some(true), None]);
     }
 
     #[test]

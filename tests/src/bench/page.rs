@@ -112,7 +112,7 @@ pub fn page(report: &Report) -> String {
          system time of both sidecars together, RSS that of the larger one.\n\
          - Raw rounds: [rounds.json](rounds.json); medians: [results.json](results.json). The peers' configurations: \
          [envoy](envoy), [haproxy](haproxy), [relay](relay).\n\
-         - What traces cost is counted by `make bench-instructions`, at another time: [instructions.json](instructions.json).\n\n\
+         - What traces and metrics cost is counted by `make bench-instructions`, at another time: [instructions.json](instructions.json).\n\n\
          ![CPU of both sidecars](../docs/bench.svg)\n\n## Goals\n\n{}\n\
          HAProxy is no mesh: it has no identity of its peers beyond their chain, no original destination, no traces; it is shown as \
          what a request costs at least. The relay has no feature at all.\n",

@@ -21,10 +21,19 @@ pub struct Report {
     pub machine: Machine,
     /// Scenario, kind, rounds in their order.
     pub scenarios: BTreeMap<String, BTreeMap<String, Vec<Round>>>,
-    /// What traces of one request in a hundred add to the instructions of one, in percent by scenario, as they were counted last: no
-    /// part of this run.
+    /// As they were counted last: no part of this run.
     #[serde(skip)]
+    pub costs: Costs,
+}
+
+/// What is added to the instructions of a request, in percent by scenario.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Costs {
+    /// By traces of one request in a hundred.
     pub traces: BTreeMap<String, f64>,
+    /// By metrics.
+    pub metrics: BTreeMap<String, f64>,
 }
 
 /// What a machine is like, as far as numbers depend on it.

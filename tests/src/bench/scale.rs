@@ -8,6 +8,9 @@ use super::picture::{Panel, curves};
 use super::report::rounded;
 use super::{Chain, Kind, Round, Scenario};
 
+/// The most connections that are measured, where there are files for them.
+pub const MOST: u32 = 10_000;
+
 /// How much of everything there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -55,13 +58,15 @@ impl Growth {
         }
     }
 
-    /// Where it is measured. Where a process may open 20,000 files, a sidecar takes fewer than 10,000 connections.
+    /// Where it is measured. A sidecar takes as many connections as half of the `files` that a process may open allow, less some for
+    /// everything else: with fewer than 22,000 the last point of connections is lower than it should be.
     #[must_use]
-    pub fn points(self) -> &'static [u32] {
+    pub fn points(self, files: u64) -> Vec<u32> {
+        let most = u32::try_from(files.saturating_sub(2_000) / 2).map_or(MOST, |most| most.min(MOST));
         match self {
-            Self::Connections => &[1, 10, 100, 1_000, 3_000, 9_000],
-            Self::Endpoints | Self::Entries => &[1, 10, 100, 1_000],
-            Self::Workers => &[1, 2],
+            Self::Connections => vec![1, 10, 100, 1_000, 3_000, most],
+            Self::Endpoints | Self::Entries => vec![1, 10, 100, 1_000],
+            Self::Workers => vec![1, 2],
         }
     }
 
@@ -123,6 +128,12 @@ pub fn scale_picture(all: &Curves) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Growth, scale_json, scale_picture};
+
+    #[test]
+    fn connections_end_where_files_do() {
+        let last = |files| Growth::Connections.points(files).pop();
+        assert_eq!([20_000, 21_999, 22_000, u64::MAX].map(last), [9_000, 9_999, 10_000, 10_000].map(Some));
+    }
 
     #[test]
     fn every_point_is_in_the_file_and_the_picture() {

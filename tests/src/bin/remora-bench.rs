@@ -9,14 +9,14 @@
 //! All take `--output FOLDER [--picture FILE] [--seconds N] [--rounds N] [--only NAME,...]`.
 #![allow(clippy::print_stdout)] // Its answers.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit};
 use remora_test::bench::{
-    Ca, Chain, Curves, Growth, Kind, Machine, Report, Resumed, Round, Scenario, flame, page, picture, profile,
-    scale_json, scale_picture, tables,
+    Ca, Chain, Costs, Curves, Growth, Kind, MOST, Machine, Report, Resumed, Round, Scenario, flame, page, picture,
+    profile, scale_json, scale_picture, tables,
 };
 
 /// Beside scenarios, what can be chosen: handshakes come with h2-mtls.
@@ -168,22 +168,21 @@ fn measure_certificates(rounds: u32, report: &mut Report) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// What traces cost by the last count that is kept beside the results; nothing where there is none.
-fn traces(folder: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
+/// What traces and metrics cost by the last count that is kept beside the results; nothing where there is none.
+fn costs(folder: &Path) -> anyhow::Result<Costs> {
     let file = folder.join("instructions.json");
     if !file.exists() {
-        return Ok(BTreeMap::new());
+        return Ok(Costs::default());
     }
     let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
-    let mut counted: serde_json::Value = serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
-    serde_json::from_value(counted["traces"].take()).with_context(|| format!("{}: traces", file.display()))
+    serde_json::from_slice(&text).with_context(|| file.display().to_string())
 }
 
 fn beside_peers(arguments: &Arguments) -> anyhow::Result<()> {
     let mut machine = Machine::here();
     machine.versions = arguments.versions()?.into_iter().map(|(name, version)| (name.to_owned(), version)).collect();
-    let (seconds, rounds, traces) = (arguments.seconds, arguments.rounds, traces(&arguments.output)?);
-    let mut report = Report { seconds, rounds, machine, traces, ..Report::default() };
+    let (seconds, rounds, costs) = (arguments.seconds, arguments.rounds, costs(&arguments.output)?);
+    let mut report = Report { seconds, rounds, machine, costs, ..Report::default() };
     for scenario in Scenario::ALL {
         if arguments.wants(scenario.name()) || scenario == Scenario::H2Mtls && arguments.wants("handshakes") {
             measure(scenario, arguments, &mut report)?;
@@ -203,17 +202,24 @@ fn page_again(arguments: &Arguments) -> anyhow::Result<()> {
     let file = arguments.output.join("rounds.json");
     let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
     let report: Report = serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
-    arguments.tell(&Report { traces: traces(&arguments.output)?, ..report })
+    arguments.tell(&Report { costs: costs(&arguments.output)?, ..report })
 }
 
 fn scale(arguments: &Arguments) -> anyhow::Result<()> {
     let mut all = Curves::new();
+    let (files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     for growth in Growth::ALL.into_iter().filter(|growth| arguments.wants(growth.name())) {
         let mut points = Vec::new();
-        for count in growth.points() {
-            let measured = growth.measure(*count, arguments.seconds);
-            say(growth.name(), *count, Kind::Remora, &measured);
-            points.push((*count, measured));
+        for count in growth.points(files) {
+            let measured = growth.measure(count, arguments.seconds);
+            say(growth.name(), count, Kind::Remora, &measured);
+            points.push((count, measured));
+        }
+        if growth == Growth::Connections
+            && let Some((last, _)) = points.last()
+            && *last < MOST
+        {
+            println!("SKIPPED: {MOST} connections: a process may open {files} files here, which is enough for {last}");
         }
         all.push((growth, points));
     }

@@ -3,6 +3,10 @@
 //! Compares with the file, and fails where a path grew by more than 3 % over it or by more than 10 % over the first count ever
 //! recorded, whatever has been recorded since, with traces or without, or where a hundredth of what spans of every request cost is more
 //! than 3 %. With `--record` the file takes the new counts instead.
+//!
+//! `--counts COUNTS` writes what requests take to another file, and does no more; `--uncounted COUNTS` counts a proxy without metrics, and FILE
+//! takes how much one with them, of which COUNTS are, is above.
+//!
 //! Counts of another compiler, valgrind or processor say nothing: there the comparison is SKIPPED.
 #![allow(clippy::print_stdout)] // Its answers.
 
@@ -12,6 +16,7 @@ use std::process::Command;
 
 use anyhow::Context;
 use remora_test::bench::{Counts, Scenario, Tracing};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The growth over the last recorded count that fails, in percent.
@@ -34,6 +39,20 @@ struct Recorded {
     counts: Counts,
     /// What traces of one request in a hundred add, in percent: the table of goals has them from here.
     traces: BTreeMap<String, f64>,
+    /// What metrics add, in percent.
+    #[serde(default)]
+    metrics: BTreeMap<String, f64>,
+}
+
+/// What is done about the kept file.
+#[derive(Debug)]
+enum Mode {
+    Compare,
+    Record,
+    /// Nothing: counts of requests go to this one.
+    Counts(PathBuf),
+    /// It takes what metrics cost; the proxy that is counted has none, and this file counts of one that has.
+    Uncounted(PathBuf),
 }
 
 /// What a count depends on beside the code.
@@ -120,25 +139,56 @@ fn said(program: &str, argument: &str) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn arguments() -> anyhow::Result<(PathBuf, bool)> {
-    let (mut file, mut record) = (None, false);
+fn arguments() -> anyhow::Result<(PathBuf, Mode)> {
+    let (mut file, mut mode) = (None, Mode::Compare);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--file" => file = Some(PathBuf::from(words.next().context("--file lacks its value")?)),
-            "--record" => record = true,
+            "--record" => mode = Mode::Record,
+            "--counts" => mode = Mode::Counts(words.next().context("--counts lacks its value")?.into()),
+            "--uncounted" => mode = Mode::Uncounted(words.next().context("--uncounted lacks its value")?.into()),
             _ => anyhow::bail!("unknown argument {word}"),
         }
     }
-    Ok((file.context("--file FILE is missing")?, record))
+    Ok((file.context("--file FILE is missing")?, mode))
 }
 
-fn read(file: &Path) -> anyhow::Result<Option<Recorded>> {
+fn read<T: DeserializeOwned>(file: &Path) -> anyhow::Result<Option<T>> {
     if !file.exists() {
         return Ok(None);
     }
     let text = std::fs::read(file).with_context(|| file.display().to_string())?;
     serde_json::from_slice(&text).map(Some).with_context(|| file.display().to_string())
+}
+
+fn write(file: &Path, content: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(content)? + "\n";
+    std::fs::write(file, text).with_context(|| file.display().to_string())?;
+    println!("written to {}", file.display());
+    Ok(())
+}
+
+/// In percent, to two places.
+fn above(more: f64, base: f64) -> f64 {
+    ((more / base - 1.0) * 10_000.0).round() / 100.0
+}
+
+/// Of requests, without traces.
+fn count_requests() -> anyhow::Result<Counts> {
+    let paths = Scenario::REQUESTS.map(|scenario| Counted(scenario, Tracing::Off));
+    paths.into_iter().map(|path| Ok((path.name(), path.count().context("requests took less than nothing")?))).collect()
+}
+
+/// Says what metrics cost, in percent above a proxy without them, which is what is counted here.
+fn tell_metrics(with: &Counts) -> anyhow::Result<BTreeMap<String, f64>> {
+    let costs = count_requests()?.into_iter().map(|(name, without)| {
+        let with = with.get(&name).with_context(|| format!("{name} was not counted"))?;
+        let more = above(*with as f64, without as f64);
+        println!("{name:<20}{with:>14}, without metrics {without}: they add {more:.2} %");
+        Ok((name, more))
+    });
+    costs.collect()
 }
 
 /// Says what sampling one request in a hundred costs, in percent above no traces at all; and the most, in percent, that a hundredth of
@@ -149,18 +199,28 @@ fn tell_traces(counts: &Counts) -> anyhow::Result<(BTreeMap<String, f64>, f64)> 
         let of = |tracing| counts[&Counted(scenario, tracing).name()] as f64;
         let sampled = Counted(scenario, Tracing::Sampled).count().context("sampled requests took less than nothing")?;
         let traced = (1.0 - SAMPLED) * of(Tracing::Unsampled) + SAMPLED * sampled as f64;
-        let more = (traced / of(Tracing::Off) - 1.0) * 100.0;
+        let more = above(traced, of(Tracing::Off));
         println!("traces of {:.0} % of the requests: {more:+.2} % of {}", SAMPLED * 100.0, scenario.name());
-        costs.insert(scenario.name().to_owned(), (more * 100.0).round() / 100.0);
+        costs.insert(scenario.name().to_owned(), more);
         most = most.max((sampled as f64 / of(Tracing::Off) - 1.0) * 100.0 * SAMPLED);
     }
     Ok((costs, most))
 }
 
 fn main() -> anyhow::Result<()> {
-    let (file, record) = arguments()?;
-    let before = read(&file)?;
+    let (file, mode) = arguments()?;
+    let before = read::<Recorded>(&file)?;
     let here = Place::here()?;
+    let record = match mode {
+        Mode::Compare => false,
+        Mode::Record => true,
+        Mode::Counts(file) => return write(&file, &count_requests()?),
+        Mode::Uncounted(with) => {
+            let with = read(&with)?.context("counts with metrics come first")?;
+            let before = before.filter(|before| before.place == here).context("record the other counts first")?;
+            return write(&file, &Recorded { metrics: tell_metrics(&with)?, ..before });
+        }
+    };
     if let Some(before) = &before
         && before.place != here
         && !record
@@ -193,13 +253,11 @@ fn main() -> anyhow::Result<()> {
     let (traces, spans) = tell_traces(&counts)?;
     if record {
         // The first of a path stays what it was, also where the compiler changes.
-        let mut first = before.map(|all| all.first).unwrap_or_default();
+        let (mut first, metrics) = before.map(|all| (all.first, all.metrics)).unwrap_or_default();
         for (name, count) in &counts {
             first.entry(name.clone()).or_insert(*count);
         }
-        std::fs::write(&file, serde_json::to_string_pretty(&Recorded { place: here, first, counts, traces })? + "\n")?;
-        println!("written to {}", file.display());
-        return Ok(());
+        return write(&file, &Recorded { place: here, first, counts, traces, metrics });
     }
     anyhow::ensure!(before.is_some(), "{} does not exist: record it", file.display());
     anyhow::ensure!(

@@ -1,4 +1,4 @@
-//! Load tools: by their own account every request must be answered, and well.
+//! Load tools: by their own account every request must be answered, and well, as without sidecars.
 
 use crate::course::{Course, Way};
 use crate::peers::peers;
@@ -54,7 +54,8 @@ const TOOLS: [Tool; 6] = [
 ];
 
 impl Tool {
-    fn judge(&self, course: &Course) -> Result<(), String> {
+    /// As they are directly, `direct`, the figures of what it says must be; these are the answer.
+    fn judge(&self, course: &Course, direct: Option<&[String]>) -> Result<Vec<String>, String> {
         let [program, arguments @ .., path] = self.command else { unreachable!("each has a path") };
         let mut command = course.client.command(program);
         command.args(arguments).arg(format!("http://{}{path}", course.to));
@@ -62,18 +63,39 @@ impl Tool {
         let text = String::from_utf8_lossy(&output.stdout);
         let (said, times) = self.says;
         let wrong = text.matches(said).count() != times || self.silent.iter().any(|word| text.contains(word));
-        if wrong || !output.status.success() { Err(format!("{}: {text}", output.status)) } else { Ok(()) }
+        let figures = figures(&text);
+        let differs = direct.is_some_and(|direct| direct != figures);
+        if wrong || differs || !output.status.success() {
+            return Err(format!("{}: {text}; directly {direct:?}", output.status));
+        }
+        Ok(figures)
     }
+}
+
+/// What does not depend on time: how requests ended, and the bytes of all bodies, by h2load; by nghttp each answer's status and length.
+fn figures(text: &str) -> Vec<String> {
+    let figure = |line: &str| match line.split_once(": ") {
+        Some(("requests" | "status codes", _)) => Some(line.to_owned()),
+        Some(("traffic", sizes)) => sizes.rsplit_once('(').map(|(_, data)| data.to_owned()),
+        _ => [":status: ", "content-length: "].iter().find_map(|name| line.find(name)).map(|at| line[at..].to_owned()),
+    };
+    let mut figures: Vec<_> = text.lines().filter_map(figure).collect();
+    figures.sort();
+    figures
 }
 
 #[test]
 fn tools() {
     let Some([]) = peers("load tools", []) else { return };
+    let course = Course::peer(Way::Direct);
+    let direct = TOOLS.each_ref().map(|tool| tool.judge(&course, None).unwrap());
+    drop(course);
+    assert_eq!(direct.each_ref().map(Vec::len), [100, 3, 3, 3, 3, 0], "{direct:?}");
     Way::both(|way| {
         let course = Course::peer(way);
         let mut report = Report::new("load tools", "Debian's", way);
-        for tool in &TOOLS {
-            report.case(tool.case, tool.judge(&course));
+        for (tool, direct) in TOOLS.iter().zip(&direct) {
+            report.case(tool.case, tool.judge(&course, Some(direct)).map(drop));
         }
         report.conclude();
     });

@@ -44,6 +44,26 @@ fn serve(stream: TcpStream) {
     }
 }
 
+/// Python's own client, by the proxy of the first argument: urllib's absolute form, and the tunnel that it opens for https, by HTTP/1.0.
+const PYTHON: &str = "
+import http.client, sys, urllib.request
+proxy = urllib.request.ProxyHandler({'http': 'http://' + sys.argv[1]})
+with urllib.request.build_opener(proxy).open('http://origin.example/path?q', timeout=30) as answer:
+    print(answer.status, answer.read().decode())
+tunnel = http.client.HTTPConnection(sys.argv[1], timeout=30)
+tunnel.set_tunnel('origin.example', 80, {'Content-Length': '0'})
+tunnel.request('GET', '/path?q')
+answer = tunnel.getresponse()
+print(answer.status, answer.read().decode())
+";
+
+fn python(pod: &Pod, proxy: &str) -> String {
+    // Another one on the path may be root's own.
+    let output = pod.run("/usr/bin/python3", &["-c", PYTHON, proxy]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// Asks through both proxies, from a pod without a sidecar and from one with, in each form: they are told the same.
 fn same(bare: &Pod, direct: &str, client: &Pod, meshed: &str) {
     let url = "http://origin.example/path?q";
@@ -59,6 +79,11 @@ fn same(bare: &Pod, direct: &str, client: &Pod, meshed: &str) {
         assert!(meshed.body.contains("origin.example"), "{meshed:?}");
         assert_eq!(meshed.body, direct.body, "{by} {form:?}");
     }
+    let told = python(client, meshed);
+    assert_eq!(told.matches("200 ").count(), 2, "{told}");
+    assert!(told.contains("GET http://origin.example/path?q HTTP/1.1"), "{told}");
+    assert!(told.contains("CONNECT origin.example:80 HTTP/1.0"), "{told}");
+    assert_eq!(told, python(bare, direct));
 }
 
 #[test]
@@ -70,8 +95,8 @@ fn a_forward_proxy_is_asked_as_without_a_sidecar() {
     same(&bare, &proxy, &client, &proxy);
     let count = |metric| outbound.metric(metric, &[("direction", "outbound"), ("cluster", "passthrough")]);
     // The absolute form is read; of a tunnel the proxy knows nothing but its bytes.
-    assert_eq!(count("remora_requests_total"), 2.0);
-    assert_eq!(count("remora_tcp_connections_total"), 2.0);
+    assert_eq!(count("remora_requests_total"), 3.0);
+    assert_eq!(count("remora_tcp_connections_total"), 3.0);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use h2::client::SendRequest;
 use h2::ext::Protocol;
 use h2::{RecvStream, SendStream};
 use http::{Request, Response};
+use remora_test::eventually;
 use remora_test::mesh::Mesh;
 use tokio::net::TcpStream;
 
@@ -239,6 +240,35 @@ fn a_stream_of_http_2_leaves_http_alone() {
         echoed
     });
     assert_eq!(echoed, b"onetwoend");
+}
+
+#[test]
+fn a_tunnel_goes_on_while_its_sidecar_drains_and_its_end_is_the_sidecars() {
+    let mut pair = Pair::start(Plan { both: "lame_duck: 0\ndrain_timeout: 10m", ..Plan::default() });
+    let mut wire = Wire::open(&pair.client, service(8080));
+    assert_eq!(wire.get("/upgrade", &UPGRADE).code, 101);
+    let (inbound, tunnel) = (&pair.inbound, &mut wire);
+    pair.client.block_on(|| async move {
+        let mut client = http2().await;
+        assert_eq!(stream(&mut client, "/status/404").await.0.status(), 404);
+        let (response, mut send) = stream(&mut client, "/upgrade").await;
+        let mut body = response.into_body();
+        inbound.terminate();
+        eventually("readiness is withdrawn", || (!inbound.is_ready()).then_some(()));
+        for word in ["one", "two", "six"] {
+            tunnel.send(word);
+            assert_eq!(tunnel.bytes(3), word.as_bytes());
+            send.send_data(word.into(), false).unwrap();
+            assert_eq!(body.data().await.unwrap().unwrap(), word);
+        }
+        send.send_data("end".into(), true).unwrap();
+        assert_eq!(body.data().await.unwrap().unwrap(), "end");
+        assert!(body.data().await.is_none(), "no reset");
+    });
+    assert!(pair.inbound.ended().is_none(), "one is left");
+    wire.stream.shutdown(Shutdown::Write).unwrap();
+    assert!(wire.rest().is_empty(), "its end, and no reset");
+    assert_eq!(pair.inbound.wait().code(), Some(0), "long before the drain's timeout");
 }
 
 #[test]

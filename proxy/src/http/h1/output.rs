@@ -206,6 +206,44 @@ mod tests {
     use super::super::wire::Wire;
     use super::*;
 
+    /// Where that lay which it was told to write, all in one call.
+    #[derive(Default)]
+    struct Places(Vec<*const u8>);
+
+    impl AsyncWrite for Places {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            unreachable!("several pieces")
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.0.extend(slices.iter().map(|slice| slice.as_ptr()));
+            Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_written_from_where_it_was_read_with_the_head_before_it() {
+        let parts = [vec![b'x'; 9], vec![b'y'; 9_000]].map(Bytes::from);
+        let mut output = Output::default();
+        output.text(|out| out.extend_from_slice(b"head"));
+        parts.iter().for_each(|part| output.data(part.clone()));
+        let mut places = Places::default();
+        poll_fn(|cx| output.poll_write_to(Pin::new(&mut places), cx)).await.unwrap();
+        assert_eq!(places.0[1..], parts.map(|part| part.as_ptr()));
+    }
+
     #[tokio::test]
     async fn text_and_data_leave_in_order_however_little_is_taken_at_a_time() {
         let (client, mut server) = tokio::io::duplex(7);

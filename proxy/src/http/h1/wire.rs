@@ -166,6 +166,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_body_is_not_copied_out_of_the_buffer_it_was_read_into() {
+        for framing in [Framing::Length(9), Framing::UntilClose] {
+            let (client, _server) = tokio::io::duplex(7);
+            let mut wire = Wire::new(client, BytesMut::from("a part"));
+            let place = wire.input.as_ptr();
+            let mut reader = Reader::new(framing, Limits::default());
+            let frame = poll_fn(|cx| reader.poll_frame(&mut wire, cx)).await.unwrap().unwrap();
+            let data = frame.into_data().unwrap();
+            assert_eq!((&data[..], data.as_ptr()), (&b"a part"[..], place), "{framing:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_body_ends_where_its_framing_says() {
         for (framing, bytes, body) in [
             (Framing::Length(3), "abcnext", "abc"),
