@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::{ByteCounter, Inner, RequestTelemetry, Sampled};
 use crate::error::{Error, ResponseFlag};
 use crate::telemetry::access_log::{self, AccessRecord, Subject};
-use crate::telemetry::metrics::RequestProtocol;
+use crate::telemetry::metrics::{self, RequestProtocol};
 use crate::telemetry::semantics;
 use crate::telemetry::span::{Outcome, SpanRole};
 
@@ -60,6 +60,9 @@ impl Inner {
     }
 
     fn record_metrics(&self, outcome: &Outcome) {
+        if !metrics::COUNTS {
+            return;
+        }
         let traffic = match &self.traffic {
             Some(traffic) => {
                 traffic.active.down();
