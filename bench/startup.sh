@@ -5,6 +5,7 @@
 #   IMAGE=FILE    a container image's remora-proxy, built with CARGO_PROFILE_IMAGE_STRIP=none, whose functions are named too
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/usage.sh"
 export PATH=$PATH:/usr/sbin:/sbin
 command -v valgrind >/dev/null || "$here/../tests/packages.sh" valgrind
 bins=${REMORA_BIN_DIR:-}

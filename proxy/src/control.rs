@@ -184,6 +184,9 @@ async fn serve(config: PathBuf, loggers: Loggers) -> Result<(), Failure> {
     });
     readiness.ready().await;
     tracing::info!(service = %snapshot.service.name, workers = workers.len(), "ready");
+    if !telemetry::metrics::COUNTS {
+        tracing::warn!("built with the feature `uncounted`: workers count nothing");
+    }
 
     let (told, watched) = (registry.clone(), readiness.clone());
     let reload = Reload {

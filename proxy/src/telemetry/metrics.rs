@@ -23,8 +23,8 @@ pub use labels::{
 
 use codes::{CODES, code_slot};
 
-/// Whether anything is counted. It is but in a program that is made to show what that costs, of which no metric is true.
-pub(super) const COUNTS: bool = cfg!(not(feature = "uncounted"));
+/// Whether workers count. They do but in a program that is made to show what that costs.
+pub(crate) const COUNTS: bool = cfg!(not(feature = "uncounted"));
 
 /// A count with a single writer.
 #[derive(Debug, Default)]

@@ -64,7 +64,10 @@ impl Growth {
     pub fn points(self, files: u64) -> Vec<u32> {
         let most = u32::try_from(files.saturating_sub(2_000) / 2).map_or(MOST, |most| most.min(MOST));
         match self {
-            Self::Connections => vec![1, 10, 100, 1_000, 3_000, most],
+            Self::Connections => {
+                let fewer = [1, 10, 100, 1_000, 3_000].into_iter().filter(|count| *count < most);
+                fewer.chain([most.max(1)]).collect()
+            }
             Self::Endpoints | Self::Entries => vec![1, 10, 100, 1_000],
             Self::Workers => vec![1, 2],
         }
@@ -133,6 +136,10 @@ mod tests {
     fn connections_end_where_files_do() {
         let last = |files| Growth::Connections.points(files).pop();
         assert_eq!([20_000, 21_999, 22_000, u64::MAX].map(last), [9_000, 9_999, 10_000, 10_000].map(Some));
+        assert_eq!(
+            [256, 4_096].map(|files| Growth::Connections.points(files)),
+            [vec![1], vec![1, 10, 100, 1_000, 1_048]]
+        );
     }
 
     #[test]

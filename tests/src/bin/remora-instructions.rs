@@ -174,6 +174,33 @@ fn above(more: f64, base: f64) -> f64 {
     ((more / base - 1.0) * 10_000.0).round() / 100.0
 }
 
+/// Counts every path, and says how it is beside what was recorded `before`; and which have grown too much. What is to be recorded is counted once.
+fn count_all(before: Option<&Recorded>, record: bool) -> anyhow::Result<(Counts, Vec<String>)> {
+    let mut counts = Counts::new();
+    let mut grown = Vec::new();
+    println!("{:<20}{:>14}{:>14}{:>14}", "", "instructions", "recorded", "first");
+    for path in Counted::all() {
+        let name = path.name();
+        let recent = Recent::of(&name, before);
+        let Some(count) = (if record { path.count() } else { recent.count(path) }) else {
+            println!("{name:<20}{:>14}", "not measurable");
+            anyhow::ensure!(!path.0.is_compared(), "{name}: more requests took fewer instructions");
+            continue;
+        };
+        let against = |base: Option<u64>| {
+            base.map_or_else(|| "-".to_owned(), |base| format!("{:+.2} %", (count as f64 / base as f64 - 1.0) * 100.0))
+        };
+        println!("{name:<20}{count:>14}{:>14}{:>14}", against(recent.last), against(recent.first));
+        if recent.is_exceeded_by(count) {
+            grown.push(name.clone());
+        }
+        if path.0.is_compared() {
+            counts.insert(name, count);
+        }
+    }
+    Ok((counts, grown))
+}
+
 /// Of requests, without traces.
 fn count_requests() -> anyhow::Result<Counts> {
     let paths = Scenario::REQUESTS.map(|scenario| Counted(scenario, Tracing::Off));
@@ -228,32 +255,13 @@ fn main() -> anyhow::Result<()> {
         println!("SKIPPED: the counts in {} are of {:?}, this is {here:?}", file.display(), before.place);
         return Ok(());
     }
-    let mut counts = Counts::new();
-    let mut grown = Vec::new();
-    println!("{:<20}{:>14}{:>14}{:>14}", "", "instructions", "recorded", "first");
-    for path in Counted::all() {
-        let name = path.name();
-        let recent = Recent::of(&name, before.as_ref());
-        let Some(count) = (if record { path.count() } else { recent.count(path) }) else {
-            println!("{name:<20}{:>14}", "not measurable");
-            anyhow::ensure!(!path.0.is_compared(), "{name}: more requests took fewer instructions");
-            continue;
-        };
-        let against = |base: Option<u64>| {
-            base.map_or_else(|| "-".to_owned(), |base| format!("{:+.2} %", (count as f64 / base as f64 - 1.0) * 100.0))
-        };
-        println!("{name:<20}{count:>14}{:>14}{:>14}", against(recent.last), against(recent.first));
-        if recent.is_exceeded_by(count) {
-            grown.push(name.clone());
-        }
-        if path.0.is_compared() {
-            counts.insert(name, count);
-        }
-    }
+    let (counts, grown) = count_all(before.as_ref(), record)?;
     let (traces, spans) = tell_traces(&counts)?;
     if record {
         // The first of a path stays what it was, also where the compiler changes.
-        let (mut first, metrics) = before.map(|all| (all.first, all.metrics)).unwrap_or_default();
+        let metrics =
+            before.as_ref().filter(|all| all.place == here).map(|all| all.metrics.clone()).unwrap_or_default();
+        let mut first = before.map(|all| all.first).unwrap_or_default();
         for (name, count) in &counts {
             first.entry(name.clone()).or_insert(*count);
         }

@@ -1,4 +1,4 @@
-//! Load tools: by their own account every request must be answered, and well, as without sidecars.
+//! Load tools: by their own account every request must be answered, and well; h2load's and nghttp's figures are those without sidecars.
 
 use crate::course::{Course, Way};
 use crate::peers::peers;

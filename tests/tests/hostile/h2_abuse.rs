@@ -151,7 +151,7 @@ fn continuation_flood(bed: &Bed) {
     let id = h2.stream_id();
     h2.send(&frame(HEADERS, 0, id, &get("/evil")));
     let more = frame(CONTINUATION, 0, id, &field(b"x-more", &[b'm'; 16_000]));
-    // What is sent when it has ended already, and what the kernel took.
+    // The kernel takes some, too, even when it has ended.
     let taken = (0..1_000).take_while(|_| h2.send(&more)).count();
     calmed(&mut h2);
     assert!(taken < 1_000, "all of it was read");

@@ -44,7 +44,7 @@ fn serve(stream: TcpStream) {
     }
 }
 
-/// Python's own client, by the proxy of the first argument: urllib's absolute form, and the tunnel that it opens for https, by HTTP/1.0.
+/// Python's own client, by the proxy of the first argument: urllib's absolute form, and the tunnel that it opens for https, by HTTP/1.0 until Python 3.11.
 const PYTHON: &str = "
 import http.client, sys, urllib.request
 proxy = urllib.request.ProxyHandler({'http': 'http://' + sys.argv[1]})
@@ -82,7 +82,7 @@ fn same(bare: &Pod, direct: &str, client: &Pod, meshed: &str) {
     let told = python(client, meshed);
     assert_eq!(told.matches("200 ").count(), 2, "{told}");
     assert!(told.contains("GET http://origin.example/path?q HTTP/1.1"), "{told}");
-    assert!(told.contains("CONNECT origin.example:80 HTTP/1.0"), "{told}");
+    assert!(told.contains("CONNECT origin.example:80 HTTP/1."), "{told}");
     assert_eq!(told, python(bare, direct));
 }
 

@@ -265,7 +265,10 @@ fn a_tunnel_goes_on_while_its_sidecar_drains_and_its_end_is_the_sidecars() {
         assert_eq!(body.data().await.unwrap().unwrap(), "end");
         assert!(body.data().await.is_none(), "no reset");
     });
-    assert!(pair.inbound.ended().is_none(), "one is left");
+    // The stream is over, and the tunnel, no request any more, is left.
+    pair.inbound.metric_until("remora_requests_active", &[("direction", "inbound")], |n| n == 0.0);
+    wire.send("end");
+    assert_eq!(wire.bytes(3), b"end");
     wire.stream.shutdown(Shutdown::Write).unwrap();
     assert!(wire.rest().is_empty(), "its end, and no reset");
     assert_eq!(pair.inbound.wait().code(), Some(0), "long before the drain's timeout");
