@@ -94,6 +94,20 @@ fn a_connection_that_is_never_made_is_uf() {
     fails(&client, &outbound, "/a/path", "UF", 503, 14);
 }
 
+/// A question is asked every 10 s, and neither its answer (`PING`) nor its acknowledgement (`TCP_USER_TIMEOUT`) is waited for longer than 30.
+#[test]
+fn a_sidecar_that_vanishes_is_missed_by_who_waits_for_its_answer() {
+    let pair = Pair::usual();
+    let mut waits = Wire::open(&pair.client, service(8080));
+    waits.send("GET /silent HTTP/1.1\r\nhost: server:8080\r\n\r\n");
+    pair.inbound.metric_until("remora_requests_active", &[("direction", "inbound")], |n| n == 1.0);
+    pair.server.link(false).unwrap();
+    let answer = waits.answer();
+    assert_eq!(answer.code, 503, "{answer:?}");
+    assert!(answer.header("x-remora-reason").is_some_and(|reason| reason.starts_with("UC ")), "{answer:?}");
+    pair.outbound.metric_until("remora_upstream_connections_active", &[], |n| n == 0.0);
+}
+
 #[test]
 fn a_connection_whose_first_word_is_lost_is_made() {
     let mesh = Mesh::new();
