@@ -1,9 +1,12 @@
 //! A whole connection of a gateway, over loopback: whatever a client sends, nothing panics, and a strict reader behind it
-//! finds no message malformed. Of HTTP/1 it gets just the requests that hyper reads in the client's bytes.
+//! finds no message malformed. It gets just the requests that another reader finds in the client's bytes: hyper of HTTP/1, one of
+//! the fuzzer's own of HTTP/2.
 #![no_main]
 
 #[path = "connection/gateway.rs"]
 mod gateway;
+#[path = "connection/http2_reading.rs"]
+mod http2_reading;
 #[allow(dead_code, reason = "the other target reads answers, too")]
 #[path = "http1/hyper_reading.rs"]
 mod hyper_reading;
@@ -32,7 +35,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const LAST: &[u8] = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
 static GATEWAYS: LazyLock<Gateways> = LazyLock::new(Gateways::start);
-/// What hyper read in the last inputs of HTTP/1, newest first.
+/// What the other readers found in the last inputs, newest first.
 static EXPECTED: Mutex<VecDeque<Vec<Request>>> = Mutex::new(VecDeque::new());
 
 // The first byte says which version, and where the rest is cut in two.
@@ -41,9 +44,10 @@ fuzz_target!(|input: &[u8]| {
     let bytes = &bytes[..bytes.len().min(MAX_INPUT)];
     let (first, second) = bytes.split_at(bytes.len().min(usize::from(kind / 2)));
     if kind % 2 == 0 {
-        expect([bytes, LAST].concat());
+        expect(http1(&[bytes, LAST].concat()));
         exchange(GATEWAYS.http1(), &[first, second, LAST]);
     } else {
+        expect(http2_reading::requests(bytes));
         exchange(GATEWAYS.http2(), &[PREFACE, first, second]);
     }
 });
@@ -60,18 +64,23 @@ fn exchange(mut stream: TcpStream, pieces: &[&[u8]]) {
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
 }
 
-/// Reads by hyper what a client is going to send.
-fn expect(bytes: Vec<u8>) {
-    let reads = hyper_reading::requests(&bytes).into_iter().map(|content| {
-        let [method, _, path, _] = &content.line[..] else { unreachable!("four parts") };
-        Request::new(method, path, content.body)
+/// What hyper reads.
+fn http1(bytes: &[u8]) -> Vec<Request> {
+    let reads = hyper_reading::requests(bytes).into_iter().map(|content| {
+        let [method, host, path, _] = &content.line[..] else { unreachable!("four parts") };
+        Request::new(method, host, path, content.body)
     });
+    reads.collect()
+}
+
+/// Remembers what a client is going to send.
+fn expect(reads: Vec<Request>) {
     let mut expected = EXPECTED.lock().expect("no test panics under it");
-    expected.push_front(reads.collect());
+    expected.push_front(reads);
     expected.truncate(REMEMBERED);
 }
 
-/// The origin behind HTTP/1 has a whole request. HTTP/2 is read by the very library that the proxy uses: nothing to compare with.
+/// The origin has a whole request.
 fn arrived(request: &Request) {
     let expected = EXPECTED.lock().expect("no test panics under it");
     assert!(

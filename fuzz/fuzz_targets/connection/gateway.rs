@@ -1,4 +1,4 @@
-//! Two gateways in this process, each in front of an origin.
+//! Two gateways in this process, in front of one origin.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -14,12 +14,12 @@ pub(crate) struct Gateways([SocketAddr; 2]);
 impl Gateways {
     /// Those of a proxy that is ready.
     pub(crate) fn start() -> Self {
-        let (strict, unread) = (super::origin::start(super::arrived), super::origin::start(|_| {}));
+        let origin = super::origin::start(super::arrived);
         let [http1, http2, admin, metrics, readiness] = free_addresses();
         let config = format!(
             "gateway:\n\
-             - {{listen: '{http1}', routes: [{{path: /, to: '{strict}'}}]}}\n\
-             - {{listen: '{http2}', routes: [{{path: /, to: '{unread}'}}]}}\n\
+             - {{listen: '{http1}', routes: [{{path: /, to: '{origin}'}}]}}\n\
+             - {{listen: '{http2}', routes: [{{path: /, to: '{origin}'}}]}}\n\
              admin: {{address: '{admin}', metrics: '{metrics}', readiness: '{readiness}'}}\n\
              access_log: {{filter: off}}\nworkers: 1\n"
         );
@@ -33,12 +33,12 @@ impl Gateways {
         Self([http1, http2])
     }
 
-    /// A connection to the one whose origin compares what it gets with what hyper read.
+    /// A connection to the one that is told HTTP/1.
     pub(crate) fn http1(&self) -> TcpStream {
         TcpStream::connect(self.0[0]).expect("the gateway lives")
     }
 
-    /// A connection to the one whose origin only reads strictly.
+    /// A connection to the one that is told HTTP/2.
     pub(crate) fn http2(&self) -> TcpStream {
         TcpStream::connect(self.0[1]).expect("the gateway lives")
     }

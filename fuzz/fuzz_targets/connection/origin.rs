@@ -10,16 +10,17 @@ use crate::hyper_reading::plain;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     method: String,
+    host: String,
     target: String,
     body: Vec<u8>,
 }
 
 impl Request {
     /// The target of a CONNECT, which has a form of its own, does not count.
-    pub(crate) fn new(method: &str, target: &str, body: Vec<u8>) -> Self {
+    pub(crate) fn new(method: &str, host: &str, target: &str, body: Vec<u8>) -> Self {
         let target = if method == "CONNECT" { "" } else { target };
         let target = String::from_utf8_lossy(&plain(target.as_bytes())).into_owned();
-        Self { method: method.to_owned(), target, body: plain(&body) }
+        Self { method: method.to_owned(), host: host.to_ascii_lowercase(), target, body: plain(&body) }
     }
 }
 
@@ -83,7 +84,7 @@ impl Reader {
             ([], ["chunked"]) => self.chunks()?,
             _ => panic!("framing: {fields:?}"),
         };
-        Ok(Request::new(method, target, body))
+        Ok(Request::new(method, values("host").first().unwrap_or(&""), target, body))
     }
 
     fn chunks(&mut self) -> io::Result<Vec<u8>> {
@@ -146,7 +147,7 @@ impl Reader {
     }
 }
 
-fn is_token(text: &str) -> bool {
+pub(crate) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
