@@ -4,9 +4,11 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 
 use crate::signal::{Reaches, Signal};
+use crate::telemetry::metrics::Counter;
 
 /// From so many streams of a worker on, each may have so many bytes unread. The first of these windows is the one that HTTP/2 begins
 /// with (RFC 9113 section 6.9.2).
@@ -22,9 +24,16 @@ pub(crate) struct Crowd {
     pressed: Cell<bool>,
     /// How often the level has changed.
     changes: Rc<Signal<u64>>,
+    /// How often the windows became narrower.
+    narrowed: Arc<Counter>,
 }
 
 impl Crowd {
+    /// An empty one, which counts how often its windows become narrower.
+    pub(crate) fn new(narrowed: Arc<Counter>) -> Self {
+        Self { narrowed, ..Self::default() }
+    }
+
     /// One more.
     pub(crate) fn enter(&self) {
         let streams = self.streams.get() + 1;
@@ -67,7 +76,11 @@ impl Crowd {
     }
 
     fn set(&self, level: usize) {
-        if self.level.replace(level) != level {
+        let before = self.level.replace(level);
+        if before < level {
+            self.narrowed.add(1);
+        }
+        if before != level {
             self.changes.advance(self.changes.stage() + 1);
         }
     }

@@ -117,13 +117,14 @@ impl Worker {
         telemetry.apply(&input.snapshot.telemetry);
         let view = View::new(input, None, &telemetry);
         let files = Files::new(start.spread.most);
+        let [crowd, uploads] = telemetry.shard().narrowed().map(|narrowed| Rc::new(Crowd::new(narrowed)));
         Rc::new(Self {
             connections: Rc::default(),
             live: Rc::default(),
             own: start.own.clone(),
             room: Room::new(start.spread.clone(), files.clone()),
-            crowd: Rc::default(),
-            uploads: Rc::default(),
+            crowd,
+            uploads,
             files,
             spread: start.spread.clone(),
             view: RefCell::new(Rc::new(view)),

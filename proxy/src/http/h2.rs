@@ -12,6 +12,7 @@ use super::spelling::MAX_TARGET;
 
 mod blocks;
 mod client;
+mod floods;
 mod frames;
 pub(crate) mod keep_alive;
 mod pump;

@@ -115,6 +115,8 @@ pub(crate) struct ShardData {
     pub(crate) upstream: Mutex<BTreeMap<Arc<str>, Arc<UpstreamMetrics>>>,
     pub(crate) downstream: [Arc<DownstreamMetrics>; DIRECTIONS.len()],
     pub(crate) tls: Arc<TlsMetrics>,
+    /// Of streams to endpoints, and of clients.
+    pub(crate) narrowed: [Arc<Counter>; 2],
     pub(crate) trust: TrustMetrics,
     pub(crate) spans_dropped: Counter,
     pub(crate) access_log_dropped: Counter,
@@ -156,6 +158,11 @@ impl Shard {
     /// TLS handshakes.
     pub fn tls(&self) -> Arc<TlsMetrics> {
         Arc::clone(&self.data.tls)
+    }
+
+    /// How often the windows of HTTP/2 streams became narrower: of those to endpoints, and of those of clients.
+    pub(crate) fn narrowed(&self) -> [Arc<Counter>; 2] {
+        self.data.narrowed.clone()
     }
 
     pub(crate) fn data(&self) -> &ShardData {

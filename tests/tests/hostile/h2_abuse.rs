@@ -34,8 +34,16 @@ pub(crate) fn rows() -> Vec<Row> {
         Row { name: "tiny-data", counter: None, run: tiny_data },
         Row { name: "settings-unread", counter: Some((VIOLATIONS, &[("reason", "not_read")])), run: settings_unread },
         Row { name: "pings-unread", counter: Some((VIOLATIONS, &[("reason", "not_read")])), run: pings_unread },
-        Row { name: "priority-flood", counter: None, run: priority_flood },
-        Row { name: "window-update-flood", counter: None, run: window_update_flood },
+        Row {
+            name: "priority-flood",
+            counter: Some((VIOLATIONS, &[("reason", "h2_priority_flood")])),
+            run: priority_flood,
+        },
+        Row {
+            name: "window-update-flood",
+            counter: Some((VIOLATIONS, &[("reason", "h2_window_update_flood")])),
+            run: window_update_flood,
+        },
         Row { name: "header-bomb", counter: Some((VIOLATIONS, &[("reason", "h2_calm")])), run: header_bomb },
         Row { name: "cookie-crumbs", counter: Some((VIOLATIONS, &[("reason", "head_too_large")])), run: cookie_crumbs },
         Row {
@@ -226,25 +234,26 @@ fn pings_unread(bed: &Bed) {
     unread(bed, &frame(PING, 0, 0, b"answer!!"));
 }
 
-/// Sends frames that mean nothing; the connection serves as before.
-fn ignored(bed: &Bed, frames: &dyn Fn(u32) -> Vec<u8>) {
+/// Sends frames that mean nothing: of some, fewer than the bound of a connection with one stream, it serves as before, and many end it.
+fn meaningless(bed: &Bed, some: u32, frames: &dyn Fn(u32) -> Vec<u8>) {
     let mut h2 = bed.h2();
     let id = h2.ask(&get("/first"));
     assert_eq!(h2.outcome(id), Outcome::Answer(200));
-    for part in 0..500 {
-        let many: Vec<u8> = (0..100).flat_map(|n| frames(part * 100 + n)).collect();
-        assert!(h2.send(&many));
-    }
+    assert!(h2.send(&(0..some).flat_map(frames).collect::<Vec<_>>()));
     let id = h2.ask(&get("/last"));
     assert_eq!(h2.outcome(id), Outcome::Answer(200));
+    let flood: Vec<u8> = (some..some + 1_000).flat_map(frames).collect();
+    // What the kernel takes in before the end is met is no more than some buffers.
+    assert!((0..5_000).any(|_| !h2.send(&flood)), "the connection goes on");
+    calmed(&mut h2);
 }
 
 fn priority_flood(bed: &Bed) {
-    ignored(bed, &|n| frame(PRIORITY, 0, 2 * n + 1, &[0, 0, 0, 0, 16]));
+    meaningless(bed, 190, &|n| frame(PRIORITY, 0, 2 * n + 1, &[0, 0, 0, 0, 16]));
 }
 
 fn window_update_flood(bed: &Bed) {
-    ignored(bed, &|_| frame(WINDOW_UPDATE, 0, 0, &1u32.to_be_bytes()));
+    meaningless(bed, 90, &|_| frame(WINDOW_UPDATE, 0, 0, &1u32.to_be_bytes()));
 }
 
 fn header_bomb(bed: &Bed) {

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::floods::Floods;
 use super::frames::{ACK, CONTINUATION, DATA, END_STREAM, Frame, Frames, HEAD, HEADERS, KIND, SETTINGS, UNKNOWN};
 use super::takes::Takes;
 
@@ -47,23 +48,28 @@ pub(super) struct Blocks {
     /// Who learns what an endpoint says.
     takes: Option<Rc<Takes>>,
     empties: Empties,
+    /// A client's.
+    floods: Option<Floods>,
 }
 
 impl Blocks {
     pub(super) fn downstream(most: usize) -> Self {
-        let frames = Frames::behind(PREFACE);
-        Self { frames, bytes: None, most, newest: 0, takes: None, empties: Empties::default() }
+        let (frames, floods) = (Frames::behind(PREFACE), Some(Floods::default()));
+        Self { frames, bytes: None, most, newest: 0, takes: None, empties: Empties::default(), floods }
     }
 
     pub(super) fn upstream(most: usize, takes: Rc<Takes>) -> Self {
         let (frames, takes, empties) = (Frames::default(), Some(takes), Empties::default());
-        Self { frames, bytes: None, most, newest: u32::MAX, takes, empties }
+        Self { frames, bytes: None, most, newest: u32::MAX, takes, empties, floods: None }
     }
 
-    /// Whether what was read keeps to the bound. What is none of the h2 crate's business is made a frame that it ignores.
-    pub(super) fn see(&mut self, read: &mut [u8]) -> bool {
-        let Self { frames, bytes, most, newest, takes, empties } = self;
-        let (mut within, mut hidden) = (true, Vec::new());
+    /// Looks at what was read while so many DATA frames were `sent`. What is none of the h2 crate's business is made a frame that it ignores.
+    ///
+    /// # Errors
+    /// A bound was not kept to; which, as metrics count it.
+    pub(super) fn see(&mut self, read: &mut [u8], sent: u64) -> Result<(), &'static str> {
+        let Self { frames, bytes, most, newest, takes, empties, floods } = self;
+        let (mut within, mut hidden) = (Ok(()), Vec::new());
         frames.see(read, |frame| {
             if empties.hides(&frame) {
                 hidden.push(frame.end);
@@ -71,6 +77,9 @@ impl Blocks {
             *bytes = match frame.kind {
                 HEADERS if frame.stream > *newest => {
                     *newest = frame.stream;
+                    if let Some(floods) = floods {
+                        floods.opened();
+                    }
                     None
                 }
                 HEADERS if frame.flags & END_STREAM != 0 => Some(frame.size),
@@ -83,7 +92,13 @@ impl Blocks {
                 }
                 _ => None,
             };
-            within &= bytes.is_none_or(|bytes| bytes <= *most);
+            if bytes.is_some_and(|bytes| bytes > *most) {
+                within = Err("h2_calm");
+            } else if let Some(floods) = floods
+                && within.is_ok()
+            {
+                within = floods.see(&frame, sent);
+            }
         });
         for end in hidden {
             // One whose kind was read before has been seen.
@@ -114,7 +129,7 @@ mod tests {
         for cut in 1..=bytes.len() {
             let takes = Rc::new(Takes::new(false));
             let mut blocks = Blocks::upstream(100, takes.clone());
-            assert!(bytes.clone().chunks_mut(cut).all(|part| blocks.see(part)));
+            assert!(bytes.clone().chunks_mut(cut).all(|part| blocks.see(part, 0).is_ok()));
             let mut body = RequestBody::new(Body::Empty, Default::default(), std::time::Duration::ZERO);
             let found = takes.check(70_001, &mut body).await;
             assert_eq!(found, Err(BeyondEndpoint { bytes: 70_001, most: 70_000 }), "in parts of {cut}");
@@ -129,9 +144,9 @@ mod tests {
         let single = [&full, &empty[..], &full, &last].concat();
         let row = [&full[..], &empty.repeat(Empties::ROW as usize + 2)].concat();
         let mut blocks = Blocks::downstream(0);
-        blocks.see(&mut [0; PREFACE]);
+        blocks.see(&mut [0; PREFACE], 0).unwrap();
         let mut shown = |mut part: Vec<u8>| {
-            assert!(blocks.see(&mut part));
+            blocks.see(&mut part, 0).unwrap();
             let (mut frames, mut count) = (Frames::default(), 0);
             frames.see(&part, |frame| count += u32::from((frame.kind, frame.size, frame.flags) == (DATA, 0, 0)));
             count
@@ -156,7 +171,7 @@ mod tests {
             let mut bytes = [vec![HEADERS; PREFACE], heads].concat();
             kinds.iter().for_each(|(kind, flags, size)| bytes.extend(frame(*kind, *flags, *size)));
             let mut blocks = Blocks::downstream(100);
-            bytes.chunks_mut(cut).all(|part| blocks.see(part))
+            bytes.chunks_mut(cut).all(|part| blocks.see(part, 0).is_ok())
         };
         const END: u8 = END_STREAM | 4;
         for cut in [1, 7, 1000] {

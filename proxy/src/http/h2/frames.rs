@@ -9,8 +9,10 @@ const CODE: usize = 4;
 pub(super) const SETTING: usize = 6;
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
+pub(super) const PRIORITY: u8 = 2;
 pub(super) const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
+pub(super) const WINDOW_UPDATE: u8 = 8;
 pub(super) const CONTINUATION: u8 = 9;
 /// A frame of this kind is ignored (RFC 9113 section 4.1): no extension has it.
 pub(super) const UNKNOWN: u8 = 0xbf;

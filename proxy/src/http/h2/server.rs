@@ -138,7 +138,7 @@ type Server = h2::server::Connection<Watched<Replay<Downstream>>, Bytes>;
 enum Ended {
     /// It is closed.
     Over,
-    /// Its client takes back most of what it asks, or sends what is far too large; as metrics count it.
+    /// Its client takes back most of what it asks, or sends what is far too large or means nothing; as metrics count it.
     Abused(&'static str),
 }
 
@@ -154,7 +154,7 @@ fn poll_streams(
         let Some(accepted) = accepted else { return Poll::Ready(Ok(Ended::Over)) };
         let (request, mut respond) = accepted?;
         let connection = &streams.connection;
-        if streams.progress.is_too_large() {
+        if streams.progress.abuse().is_some() {
             break;
         }
         if connection.is_abused() {
@@ -174,7 +174,7 @@ fn poll_streams(
         let serving = Box::write(place, serve_stream(open, head, body, respond));
         spawn_local(Box::into_pin(serving));
     }
-    if streams.progress.is_too_large() { Poll::Ready(Ok(Ended::Abused("h2_calm"))) } else { Poll::Pending }
+    streams.progress.abuse().map_or(Poll::Pending, |how| Poll::Ready(Ok(Ended::Abused(how))))
 }
 
 /// Ends a connection at once, and says why if that can be written soon.

@@ -1,5 +1,5 @@
-//! What the h2 crate does not tell or bound. It resets streams whose requests are malformed or too many without a word, and leaves out
-//! of trailers what is too large: so the frames of a connection are watched, a look at each frame's nine bytes.
+//! What the h2 crate does not tell or bound. It resets streams whose requests are malformed or too many without a word, leaves out
+//! of trailers what is too large, and takes any number of frames that mean nothing: so the frames of a connection are watched, a look at each frame's nine bytes.
 
 use std::cell::Cell;
 use std::io;
@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::blocks::Blocks;
-use super::frames::{Frames, RST_STREAM};
+use super::frames::{DATA, Frames, RST_STREAM};
 use super::takes::Takes;
 use crate::telemetry::DownstreamMetrics;
 
@@ -27,8 +27,10 @@ pub(super) struct Progress {
     /// When it was looked at last, and how often in vain.
     seen: Cell<u64>,
     looks: Cell<u32>,
-    /// Trailers are far too large, so nothing more is read.
-    too_large: Cell<bool>,
+    /// DATA frames.
+    data: Cell<u64>,
+    /// What the peer sends too much of, as metrics count it: nothing more is read then.
+    abuse: Cell<Option<&'static str>>,
 }
 
 impl Progress {
@@ -39,9 +41,9 @@ impl Progress {
         !self.blocked.get() || self.looks.get() >= LOOKS
     }
 
-    /// Whether trailers are far too large. Nothing more is read then.
-    pub(super) fn is_too_large(&self) -> bool {
-        self.too_large.get()
+    /// What the peer sends too much of, as metrics count it. Nothing more is read then.
+    pub(super) fn abuse(&self) -> Option<&'static str> {
+        self.abuse.get()
     }
 
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -53,7 +55,8 @@ impl Progress {
     }
 }
 
-/// A connection that ends with too large a block of trailers. A downstream one also counts what is written to it: bytes, and resets.
+/// A connection that ends with too large a block of trailers, or a flood of frames. A downstream one also counts what is written to it: bytes, DATA
+/// frames and resets.
 pub(crate) struct Watched<S> {
     io: S,
     blocks: Blocks,
@@ -91,11 +94,11 @@ impl<S> Watched<S> {
     }
 
     fn see(&mut self, bytes: &[u8]) {
-        if let Some(Written { frames, counts, .. }) = &mut self.written {
-            frames.see(bytes, |frame| {
-                if frame.kind == RST_STREAM {
-                    counts.reset_sent(frame.code());
-                }
+        if let Some(Written { frames, counts, progress }) = &mut self.written {
+            frames.see(bytes, |frame| match frame.kind {
+                DATA => progress.data.set(progress.data.get() + 1),
+                RST_STREAM => counts.reset_sent(frame.code()),
+                _ => {}
             });
         }
     }
@@ -103,19 +106,19 @@ impl<S> Watched<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.written.as_ref().is_some_and(|written| written.progress.is_too_large()) {
+        let progress = self.written.as_ref().map(|written| &written.progress);
+        if progress.is_some_and(|progress| progress.abuse().is_some()) {
             return Poll::Pending;
         }
+        let sent = progress.map_or(0, |progress| progress.data.get());
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        if self.blocks.see(&mut buf.filled_mut()[before..]) {
-            return Poll::Ready(Ok(()));
-        }
+        let Err(abuse) = self.blocks.see(&mut buf.filled_mut()[before..], sent) else { return Poll::Ready(Ok(())) };
         let Some(written) = &self.written else {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "trailers are far too large")));
         };
         // Its client is told why it ends.
-        written.progress.too_large.set(true);
+        written.progress.abuse.set(Some(abuse));
         Poll::Pending
     }
 }

@@ -136,7 +136,11 @@ fn gather_tcp(all: &[&Traffic], families: &mut Vec<Family>) {
 fn gather_downstream(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Family>) {
     let (mut connections, mut active, mut refused) = (Sums::new(), Sums::new(), Sums::new());
     let (mut violations, mut resets, mut pauses) = (Sums::new(), Sums::new(), Sums::new());
+    let mut narrowed = Sums::new();
     for shard in shards {
+        for (peer, counter) in ["endpoint", "client"].iter().zip(&shard.narrowed) {
+            add_used(&mut narrowed, &[("peer", peer)], counter);
+        }
         for (direction, metrics) in DIRECTIONS.iter().zip(&shard.downstream) {
             let direction = ("direction", direction.as_str());
             for (protocol, counter) in DownstreamProtocol::ALL.iter().zip(&metrics.connections) {
@@ -167,6 +171,12 @@ fn gather_downstream(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Fa
             "HTTP/2 streams of clients that were reset, by error code.",
             Kind::Counter,
             counts(resets),
+        ),
+        family(
+            "remora_http2_windows_narrowed_total",
+            "Times the windows of HTTP/2 streams became narrower, for many were under way or memory was short.",
+            Kind::Counter,
+            counts(narrowed),
         ),
         family(
             "remora_accept_pauses_total",

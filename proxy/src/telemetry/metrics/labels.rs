@@ -147,7 +147,7 @@ impl Refusal {
 
 /// How clients break their protocols, as metrics count it: what HTTP/1 heads and bodies are refused for, what requests say that is taken
 /// out of them or passed over, then HTTP/2.
-pub const VIOLATIONS: [&str; 39] = [
+pub const VIOLATIONS: [&str; 41] = [
     "head_too_large",
     "request_line_too_long",
     "too_many_headers",
@@ -179,6 +179,8 @@ pub const VIOLATIONS: [&str; 39] = [
     "too_many_resets",
     "too_many_heads",
     "h2_calm",
+    "h2_priority_flood",
+    "h2_window_update_flood",
     "h2_protocol",
     "h2_flow_control",
     "h2_stream_closed",
