@@ -50,6 +50,7 @@ impl SpiffeVerifier {
     }
 
     /// Also takes a peer whose chain expired no longer than `expired_for` ago.
+    #[cfg(feature = "server")]
     pub(crate) fn tolerating(self, expired_for: Duration) -> Self {
         Self { expired_for, ..self }
     }
