@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use loona_hpack::Decoder;
+use loona_hpack::decoder::DecoderError;
 
 use super::origin::{Request, is_token};
 
@@ -61,6 +62,7 @@ struct Open {
     method: String,
     host: String,
     target: String,
+    fields: Fields,
     length: Option<usize>,
     body: Vec<u8>,
 }
@@ -80,7 +82,14 @@ impl Open {
         let text = |values: &[&[u8]]| values.first().map(|value| String::from_utf8_lossy(value).into_owned());
         let (hosts, lengths) = (values(regular, "host"), values(regular, "content-length"));
         let host = text(&authority).or_else(|| text(&hosts))?;
-        let is_other = |other: &&[u8]| !other.eq_ignore_ascii_case(host.as_bytes());
+        let usual = if scheme == [b"https"] { 443 } else { 80 };
+        let place = |host: &str| match host.to_ascii_lowercase().rsplit_once(':') {
+            Some((name, "")) => (name.to_owned(), usual),
+            Some((name, port)) if port.parse::<u16>().is_ok() => (name.to_owned(), port.parse().unwrap_or(usual)),
+            _ => (host.to_ascii_lowercase(), usual),
+        };
+        // An empty one says nothing.
+        let is_other = |other: &&[u8]| !other.is_empty() && place(&String::from_utf8_lossy(other)) != place(&host);
         if hosts.len() > 1 || hosts.iter().any(is_other) || lengths.len() > 1 {
             return None;
         }
@@ -100,7 +109,8 @@ impl Open {
         }
         // The h2 crate does, before the proxy sees it.
         target.truncate(target.find('#').unwrap_or(target.len()));
-        Some(Self { method, host, target, length: if tunnel { Some(0) } else { length }, body: Vec::new() })
+        let length = if tunnel { Some(0) } else { length };
+        Some(Self { method, host, target, fields: regular.to_vec(), length, body: Vec::new() })
     }
 
     /// It is all there, with the end of its stream or before.
@@ -109,7 +119,9 @@ impl Open {
     }
 
     fn request(&self) -> Request {
-        Request::new(&self.method, &self.host, &self.target, self.body.clone())
+        let fields =
+            self.fields.iter().map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.clone()));
+        Request::new(&self.method, &self.host, &self.target, self.body.clone()).with(fields)
     }
 }
 
@@ -192,11 +204,18 @@ impl Reader<'_> {
             block.extend_from_slice(more.payload);
             ended = more.has(END_HEADERS);
         }
-        let fields = self.hpack.decode(&block).ok()?;
+        let mut fields = Fields::new();
+        let decoded =
+            self.hpack.decode_with_cb(&block, |name, value| fields.push((name.into_owned(), value.into_owned())));
+        // Which libraries take, where a table's size alone is told.
+        if !matches!(decoded, Ok(()) | Err(DecoderError::SizeUpdateAtEnd)) {
+            return None;
+        }
         if let Some(open) = self.open.remove(&frame.stream) {
-            // The h2 crate drops pseudo-fields of trailers, before the proxy sees them.
-            let mut trailers = fields.iter().filter(|(name, _)| !name.starts_with(b":"));
-            if frame.has(END_STREAM) && trailers.all(is_field) && open.is_whole(true) {
+            // The h2 crate drops pseudo-fields of trailers, before the proxy sees them. Blanks are taken off their values.
+            let mut trailers = fields.into_iter().filter(|(name, _)| !name.starts_with(b":"));
+            let is_trailer = |(name, value): (Vec<u8>, Vec<u8>)| is_field(&(name, value.trim_ascii().to_vec()));
+            if frame.has(END_STREAM) && trailers.all(is_trailer) && open.is_whole(true) {
                 self.whole.push(open.request());
             }
             return Some(());

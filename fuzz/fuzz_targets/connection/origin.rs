@@ -6,12 +6,34 @@ use std::thread;
 
 use crate::hyper_reading::plain;
 
-/// A request as the origin reads it.
-#[derive(Debug, PartialEq, Eq)]
+/// What of a request's fields a gateway need not pass on as it is: framing, what belongs to a hop, and what only proxies may write.
+const OWN: [&str; 16] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "cookie",
+    "forwarded",
+    "x-forwarded-",
+    "x-envoy-",
+    "x-remora-",
+    "l5d-",
+    "x-request-id",
+    "traceparent",
+];
+
+/// A request as a reader finds it.
+#[derive(Debug)]
 pub(crate) struct Request {
     method: String,
     host: String,
     target: String,
+    /// In one order, where they are compared.
+    fields: Option<Vec<(String, Vec<u8>)>>,
     body: Vec<u8>,
 }
 
@@ -20,7 +42,26 @@ impl Request {
     pub(crate) fn new(method: &str, host: &str, target: &str, body: Vec<u8>) -> Self {
         let target = if method == "CONNECT" { "" } else { target };
         let target = String::from_utf8_lossy(&plain(target.as_bytes())).into_owned();
-        Self { method: method.to_owned(), host: host.to_ascii_lowercase(), target, body: plain(&body) }
+        Self { method: method.to_owned(), host: host.to_ascii_lowercase(), target, fields: None, body: plain(&body) }
+    }
+
+    /// With the fields that arrive as they were sent.
+    pub(crate) fn with(mut self, fields: impl Iterator<Item = (String, Vec<u8>)>) -> Self {
+        let is_own = |name: &str| {
+            let name = name.replace('_', "-");
+            OWN.iter().any(|own| if own.ends_with('-') { name.starts_with(own) } else { name == *own })
+        };
+        let mut fields: Vec<_> = fields.map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+        fields.retain(|(name, _)| !is_own(name));
+        fields.sort();
+        self.fields = Some(fields);
+        self
+    }
+
+    /// Whether this is what arrives when `sent` was sent.
+    pub(crate) fn is(&self, sent: &Self) -> bool {
+        (&self.method, &self.host, &self.target, &self.body) == (&sent.method, &sent.host, &sent.target, &sent.body)
+            && (sent.fields.is_none() || self.fields == sent.fields)
     }
 }
 
@@ -84,7 +125,10 @@ impl Reader {
             ([], ["chunked"]) => self.chunks()?,
             _ => panic!("framing: {fields:?}"),
         };
-        Ok(Request::new(method, values("host").first().unwrap_or(&""), target, body))
+        let request = Request::new(method, values("host").first().unwrap_or(&""), target, body);
+        // Characters stand for bytes of their number.
+        let bytes = |value: &str| value.chars().map(|byte| byte as u8).collect();
+        Ok(request.with(fields.iter().map(|(name, value)| (name.clone(), bytes(value)))))
     }
 
     fn chunks(&mut self) -> io::Result<Vec<u8>> {
