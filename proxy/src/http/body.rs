@@ -14,7 +14,7 @@ use super::h1::chunked::InvalidBody;
 use super::h1::client::ResponseReader;
 use super::h1::downstream::RequestReader;
 use super::h1::parse::Limits;
-use super::h2::{Upload, check_trailers};
+use super::h2::{Upload, check_trailers, strip};
 use super::held::Held;
 use super::stall::Stall;
 use super::trailers;
@@ -151,6 +151,8 @@ impl H2Body {
         let Some(mut trailers) = ready!(self.stream.poll_trailers(cx))? else { return Poll::Ready(None) };
         check_trailers(&trailers, &self.limits).map_err(InvalidBody::Trailers)?;
         trailers::keep_harmless(&mut trailers, self.hop);
+        // No value may have any (RFC 9113 section 8.2.1), and those of gRPC may be written so.
+        strip(&mut trailers);
         Poll::Ready(Some(Ok(trailers)))
     }
 

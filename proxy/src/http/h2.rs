@@ -25,6 +25,7 @@ mod watched;
 
 pub(crate) use client::{Connection, Named, Sender, connect, informational, request, response_parts};
 pub(crate) use pump::pump;
+pub(crate) use received::strip;
 pub(crate) use server::serve;
 pub(crate) use takes::Takes;
 pub(crate) use uploads::Upload;

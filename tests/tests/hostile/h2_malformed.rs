@@ -148,6 +148,7 @@ fn malformed_pseudo_headers(bed: &Bed) {
     let mut blocks = vec![
         ("no method", without(":method")),
         ("no path", without(":path")),
+        ("no path, and Host", fields(&[(":method", "GET"), (":scheme", "http"), ("host", "server:8080")])),
         ("no scheme", without(":scheme")),
         ("unknown", [get("/evil"), field(b":evil", b"1")].concat()),
         ("behind another field", [field(b"x", b"1"), get("/evil")].concat()),

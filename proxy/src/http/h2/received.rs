@@ -19,6 +19,7 @@ pub(super) fn request_parts(
 ) -> (Box<RequestHead>, usize, Result<Body, Error>) {
     let (mut parts, stream) = request.into_parts();
     let uri = parts.uri.into_parts();
+    let pathless = uri.path_and_query.is_none();
     let mut head = Box::new(RequestHead {
         method: parts.method,
         scheme: uri.scheme,
@@ -32,7 +33,7 @@ pub(super) fn request_parts(
         repeats: false,
     });
     let checked = fields(&mut head, limits);
-    let aimed = || target(&head).and_then(|()| authority(&head, hop));
+    let aimed = || target(&head, pathless).and_then(|()| authority(&head, hop));
     let aim = || aimed().map_err(|fault| Error::DownstreamProtocol(fault.into()));
     let (size, body) = match checked.and_then(|size| Ok((size, aim()?))) {
         Ok((size, authority)) => {
@@ -83,7 +84,7 @@ fn fields(head: &mut RequestHead, limits: &Limits) -> Result<usize, Error> {
 }
 
 /// Takes whitespace off both ends of values: gRPC sends what its applications give it, and lets it be stripped ("gRPC over HTTP2", ASCII-Value).
-fn strip(headers: &mut HeaderMap) {
+pub(crate) fn strip(headers: &mut HeaderMap) {
     for value in headers.values_mut() {
         let stripped = value.as_bytes().trim_ascii();
         if stripped.len() < value.len() {
@@ -92,13 +93,14 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// What the h2 crate leaves unchecked of a request's target.
-fn target(head: &RequestHead) -> Result<(), &'static str> {
+/// What the h2 crate leaves unchecked of a request's target, which is `pathless` where there was no `:path`.
+fn target(head: &RequestHead, pathless: bool) -> Result<(), &'static str> {
     // RFC 9113 section 8.3.1. One that is not ASCII is read in more ways than one.
     let path = head.path.as_str();
     let origin_form = path.starts_with('/') && path.is_ascii();
     let tunnel = head.method == Method::CONNECT && head.protocol.is_none();
-    if !origin_form && !tunnel && (path != "*" || head.method != Method::OPTIONS) {
+    let server = path == "*" && head.method == Method::OPTIONS;
+    if !tunnel && (pathless || !origin_form && !server) {
         return Err(":path is none");
     }
     // RFC 9113 section 8.5.

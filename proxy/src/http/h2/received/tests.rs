@@ -81,8 +81,12 @@ fn a_path_begins_with_a_slash_and_is_ascii() {
     ] {
         let mut head = request(Some("a"), &[]);
         (head.method, head.path) = (method, path.parse().unwrap());
-        assert_eq!(target(&head).is_ok(), good, "{path}");
+        assert_eq!(target(&head, false).is_ok(), good, "{path}");
+        assert!(target(&head, true).is_err(), "no path");
     }
+    let mut tunnel = request(Some("a"), &[]);
+    tunnel.method = Method::CONNECT;
+    assert!(target(&tunnel, true).is_ok());
 }
 
 #[test]
