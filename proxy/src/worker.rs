@@ -117,14 +117,14 @@ impl Worker {
         telemetry.apply(&input.snapshot.telemetry);
         let view = View::new(input, None, &telemetry);
         let files = Files::new(start.spread.most);
-        let [crowd, uploads] = telemetry.shard().narrowed().map(|narrowed| Rc::new(Crowd::new(narrowed)));
+        let narrowed = telemetry.shard().narrowed();
         Rc::new(Self {
             connections: Rc::default(),
             live: Rc::default(),
             own: start.own.clone(),
             room: Room::new(start.spread.clone(), files.clone()),
-            crowd,
-            uploads,
+            crowd: Rc::new(Crowd::new(narrowed.endpoints)),
+            uploads: Rc::new(Crowd::new(narrowed.clients)),
             files,
             spread: start.spread.clone(),
             view: RefCell::new(Rc::new(view)),

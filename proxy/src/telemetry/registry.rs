@@ -115,11 +115,17 @@ pub(crate) struct ShardData {
     pub(crate) upstream: Mutex<BTreeMap<Arc<str>, Arc<UpstreamMetrics>>>,
     pub(crate) downstream: [Arc<DownstreamMetrics>; DIRECTIONS.len()],
     pub(crate) tls: Arc<TlsMetrics>,
-    /// Of streams to endpoints, and of clients.
-    pub(crate) narrowed: [Arc<Counter>; 2],
+    pub(crate) narrowed: Narrowed,
     pub(crate) trust: TrustMetrics,
     pub(crate) spans_dropped: Counter,
     pub(crate) access_log_dropped: Counter,
+}
+
+/// How often the windows that HTTP/2 streams may have were made narrower.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Narrowed {
+    pub(crate) clients: Arc<Counter>,
+    pub(crate) endpoints: Arc<Counter>,
 }
 
 impl Shard {
@@ -160,8 +166,8 @@ impl Shard {
         Arc::clone(&self.data.tls)
     }
 
-    /// How often the windows of HTTP/2 streams became narrower: of those to endpoints, and of those of clients.
-    pub(crate) fn narrowed(&self) -> [Arc<Counter>; 2] {
+    /// Windows of HTTP/2 streams.
+    pub(crate) fn narrowed(&self) -> Narrowed {
         self.data.narrowed.clone()
     }
 

@@ -212,15 +212,16 @@ impl Bed {
     }
 
     fn row(&mut self, row: &Row) {
-        let waited: Vec<_> = (0..TRIES).map(|_| self.once(row)).take_while(|p99| *p99 >= P99).collect();
+        // Of all its tries: what lasts for a while is not counted anew.
+        let counted = self.counted(row);
+        let waited: Vec<_> = (0..TRIES).map(|_| self.once(row, counted)).take_while(|p99| *p99 >= P99).collect();
         assert!(waited.len() < TRIES, "{}: the good client waited {waited:?}", row.name);
     }
 
-    /// Runs a row within the invariants; the good client's 99th percentile.
-    fn once(&mut self, row: &Row) -> Duration {
+    /// Runs a row of whose event there were so many within the invariants; the good client's 99th percentile.
+    fn once(&mut self, row: &Row, counted: Option<f64>) -> Duration {
         let begun = Instant::now();
         let before: Vec<Held> = self.proxies().map(Held::by).collect();
-        let counted = self.counted(row);
         let good = self.good_client();
         good.is_served(row.name);
         (row.run)(self);

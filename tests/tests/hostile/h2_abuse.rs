@@ -249,11 +249,11 @@ fn meaningless(bed: &Bed, some: u32, frames: &dyn Fn(u32) -> Vec<u8>) {
 }
 
 fn priority_flood(bed: &Bed) {
-    meaningless(bed, 190, &|n| frame(PRIORITY, 0, 2 * n + 1, &[0, 0, 0, 0, 16]));
+    meaningless(bed, 1_050, &|n| frame(PRIORITY, 0, 2 * n + 1, &[0, 0, 0, 0, 16]));
 }
 
 fn window_update_flood(bed: &Bed) {
-    meaningless(bed, 90, &|_| frame(WINDOW_UPDATE, 0, 0, &1u32.to_be_bytes()));
+    meaningless(bed, 990, &|_| frame(WINDOW_UPDATE, 0, 0, &1u32.to_be_bytes()));
 }
 
 fn header_bomb(bed: &Bed) {

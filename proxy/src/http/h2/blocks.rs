@@ -63,7 +63,7 @@ impl Blocks {
         Self { frames, bytes: None, most, newest: u32::MAX, takes, empties, floods: None }
     }
 
-    /// Looks at what was read while so many DATA frames were `sent`. What is none of the h2 crate's business is made a frame that it ignores.
+    /// Looks at what was read when as much was `sent`, in DATA frames. What is none of the h2 crate's business is made a frame that it ignores.
     ///
     /// # Errors
     /// A bound was not kept to; which, as metrics count it.

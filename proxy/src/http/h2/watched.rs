@@ -1,5 +1,6 @@
 //! What the h2 crate does not tell or bound. It resets streams whose requests are malformed or too many without a word, leaves out
-//! of trailers what is too large, and takes any number of frames that mean nothing: so the frames of a connection are watched, a look at each frame's nine bytes.
+//! of trailers what is too large, and takes any number of frames that mean nothing: so the frames of a connection are watched, a look
+//! at each frame's nine bytes.
 
 use std::cell::Cell;
 use std::io;
@@ -11,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::blocks::Blocks;
+use super::floods::data_frames;
 use super::frames::{DATA, Frames, RST_STREAM};
 use super::takes::Takes;
 use crate::telemetry::DownstreamMetrics;
@@ -18,7 +20,7 @@ use crate::telemetry::DownstreamMetrics;
 /// How often a connection may be looked at with something to write, and nothing written since, before its peer is taken not to read.
 const LOOKS: u32 = 3;
 
-/// How far the writing has come; and whether the reading has come to its end.
+/// How far the writing has come; and whether the reading has come to an end.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     written: Cell<u64>,
@@ -27,7 +29,7 @@ pub(super) struct Progress {
     /// When it was looked at last, and how often in vain.
     seen: Cell<u64>,
     looks: Cell<u32>,
-    /// DATA frames.
+    /// DATA frames, by their size.
     data: Cell<u64>,
     /// What the peer sends too much of, as metrics count it: nothing more is read then.
     abuse: Cell<Option<&'static str>>,
@@ -55,8 +57,8 @@ impl Progress {
     }
 }
 
-/// A connection that ends with too large a block of trailers, or a flood of frames. A downstream one also counts what is written to it: bytes, DATA
-/// frames and resets.
+/// A connection that ends with too large a block of trailers. A downstream one also ends with a flood of frames, and counts what is
+/// written to it: bytes, DATA frames and resets.
 pub(crate) struct Watched<S> {
     io: S,
     blocks: Blocks,
@@ -96,7 +98,7 @@ impl<S> Watched<S> {
     fn see(&mut self, bytes: &[u8]) {
         if let Some(Written { frames, counts, progress }) = &mut self.written {
             frames.see(bytes, |frame| match frame.kind {
-                DATA => progress.data.set(progress.data.get() + 1),
+                DATA => progress.data.set(progress.data.get() + data_frames(frame.size)),
                 RST_STREAM => counts.reset_sent(frame.code()),
                 _ => {}
             });
@@ -168,6 +170,43 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_is_sent_more_may_give_more_window_back() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        const UPDATE: [u8; 13] = [0, 0, 4, 8, 0, 0, 0, 0, 1, 0, 0, 0, 1];
+        // As many frames as are written, in parts of so many bytes, or of two buffers at a time.
+        for (frames, part) in [(0, 1), (50, 1), (50, 7), (50, 0)] {
+            let (near, mut far) = tokio::io::duplex(1 << 20);
+            let mut watched = Watched::downstream(near, 0, Arc::default());
+            let progress = watched.progress();
+            let data = [0, 0, 3, DATA, 0, 0, 0, 0, 1, 1, 2, 3];
+            if part == 0 {
+                let (head, rest) = data.split_at(5);
+                for _ in 0..frames {
+                    let both = [io::IoSlice::new(head), io::IoSlice::new(rest)];
+                    assert_eq!(watched.write_vectored(&both).await.unwrap(), data.len());
+                }
+            } else {
+                for part in data.repeat(frames).chunks(part) {
+                    watched.write_all(part).await.unwrap();
+                }
+            }
+            // Before them comes the preface.
+            let most = 1_000 + 20 * frames;
+            far.write_all(&[vec![0; 24], UPDATE.repeat(most)].concat()).await.unwrap();
+            let mut read = vec![0; 24 + UPDATE.len() * most];
+            watched.read_exact(&mut read).await.unwrap();
+            assert_eq!(progress.abuse(), None, "{frames} frames in parts of {part}");
+            far.write_all(&UPDATE).await.unwrap();
+            let over = std::future::poll_fn(|cx| {
+                Poll::Ready(Pin::new(&mut watched).poll_read(cx, &mut ReadBuf::new(&mut [0; 64])).is_pending())
+            });
+            assert!(over.await);
+            assert_eq!(progress.abuse(), Some("h2_window_update_flood"), "{frames} frames in parts of {part}");
+        }
+    }
 
     #[tokio::test]
     async fn what_was_written_and_not_passed_on_is_not_over() {

@@ -138,9 +138,8 @@ fn gather_downstream(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Fa
     let (mut violations, mut resets, mut pauses) = (Sums::new(), Sums::new(), Sums::new());
     let mut narrowed = Sums::new();
     for shard in shards {
-        for (peer, counter) in ["endpoint", "client"].iter().zip(&shard.narrowed) {
-            add_used(&mut narrowed, &[("peer", peer)], counter);
-        }
+        add_used(&mut narrowed, &[("peer", "client")], &shard.narrowed.clients);
+        add_used(&mut narrowed, &[("peer", "endpoint")], &shard.narrowed.endpoints);
         for (direction, metrics) in DIRECTIONS.iter().zip(&shard.downstream) {
             let direction = ("direction", direction.as_str());
             for (protocol, counter) in DownstreamProtocol::ALL.iter().zip(&metrics.connections) {
@@ -174,7 +173,7 @@ fn gather_downstream(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Fa
         ),
         family(
             "remora_http2_windows_narrowed_total",
-            "Times the windows of HTTP/2 streams became narrower, for many were under way or memory was short.",
+            "Times a worker made the windows that HTTP/2 streams may have narrower, for many were under way or memory was short.",
             Kind::Counter,
             counts(narrowed),
         ),
