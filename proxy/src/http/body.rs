@@ -133,7 +133,13 @@ impl H2Body {
         while !self.data_ended {
             match self.stream.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
-                Poll::Ready(Some(Ok(data))) => self.held.get_or_insert_default().push(data),
+                Poll::Ready(Some(Ok(data))) => {
+                    if self.held.get_or_insert_default().push(data)
+                        && let Some(upload) = &self.upload
+                    {
+                        upload.joined();
+                    }
+                }
                 Poll::Ready(None) => self.data_ended = true,
                 // An error comes again behind what is held.
                 Poll::Ready(Some(Err(_))) | Poll::Pending => return,

@@ -20,8 +20,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Appends a part.
-    pub(super) fn push(&mut self, part: Bytes) {
+    /// Appends a part; whether it is a small one.
+    pub(super) fn push(&mut self, part: Bytes) -> bool {
         let small = part.len() < SMALL;
         if !self.joined.is_empty() && (!small || self.joined.len() + part.len() > JOINED) {
             self.parts.push_back(std::mem::take(&mut self.joined).freeze());
@@ -31,6 +31,7 @@ impl Held {
         } else {
             self.parts.push_back(part);
         }
+        small
     }
 
     /// Takes the first.
@@ -61,10 +62,11 @@ mod tests {
         let mut all = Vec::new();
         for part in [&b"a"[..], b"bc", &large, b"d", &large, &large] {
             all.extend_from_slice(part);
-            held.push(if part.len() < SMALL { Bytes::copy_from_slice(part) } else { large.clone() });
+            let small = held.push(if part.len() < SMALL { Bytes::copy_from_slice(part) } else { large.clone() });
+            assert_eq!(small, part.len() < SMALL);
         }
         all.extend([b'e'; JOINED + 1]);
-        (0..=JOINED).for_each(|_| held.push(Bytes::from_static(b"e")));
+        assert!((0..=JOINED).all(|_| held.push(Bytes::from_static(b"e"))));
         assert_eq!(held.size(), all.len());
         let parts: Vec<Bytes> = std::iter::from_fn(|| held.pop()).collect();
         let sizes: Vec<usize> = parts.iter().map(Bytes::len).collect();

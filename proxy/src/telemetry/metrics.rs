@@ -140,6 +140,7 @@ pub struct DownstreamMetrics {
     pub(crate) refused: [Counter; Refusal::ALL.len()],
     pub(crate) violations: [Counter; VIOLATIONS.len()],
     pub(crate) resets: [Counter; RESET_CODES.len()],
+    pub(crate) joined: Counter,
     pub(crate) accept_pauses: Counter,
     pub(crate) active: Gauge,
     pub(crate) detection: DurationHistogram,
@@ -153,6 +154,7 @@ impl Default for DownstreamMetrics {
             refused: Default::default(),
             violations: std::array::from_fn(|_| Counter::default()),
             resets: Default::default(),
+            joined: Counter::default(),
             accept_pauses: Counter::default(),
             active: Gauge::default(),
             detection: DurationHistogram::default(),
@@ -197,6 +199,11 @@ impl DownstreamMetrics {
     pub fn reset_sent(&self, code: u32) {
         let last = RESET_CODES.len() - 1;
         self.resets[usize::try_from(code).map_or(last, |code| code.min(last))].add(1);
+    }
+
+    /// A small part of an upload came while there was no room for it, and is held with others.
+    pub(crate) fn joined(&self) {
+        self.joined.add(1);
     }
 
     /// Accepting rests: there are as many connections, or open files, as there may be.

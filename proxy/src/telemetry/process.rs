@@ -54,6 +54,22 @@ pub(crate) fn gather(families: &mut Vec<Family>) {
             Value::Count(soft),
         ));
     }
+    if let Some(segments) = fs::read_to_string("/proc/self/net/snmp").ok().and_then(|text| retransmitted(&text)) {
+        families.push(Family::single(
+            "remora_tcp_retransmitted_segments_total",
+            "Segments that TCP sent again in this pod, the application's included.",
+            Kind::Counter,
+            Value::Count(segments),
+        ));
+    }
+}
+
+/// RetransSegs (RFC 4022) in what the kernel says of a network namespace: a line of names, and one of their values.
+fn retransmitted(snmp: &str) -> Option<u64> {
+    let mut lines = snmp.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let (_, value) = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "RetransSegs")?;
+    value.parse().ok()
 }
 
 struct Stat {
@@ -101,9 +117,16 @@ mod tests {
     }
 
     #[test]
+    fn segments_that_were_sent_again_are_found_by_their_name() {
+        let text = "Ip: Forwarding\nIp: 1\nTcp: MaxConn InSegs OutSegs RetransSegs InErrs\nTcp: -1 10 20 30 40\n";
+        assert_eq!(retransmitted(text), Some(30));
+        assert_eq!(["", "Tcp: RetransSegs\n", "Tcp: InSegs\nTcp: 1\n"].map(retransmitted), [None; 3]);
+    }
+
+    #[test]
     fn this_process_has_memory_and_descriptors() {
         let mut families = Vec::new();
         gather(&mut families);
-        assert_eq!(families.len(), 6);
+        assert_eq!(families.len(), 7);
     }
 }

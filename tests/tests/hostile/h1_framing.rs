@@ -3,70 +3,53 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use crate::bed::{Bed, Row, beds};
+use crate::bed::{Bed, Counter, Row, beds};
 use crate::origin::usual;
 use crate::paths;
 
 const VIOLATIONS: &str = "remora_protocol_violations_total";
 
+/// Its requests have a cluster of their own, so that they alone are counted so.
+const MANY: Counter = ("remora_requests_total", &[("cluster", "many")]);
+
 pub(crate) fn rows() -> Vec<Row> {
     vec![
-        Row { name: "two-framings", counter: Some((VIOLATIONS, &[("reason", "two_lengths")])), run: two_framings },
+        Row { name: "two-framings", counter: (VIOLATIONS, &[("reason", "two_lengths")]), run: two_framings },
         Row {
             name: "bad-content-lengths",
-            counter: Some((VIOLATIONS, &[("reason", "content_length")])),
+            counter: (VIOLATIONS, &[("reason", "content_length")]),
             run: bad_content_lengths,
         },
         Row {
             name: "bad-transfer-codings",
-            counter: Some((VIOLATIONS, &[("reason", "transfer_encoding")])),
+            counter: (VIOLATIONS, &[("reason", "transfer_encoding")]),
             run: bad_transfer_codings,
         },
-        Row { name: "bad-chunks", counter: Some((VIOLATIONS, &[("reason", "chunk_size")])), run: bad_chunks },
-        Row { name: "nul-in-a-field", counter: Some((VIOLATIONS, &[("reason", "header_value")])), run: nul },
-        Row { name: "bare-cr", counter: Some((VIOLATIONS, &[("reason", "header_value")])), run: bare_cr },
-        Row { name: "bare-lf", counter: Some((VIOLATIONS, &[("reason", "line_end")])), run: bare_lf },
-        Row { name: "folded-fields", counter: Some((VIOLATIONS, &[("reason", "header_name")])), run: folded },
-        Row {
-            name: "spaces-where-none-belong",
-            counter: Some((VIOLATIONS, &[("reason", "header_name")])),
-            run: spaces,
-        },
-        Row {
-            name: "hosts-that-are-none-or-two",
-            counter: Some((VIOLATIONS, &[("reason", "several_hosts")])),
-            run: hosts,
-        },
-        Row { name: "bad-targets", counter: Some((VIOLATIONS, &[("reason", "target")])), run: bad_targets },
-        Row { name: "http-1.0", counter: Some((VIOLATIONS, &[("reason", "transfer_encoding")])), run: http_1_0 },
-        Row {
-            name: "absolute-target",
-            counter: Some((VIOLATIONS, &[("reason", "host_overridden")])),
-            run: absolute_target,
-        },
-        Row {
-            name: "early-bytes-of-a-tunnel",
-            counter: Some((VIOLATIONS, &[("reason", "request_line")])),
-            run: early_bytes,
-        },
-        Row {
-            name: "hop-by-hop-names",
-            counter: Some((VIOLATIONS, &[("reason", "connection_option")])),
-            run: hop_by_hop,
-        },
-        Row { name: "slow-heads", counter: Some((VIOLATIONS, &[("reason", "head_timeout")])), run: slow_heads },
+        Row { name: "bad-chunks", counter: (VIOLATIONS, &[("reason", "chunk_size")]), run: bad_chunks },
+        Row { name: "nul-in-a-field", counter: (VIOLATIONS, &[("reason", "header_value")]), run: nul },
+        Row { name: "bare-cr", counter: (VIOLATIONS, &[("reason", "header_value")]), run: bare_cr },
+        Row { name: "bare-lf", counter: (VIOLATIONS, &[("reason", "line_end")]), run: bare_lf },
+        Row { name: "folded-fields", counter: (VIOLATIONS, &[("reason", "header_name")]), run: folded },
+        Row { name: "spaces-where-none-belong", counter: (VIOLATIONS, &[("reason", "header_name")]), run: spaces },
+        Row { name: "hosts-that-are-none-or-two", counter: (VIOLATIONS, &[("reason", "several_hosts")]), run: hosts },
+        Row { name: "bad-targets", counter: (VIOLATIONS, &[("reason", "target")]), run: bad_targets },
+        Row { name: "http-1.0", counter: (VIOLATIONS, &[("reason", "transfer_encoding")]), run: http_1_0 },
+        Row { name: "absolute-target", counter: (VIOLATIONS, &[("reason", "host_overridden")]), run: absolute_target },
+        Row { name: "early-bytes-of-a-tunnel", counter: (VIOLATIONS, &[("reason", "request_line")]), run: early_bytes },
+        Row { name: "hop-by-hop-names", counter: (VIOLATIONS, &[("reason", "connection_option")]), run: hop_by_hop },
+        Row { name: "slow-heads", counter: (VIOLATIONS, &[("reason", "head_timeout")]), run: slow_heads },
         Row {
             name: "slow-bodies-and-readers",
-            counter: Some(("remora_requests_total", &[("flag", "SI")])),
+            counter: ("remora_requests_total", &[("flag", "SI")]),
             run: slow_bodies_and_readers,
         },
-        Row { name: "paths-in-disguise", counter: Some((VIOLATIONS, &[("reason", "target")])), run: paths::disguised },
+        Row { name: "paths-in-disguise", counter: (VIOLATIONS, &[("reason", "target")]), run: paths::disguised },
         Row {
             name: "forged-proxy-headers",
-            counter: Some((VIOLATIONS, &[("reason", "forged_headers")])),
+            counter: (VIOLATIONS, &[("reason", "forged_headers")]),
             run: forged_headers,
         },
-        Row { name: "many-names", counter: None, run: many_names },
+        Row { name: "many-names", counter: MANY, run: many_names },
     ]
 }
 
@@ -372,6 +355,8 @@ fn forged_headers(bed: &Bed) {
 fn many_names(bed: &Bed) {
     let series = || bed.proxy.ask("GET", 15_020, "/metrics").unwrap().body.lines().count();
     let before = series();
+    let (metric, labels) = MANY;
+    let counted = bed.proxy.metric(metric, labels);
     let mut stream = bed.connect();
     let mut buffer = vec![0; 64 * 1024];
     // In parts that the answers' buffers can hold.
@@ -387,6 +372,8 @@ fn many_names(bed: &Bed) {
         }
         bed.origin.forget();
     }
+    let counted = |count: f64| count == counted + 100_000.0;
+    assert!(counted(bed.proxy.metric_until(metric, labels, counted)), "each is counted once");
     let after = series();
     assert!(after <= before + 40, "{before} lines before, {after} after");
 }

@@ -14,55 +14,35 @@ const RESETS: &str = "remora_http2_resets_sent_total";
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
-        Row { name: "rapid-reset", counter: Some((VIOLATIONS, &[("reason", "h2_calm")])), run: rapid_reset },
+        Row { name: "rapid-reset", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: rapid_reset },
         Row {
             name: "server-sent-resets",
-            counter: Some((RESETS, &[("code", "FLOW_CONTROL_ERROR")])),
+            counter: (RESETS, &[("code", "FLOW_CONTROL_ERROR")]),
             run: server_sent_resets,
         },
-        Row {
-            name: "continuation-flood",
-            counter: Some((VIOLATIONS, &[("reason", "h2_calm")])),
-            run: continuation_flood,
-        },
-        Row {
-            name: "empty-continuations",
-            counter: Some((VIOLATIONS, &[("reason", "h2_calm")])),
-            run: empty_continuations,
-        },
-        Row { name: "empty-data", counter: Some((VIOLATIONS, &[("reason", "h2_calm")])), run: empty_data },
-        Row { name: "tiny-data", counter: None, run: tiny_data },
-        Row { name: "settings-unread", counter: Some((VIOLATIONS, &[("reason", "not_read")])), run: settings_unread },
-        Row { name: "pings-unread", counter: Some((VIOLATIONS, &[("reason", "not_read")])), run: pings_unread },
-        Row {
-            name: "priority-flood",
-            counter: Some((VIOLATIONS, &[("reason", "h2_priority_flood")])),
-            run: priority_flood,
-        },
+        Row { name: "continuation-flood", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: continuation_flood },
+        Row { name: "empty-continuations", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: empty_continuations },
+        Row { name: "empty-data", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: empty_data },
+        Row { name: "tiny-data", counter: ("remora_http2_frames_joined_total", &[]), run: tiny_data },
+        Row { name: "settings-unread", counter: (VIOLATIONS, &[("reason", "not_read")]), run: settings_unread },
+        Row { name: "pings-unread", counter: (VIOLATIONS, &[("reason", "not_read")]), run: pings_unread },
+        Row { name: "priority-flood", counter: (VIOLATIONS, &[("reason", "h2_priority_flood")]), run: priority_flood },
         Row {
             name: "window-update-flood",
-            counter: Some((VIOLATIONS, &[("reason", "h2_window_update_flood")])),
+            counter: (VIOLATIONS, &[("reason", "h2_window_update_flood")]),
             run: window_update_flood,
         },
-        Row { name: "header-bomb", counter: Some((VIOLATIONS, &[("reason", "h2_calm")])), run: header_bomb },
-        Row { name: "cookie-crumbs", counter: Some((VIOLATIONS, &[("reason", "head_too_large")])), run: cookie_crumbs },
+        Row { name: "header-bomb", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: header_bomb },
+        Row { name: "cookie-crumbs", counter: (VIOLATIONS, &[("reason", "head_too_large")]), run: cookie_crumbs },
         Row {
             name: "bomb-behind-a-closed-window",
-            counter: Some(("remora_requests_total", &[("flag", "SI")])),
+            counter: ("remora_requests_total", &[("flag", "SI")]),
             run: bomb_behind_a_closed_window,
         },
-        Row {
-            name: "answers-unread",
-            counter: Some(("remora_requests_total", &[("flag", "SI")])),
-            run: answers_unread,
-        },
-        Row { name: "large-heads", counter: Some((VIOLATIONS, &[("reason", "too_many_headers")])), run: large_heads },
-        Row { name: "too-many-streams", counter: Some((RESETS, &[("code", "REFUSED_STREAM")])), run: too_many_streams },
-        Row {
-            name: "half-a-preface",
-            counter: Some((VIOLATIONS, &[("reason", "preface_timeout")])),
-            run: half_a_preface,
-        },
+        Row { name: "answers-unread", counter: ("remora_requests_total", &[("flag", "SI")]), run: answers_unread },
+        Row { name: "large-heads", counter: (VIOLATIONS, &[("reason", "too_many_headers")]), run: large_heads },
+        Row { name: "too-many-streams", counter: (RESETS, &[("code", "REFUSED_STREAM")]), run: too_many_streams },
+        Row { name: "half-a-preface", counter: (VIOLATIONS, &[("reason", "preface_timeout")]), run: half_a_preface },
     ]
 }
 

@@ -13,7 +13,7 @@ const ENTRY: [u8; 14] = [0x80 | 62; 14];
 pub(crate) fn rows() -> Vec<Row> {
     vec![Row {
         name: "heads-of-many-streams",
-        counter: Some(("remora_protocol_violations_total", &[("reason", "too_many_heads")])),
+        counter: ("remora_protocol_violations_total", &[("reason", "too_many_heads")]),
         run: heads_of_many_streams,
     }]
 }

@@ -14,25 +14,21 @@ const RESETS: &str = "remora_http2_resets_sent_total";
 /// They lie in the beds of [`crate::h2_abuse`].
 pub(crate) fn rows() -> Vec<Row> {
     vec![
-        Row {
-            name: "malformed-frames",
-            counter: Some((VIOLATIONS, &[("reason", "h2_frame_size")])),
-            run: malformed_frames,
-        },
-        Row { name: "malformed-fields", counter: Some((RESETS, &[("code", "PROTOCOL_ERROR")])), run: malformed_fields },
+        Row { name: "malformed-frames", counter: (VIOLATIONS, &[("reason", "h2_frame_size")]), run: malformed_frames },
+        Row { name: "malformed-fields", counter: (RESETS, &[("code", "PROTOCOL_ERROR")]), run: malformed_fields },
         Row {
             name: "malformed-pseudo-headers",
-            counter: Some((RESETS, &[("code", "PROTOCOL_ERROR")])),
+            counter: (RESETS, &[("code", "PROTOCOL_ERROR")]),
             run: malformed_pseudo_headers,
         },
         Row {
             name: "host-beside-another-authority",
-            counter: Some((VIOLATIONS, &[("reason", "malformed")])),
+            counter: (VIOLATIONS, &[("reason", "malformed")]),
             run: host_beside_another_authority,
         },
         Row {
             name: "length-without-a-body",
-            counter: Some((RESETS, &[("code", "PROTOCOL_ERROR")])),
+            counter: (RESETS, &[("code", "PROTOCOL_ERROR")]),
             run: length_without_body,
         },
     ]

@@ -7,7 +7,7 @@ use crate::frames::{DATA, END_HEADERS, END_STREAM, H2, HEADERS, Outcome, field, 
 const UNREADABLE: Counter = ("remora_protocol_violations_total", &[("reason", "hop_word")]);
 
 pub(crate) fn rows() -> Vec<Row> {
-    vec![Row { name: "forged-hop-fields", counter: Some(UNREADABLE), run: forged_hop_fields }]
+    vec![Row { name: "forged-hop-fields", counter: UNREADABLE, run: forged_hop_fields }]
 }
 
 beds! {

@@ -18,10 +18,10 @@ pub(crate) const USUAL: u64 = 256 << 20;
 
 pub(crate) fn rows() -> [Row; 2] {
     [
-        Row { name: "little-memory", counter: Some(("remora_memory_shortages_total", &[])), run: little_memory },
+        Row { name: "little-memory", counter: ("remora_memory_shortages_total", &[]), run: little_memory },
         Row {
             name: "crowds-that-read-nothing",
-            counter: Some(("remora_http2_windows_narrowed_total", &[("peer", "endpoint")])),
+            counter: ("remora_http2_windows_narrowed_total", &[("peer", "endpoint")]),
             run: crowds_that_read_nothing,
         },
     ]

@@ -22,18 +22,18 @@ pub(crate) fn rows() -> Vec<Row> {
     let [little_memory, crowds] = memory::rows();
     let [uploads] = uploads::rows();
     vec![
-        Row { name: "half-closes", counter: Some(TCP), run: half_closes },
-        Row { name: "servers-that-speak-first", counter: Some(TCP), run: servers_first },
-        Row { name: "loops", counter: Some(LOOP), run: loops },
-        Row { name: "no-original-destination", counter: Some(LOOP), run: no_original_destination },
-        Row { name: "no-open-files", counter: Some(("remora_accept_pauses_total", &[])), run: no_open_files },
-        Row { name: "streams-beyond-the-files", counter: Some(OVERLOADED), run: streams_beyond_the_files },
+        Row { name: "half-closes", counter: TCP, run: half_closes },
+        Row { name: "servers-that-speak-first", counter: TCP, run: servers_first },
+        Row { name: "loops", counter: LOOP, run: loops },
+        Row { name: "no-original-destination", counter: LOOP, run: no_original_destination },
+        Row { name: "no-open-files", counter: ("remora_accept_pauses_total", &[]), run: no_open_files },
+        Row { name: "streams-beyond-the-files", counter: OVERLOADED, run: streams_beyond_the_files },
         little_memory,
         crowds,
         uploads,
-        Row { name: "log-sinks", counter: Some(("remora_log_dropped_total", &[])), run: log_sinks },
-        Row { name: "packet-loss", counter: None, run: packet_loss },
-        Row { name: "address-families", counter: None, run: address_families },
+        Row { name: "log-sinks", counter: ("remora_log_dropped_total", &[]), run: log_sinks },
+        Row { name: "packet-loss", counter: ("remora_tcp_retransmitted_segments_total", &[]), run: packet_loss },
+        Row { name: "address-families", counter: TCP, run: address_families },
     ]
 }
 
@@ -286,6 +286,14 @@ fn packet_loss(bed: &Bed) {
 }
 
 fn address_families(bed: &Bed) {
+    // The bed's own pod has both, and its sidecar counts what comes by either.
+    for at in [bed.server.at(9105), bed.server.at6(9105)] {
+        let listener = bed.server.enter(|| TcpListener::bind(at)).unwrap();
+        let mut client = connect(&bed.attacker, at);
+        listener.accept().unwrap().0.write_all(b"220 hello\r\n").unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(read_all(&mut client), "220 hello\r\n", "{at}");
+    }
     let served = |pod: &Pod, to: SocketAddr| {
         let answer = {
             let mut stream = connect(&bed.attacker, to);

@@ -19,20 +19,20 @@ const fn answered(label: &'static [(&'static str, &'static str)]) -> Counter {
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
-        Row { name: "gone-before-the-head", counter: Some(answered(&[("flag", "UC")])), run: gone_before_the_head },
-        Row { name: "gone-within-the-body", counter: Some(answered(&[("flag", "UC")])), run: gone_within_the_body },
-        Row { name: "answers-that-are-none", counter: Some(answered(&[("flag", "UPE")])), run: no_answers },
+        Row { name: "gone-before-the-head", counter: answered(&[("flag", "UC")]), run: gone_before_the_head },
+        Row { name: "gone-within-the-body", counter: answered(&[("flag", "UC")]), run: gone_within_the_body },
+        Row { name: "answers-that-are-none", counter: answered(&[("flag", "UPE")]), run: no_answers },
         Row {
             name: "answers-behind-an-answer",
-            counter: Some(("remora_upstream_surplus_answers_total", &[])),
+            counter: ("remora_upstream_surplus_answers_total", &[]),
             run: behind_an_answer,
         },
-        Row { name: "informational-flood", counter: Some(answered(&[("flag", "UPE")])), run: informational_flood },
-        Row { name: "unasked-101", counter: Some(answered(&[("flag", "UPE")])), run: unasked_101 },
-        Row { name: "early-413", counter: Some(answered(&[("code", "413")])), run: early_413 },
-        Row { name: "never-answers", counter: Some(answered(&[("flag", "UT")])), run: never_answers },
-        Row { name: "http2-servers-that-refuse", counter: Some(answered(&[("flag", "UR")])), run: http2_refusals },
-        Row { name: "unreachable", counter: Some(answered(&[("flag", "UF")])), run: unreachable },
+        Row { name: "informational-flood", counter: answered(&[("flag", "UPE")]), run: informational_flood },
+        Row { name: "unasked-101", counter: answered(&[("flag", "UPE")]), run: unasked_101 },
+        Row { name: "early-413", counter: answered(&[("code", "413")]), run: early_413 },
+        Row { name: "never-answers", counter: answered(&[("flag", "UT")]), run: never_answers },
+        Row { name: "http2-servers-that-refuse", counter: answered(&[("flag", "UR")]), run: http2_refusals },
+        Row { name: "unreachable", counter: answered(&[("flag", "UF")]), run: unreachable },
     ]
 }
 

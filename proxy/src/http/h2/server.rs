@@ -50,7 +50,8 @@ pub(crate) async fn serve(
     let blocks = block_bytes(&field_limits(&connection.limits(), hop), hop);
     let io = Watched::downstream(io, blocks, connection.counts().clone());
     let progress = io.progress();
-    let mut windows = Windows::new(connection.uploads().clone(), connection.limits().stream_window);
+    let mut windows =
+        Windows::new(connection.uploads().clone(), connection.limits().stream_window, connection.counts().clone());
     let handshake = builder(&connection, windows.first()).handshake::<_, Bytes>(io);
     let Ok(h2) = tokio::time::timeout(PREFACE, handshake).await else {
         tracing::debug!("no HTTP/2 preface in time");

@@ -8,6 +8,7 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::crowd::{Crowd, Told};
 use crate::signal::{Reaches, Signal};
+use crate::telemetry::metrics::DownstreamMetrics;
 
 /// The window that streams have until a client has acknowledged another (RFC 9113 section 6.9.2).
 const FIRST: u32 = 65_535;
@@ -36,6 +38,7 @@ struct Uploads {
     late: Cell<bool>,
     /// How often it turned out to have.
     acknowledged: Rc<Signal<u64>>,
+    counts: Arc<DownstreamMetrics>,
 }
 
 /// A stream on which a client may send; until this is dropped.
@@ -52,10 +55,10 @@ type Accepted = (http::Request<h2::RecvStream>, SendResponse<Bytes>);
 impl Windows {
     /// Of a connection that is about to begin: [`Self::first`] is what its client hears. Where there is no crowd a stream may have
     /// `most` bytes unread.
-    pub(super) fn new(crowd: Rc<Crowd>, most: u32) -> Self {
+    pub(super) fn new(crowd: Rc<Crowd>, most: u32, counts: Arc<DownstreamMetrics>) -> Self {
         let told = Told::new(crowd.clone(), most);
         let narrowed = Cell::new(told.last() < FIRST);
-        let uploads = Rc::new(Uploads { crowd, narrowed, late: Cell::default(), acknowledged: Rc::default() });
+        let uploads = Rc::new(Uploads { crowd, narrowed, late: Cell::default(), acknowledged: Rc::default(), counts });
         Self { told, uploads }
     }
 
@@ -119,6 +122,11 @@ impl Upload {
             self.late = None;
         }
         narrowed
+    }
+
+    /// A small part of it is held with others.
+    pub(crate) fn joined(&self) {
+        self.uploads.counts.joined();
     }
 }
 

@@ -136,7 +136,7 @@ fn gather_tcp(all: &[&Traffic], families: &mut Vec<Family>) {
 fn gather_downstream(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Family>) {
     let (mut connections, mut active, mut refused) = (Sums::new(), Sums::new(), Sums::new());
     let (mut violations, mut resets, mut pauses) = (Sums::new(), Sums::new(), Sums::new());
-    let mut narrowed = Sums::new();
+    let (mut narrowed, mut joined) = (Sums::new(), Sums::new());
     for shard in shards {
         add_used(&mut narrowed, &[("peer", "client")], &shard.narrowed.clients);
         add_used(&mut narrowed, &[("peer", "endpoint")], &shard.narrowed.endpoints);
@@ -154,6 +154,7 @@ fn gather_downstream(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Fa
             for (code, counter) in RESET_CODES.iter().zip(&metrics.resets) {
                 add_used(&mut resets, &[direction, ("code", code)], counter);
             }
+            add_used(&mut joined, &[direction], &metrics.joined);
             add_used(&mut pauses, &[direction], &metrics.accept_pauses);
             *active.entry(labels(&[direction])).or_default() += metrics.active.value();
         }
@@ -176,6 +177,12 @@ fn gather_downstream(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Fa
             "Times a worker made the windows that HTTP/2 streams may have narrower, for many were under way or memory was short.",
             Kind::Counter,
             counts(narrowed),
+        ),
+        family(
+            "remora_http2_frames_joined_total",
+            "Small DATA frames of clients that came while there was no room for them, and were held joined.",
+            Kind::Counter,
+            counts(joined),
         ),
         family(
             "remora_accept_pauses_total",

@@ -27,7 +27,7 @@ const POST: &[u8] = &[0x83, 0x86, 0x84, 0x41, 1, b'a'];
 
 /// Reads what is uploaded, tells how much that is, and answers in the end.
 async fn serve(io: DuplexStream, crowd: Rc<Crowd>, read: mpsc::UnboundedSender<usize>) {
-    let mut windows = Windows::new(crowd, MOST);
+    let mut windows = Windows::new(crowd, MOST, Arc::default());
     let mut builder = h2::server::Builder::new();
     builder.initial_window_size(windows.first()).initial_connection_window_size(MAX_STREAMS * MOST);
     let mut h2 = builder.handshake::<_, Bytes>(io).await.unwrap();
