@@ -12,6 +12,7 @@ use remora_test::pod::Pod;
 use remora_test::sidecar::Sidecar;
 use remora_test::{PATIENCE, eventually};
 
+use crate::cost::{Cost, memory};
 use crate::frames::H2;
 use crate::origin::Origin;
 use crate::peer::{self, Peer, Stream};
@@ -230,7 +231,9 @@ impl Bed {
         let before: Vec<Held> = self.proxies().map(Held::by).collect();
         let good = self.good_client();
         good.is_served(row.name);
+        let cost = Cost::of_now(self);
         (row.run)(self);
+        cost.bounds(self, row.name);
         let (metric, labels) = row.counter;
         self.proxy.metric_until(metric, labels, |count| count > counted);
         let answers = good.stop(row.name);
@@ -243,20 +246,20 @@ impl Bed {
         }
         self.origin.assert_strict(row.name);
         self.origin.forget();
-        let memory = |held: &Held| format!("{:.1}", held.memory / 1e6);
+        let megabytes = |held: &Held| format!("{:.1}", held.memory / 1e6);
         println!(
             "{}: {:.1} s, {} good answers, p99 {:?}, memory {} -> {} MB",
             row.name,
             begun.elapsed().as_secs_f64(),
             answers.count,
             answers.p99,
-            before.iter().map(memory).collect::<Vec<_>>().join(" and "),
-            self.proxies().map(|proxy| memory(&Held::by(proxy))).collect::<Vec<_>>().join(" and ")
+            before.iter().map(megabytes).collect::<Vec<_>>().join(" and "),
+            self.proxies().map(|proxy| megabytes(&Held::by(proxy))).collect::<Vec<_>>().join(" and ")
         );
         answers.p99
     }
 
-    fn proxies(&self) -> impl Iterator<Item = &Sidecar> {
+    pub(crate) fn proxies(&self) -> impl Iterator<Item = &Sidecar> {
         [Some(&self.proxy), self.other.as_ref()].into_iter().flatten()
     }
 
@@ -371,9 +374,7 @@ impl Held {
     fn by(proxy: &Sidecar) -> Self {
         let pid = proxy.pid();
         let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        Self { pid, files, memory: line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() * 1024.0 }
+        Self { pid, files, memory: memory(proxy, "VmRSS") }
     }
 
     /// Waits until all is as it was before a row.

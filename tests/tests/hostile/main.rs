@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 mod bed;
+mod cost;
 mod frames;
 mod h1_framing;
 mod h2_abuse;

@@ -1,0 +1,91 @@
+//! What a row costs the proxies, beside what it costs who does the harm: no input may buy more than a hundred times its own cost.
+
+use std::time::Instant;
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use nix::unistd::{SysconfVar, sysconf};
+use remora_test::pod::Pod;
+use remora_test::sidecar::Sidecar;
+
+use crate::bed::Bed;
+
+/// A byte sent takes no more bytes of memory at any time, and a second of the sender's no more of processor time.
+const TIMES: f64 = 100.0;
+/// Bytes that a proxy may take besides: what it has for its first connections of a kind, and what its allocator asks for at once.
+const MEMORY: f64 = 2e6;
+/// Seconds of processor time besides. The programs are not optimised.
+const CPU: f64 = 1.0;
+/// And in each second, for the good client and by themselves; two sidecars take 0.1.
+const GOOD_CPU: f64 = 0.3;
+
+/// What was spent when a row begins.
+pub(crate) struct Cost {
+    begun: Instant,
+    /// Bytes that the attacker's and the server's pods sent.
+    sent: f64,
+    /// Seconds of processor time of this thread, which does the harm.
+    own: f64,
+    /// The same of all proxies.
+    cpu: f64,
+    /// Bytes of memory of each.
+    memory: Vec<f64>,
+}
+
+impl Cost {
+    pub(crate) fn of_now(bed: &Bed) -> Self {
+        let memory = bed.proxies().map(|proxy| memory(proxy, "VmRSS")).collect();
+        // From here on the most that each has taken is told anew (proc(5)).
+        bed.proxies().for_each(|proxy| std::fs::write(format!("/proc/{}/clear_refs", proxy.pid()), "5").unwrap());
+        Self { begun: Instant::now(), sent: sent(bed), own: own_cpu(), cpu: cpu(bed), memory }
+    }
+
+    /// Asserts that what was spent since is in proportion.
+    pub(crate) fn bounds(&self, bed: &Bed, row: &str) {
+        let bytes = sent(bed) - self.sent;
+        for (proxy, before) in bed.proxies().zip(&self.memory) {
+            let taken = memory(proxy, "VmHWM") - before;
+            let name = proxy.pod().name();
+            assert!(taken <= TIMES * bytes + MEMORY, "{row}: {bytes} bytes made {name} take {taken} of memory");
+        }
+        let (own, proxies, elapsed) = (own_cpu() - self.own, cpu(bed) - self.cpu, self.begun.elapsed().as_secs_f64());
+        let most = TIMES * own + GOOD_CPU * elapsed + CPU;
+        assert!(proxies <= most, "{row}: {own} s of processor time made proxies take {proxies}, within {elapsed} s");
+    }
+}
+
+fn sent(bed: &Bed) -> f64 {
+    [&bed.attacker, &bed.server].map(sent_by).iter().sum()
+}
+
+/// By all interfaces: a sidecar is reached by the loopback one.
+fn sent_by(pod: &Pod) -> f64 {
+    let counts = pod.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev")).unwrap();
+    let interfaces = counts.lines().filter_map(|line| line.split_once(':'));
+    // Eight fields are of what was received.
+    interfaces.map(|(_, counts)| counts.split_whitespace().nth(8).unwrap().parse::<f64>().unwrap()).sum()
+}
+
+fn own_cpu() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+    (usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6
+}
+
+fn cpu(bed: &Bed) -> f64 {
+    let ticks = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap() as f64;
+    bed.proxies().map(|proxy| ticks_of(proxy) / ticks).sum()
+}
+
+/// Fields 14 and 15 of proc(5)'s /proc/PID/stat, where the third is the first behind the program's name.
+fn ticks_of(proxy: &Sidecar) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", proxy.pid())).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<f64>().unwrap()).sum()
+}
+
+/// Bytes of memory in which a proxy lies: `VmRSS` now, `VmHWM` at most.
+pub(crate) fn memory(proxy: &Sidecar, field: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim_matches([':', ' ', '\t', 'k', 'B']).parse::<f64>().unwrap() * 1024.0
+}
