@@ -20,18 +20,19 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Appends a part; whether it is a small one.
+    /// Appends a part; whether it was joined with one before.
     pub(super) fn push(&mut self, part: Bytes) -> bool {
         let small = part.len() < SMALL;
         if !self.joined.is_empty() && (!small || self.joined.len() + part.len() > JOINED) {
             self.parts.push_back(std::mem::take(&mut self.joined).freeze());
         }
+        let joined = small && !self.joined.is_empty();
         if small {
             self.joined.extend_from_slice(&part);
         } else {
             self.parts.push_back(part);
         }
-        small
+        joined
     }
 
     /// Takes the first.
@@ -62,11 +63,12 @@ mod tests {
         let mut all = Vec::new();
         for part in [&b"a"[..], b"bc", &large, b"d", &large, &large] {
             all.extend_from_slice(part);
-            let small = held.push(if part.len() < SMALL { Bytes::copy_from_slice(part) } else { large.clone() });
-            assert_eq!(small, part.len() < SMALL);
+            let joined = held.push(if part.len() < SMALL { Bytes::copy_from_slice(part) } else { large.clone() });
+            assert_eq!(joined, part == b"bc");
         }
         all.extend([b'e'; JOINED + 1]);
-        assert!((0..=JOINED).all(|_| held.push(Bytes::from_static(b"e"))));
+        // All but the first, and the first that finds no room with it.
+        assert_eq!((0..=JOINED).filter(|_| held.push(Bytes::from_static(b"e"))).count(), JOINED - 1);
         assert_eq!(held.size(), all.len());
         let parts: Vec<Bytes> = std::iter::from_fn(|| held.pop()).collect();
         let sizes: Vec<usize> = parts.iter().map(Bytes::len).collect();

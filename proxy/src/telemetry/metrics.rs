@@ -201,7 +201,7 @@ impl DownstreamMetrics {
         self.resets[usize::try_from(code).map_or(last, |code| code.min(last))].add(1);
     }
 
-    /// A small part of an upload came while there was no room for it, and is held with others.
+    /// A small part of an upload has to wait, joined with those before it.
     pub(crate) fn joined(&self) {
         self.joined.add(1);
     }

@@ -57,7 +57,7 @@ pub(crate) fn gather(families: &mut Vec<Family>) {
     if let Some(segments) = fs::read_to_string("/proc/self/net/snmp").ok().and_then(|text| retransmitted(&text)) {
         families.push(Family::single(
             "remora_tcp_retransmitted_segments_total",
-            "Segments that TCP sent again in this pod, the application's included.",
+            "Segments that TCP retransmitted in this network namespace, the application's included.",
             Kind::Counter,
             Value::Count(segments),
         ));

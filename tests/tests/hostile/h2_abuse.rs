@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 
-use crate::bed::{Bed, Row, beds};
+use crate::bed::{Bed, Counter, Row, beds};
 use crate::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, H2, HEADERS, Outcome, PING, PREFACE, PRIORITY,
     REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, field, frame, get, indexed_field, request,
@@ -11,6 +11,7 @@ use crate::frames::{
 
 const VIOLATIONS: &str = "remora_protocol_violations_total";
 const RESETS: &str = "remora_http2_resets_sent_total";
+const JOINED: Counter = ("remora_http2_frames_joined_total", &[]);
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -23,7 +24,7 @@ pub(crate) fn rows() -> Vec<Row> {
         Row { name: "continuation-flood", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: continuation_flood },
         Row { name: "empty-continuations", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: empty_continuations },
         Row { name: "empty-data", counter: (VIOLATIONS, &[("reason", "h2_calm")]), run: empty_data },
-        Row { name: "tiny-data", counter: ("remora_http2_frames_joined_total", &[]), run: tiny_data },
+        Row { name: "tiny-data", counter: JOINED, run: tiny_data },
         Row { name: "settings-unread", counter: (VIOLATIONS, &[("reason", "not_read")]), run: settings_unread },
         Row { name: "pings-unread", counter: (VIOLATIONS, &[("reason", "not_read")]), run: pings_unread },
         Row { name: "priority-flood", counter: (VIOLATIONS, &[("reason", "h2_priority_flood")]), run: priority_flood },
@@ -177,6 +178,7 @@ fn tiny_data(bed: &Bed) {
     // Takes connections, and never a byte of them.
     let listener = bed.server.enter(|| TcpListener::bind(bed.server.at(9001))).unwrap();
     let before = bed.memory();
+    let joined = bed.proxy.metric(JOINED.0, JOINED.1);
     let mut h2 = bed.h2();
     // Its settings are there, and acknowledged: 256 KiB a stream.
     assert!(h2.settled() && h2.send(&frame(SETTINGS, 1, 0, b"")));
@@ -191,6 +193,8 @@ fn tiny_data(bed: &Bed) {
     }
     let id = h2.ask(&get("/after"));
     assert_eq!(h2.outcome(id), Outcome::Answer(200));
+    let (metric, labels) = JOINED;
+    bed.proxy.metric_until(metric, labels, |count| count >= joined + 1_000.0);
     assert!(bed.memory() < before + 24e6, "{} bytes of memory, {before} before", bed.memory());
     drop(listener);
 }

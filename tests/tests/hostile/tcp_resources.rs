@@ -9,7 +9,7 @@ use remora_test::netns::{run, tool};
 use remora_test::pod::Pod;
 use remora_test::{PATIENCE, eventually};
 
-use crate::bed::{Bed, Counter, Row, beds, connect};
+use crate::bed::{Bed, Counter, Row, SENT_AGAIN, beds, connect};
 use crate::frames::{Outcome, get};
 use crate::origin::Origin;
 use crate::{memory, uploads};
@@ -32,7 +32,7 @@ pub(crate) fn rows() -> Vec<Row> {
         crowds,
         uploads,
         Row { name: "log-sinks", counter: ("remora_log_dropped_total", &[]), run: log_sinks },
-        Row { name: "packet-loss", counter: ("remora_tcp_retransmitted_segments_total", &[]), run: packet_loss },
+        Row { name: "packet-loss", counter: (SENT_AGAIN, &[]), run: packet_loss },
         Row { name: "address-families", counter: TCP, run: address_families },
     ]
 }
@@ -75,7 +75,11 @@ beds! {
 
 /// Serves each connection with `talk`, on a thread that ends with the process.
 fn serve(pod: &Pod, port: u16, talk: fn(TcpStream)) {
-    let listener = pod.enter(|| TcpListener::bind(pod.at(port))).unwrap();
+    serve_at(pod, pod.at(port), talk);
+}
+
+fn serve_at(pod: &Pod, at: SocketAddr, talk: fn(TcpStream)) {
+    let listener = pod.enter(|| TcpListener::bind(at)).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             std::thread::spawn(move || talk(stream));
@@ -288,11 +292,11 @@ fn packet_loss(bed: &Bed) {
 fn address_families(bed: &Bed) {
     // The bed's own pod has both, and its sidecar counts what comes by either.
     for at in [bed.server.at(9105), bed.server.at6(9105)] {
-        let listener = bed.server.enter(|| TcpListener::bind(at)).unwrap();
-        let mut client = connect(&bed.attacker, at);
-        listener.accept().unwrap().0.write_all(b"220 hello\r\n").unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        assert_eq!(read_all(&mut client), "220 hello\r\n", "{at}");
+        let (metric, labels) = TCP;
+        let counted = bed.proxy.metric(metric, labels);
+        serve_at(&bed.server, at, |mut stream| stream.write_all(b"220 hello\r\n").unwrap());
+        assert_eq!(read_all(&mut connect(&bed.attacker, at)), "220 hello\r\n", "{at}");
+        bed.proxy.metric_until(metric, labels, |count| count >= counted + 1.0);
     }
     let served = |pod: &Pod, to: SocketAddr| {
         let answer = {

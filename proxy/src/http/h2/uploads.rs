@@ -124,7 +124,7 @@ impl Upload {
         narrowed
     }
 
-    /// A small part of it is held with others.
+    /// A small part of it waits, joined with those before it.
     pub(crate) fn joined(&self) {
         self.uploads.counts.joined();
     }

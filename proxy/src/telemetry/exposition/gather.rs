@@ -180,7 +180,7 @@ fn gather_downstream(shards: &[std::sync::Arc<ShardData>], families: &mut Vec<Fa
         ),
         family(
             "remora_http2_frames_joined_total",
-            "Small DATA frames of clients that came while there was no room for them, and were held joined.",
+            "Small DATA frames of clients that had to wait, and were joined with those before them.",
             Kind::Counter,
             counts(joined),
         ),
