@@ -72,11 +72,13 @@ pub(crate) struct InboundPort {
 }
 
 /// `timeouts`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Timeouts {
     pub(crate) connect: Option<Duration>,
     pub(crate) request: Option<Duration>,
     pub(crate) idle: Option<Duration>,
+    /// Above zero.
+    pub(crate) unacknowledged: Option<Duration>,
 }
 
 /// One of `outbound`.
@@ -330,12 +332,12 @@ fn attributes(at: &Located<'_>, problems: &mut Problems) -> Option<Vec<(String, 
 }
 
 fn timeouts(at: &Located<'_>, problems: &mut Problems) -> Option<Timeouts> {
-    timeouts_of(at.fields(&["connect", "request", "idle"], problems)?)
+    timeouts_of(at.fields(&["connect", "request", "idle", "unacknowledged"], problems)?)
 }
 
 /// A request timeout belongs to the entry or route, not to one of the clusters its requests may go to.
 fn cluster_timeouts(at: &Located<'_>, problems: &mut Problems) -> Option<Timeouts> {
-    timeouts_of(at.fields(&["connect", "idle"], problems)?)
+    timeouts_of(at.fields(&["connect", "idle", "unacknowledged"], problems)?)
 }
 
 fn timeouts_of(mut fields: Fields<'_, '_>) -> Option<Timeouts> {
@@ -343,6 +345,7 @@ fn timeouts_of(mut fields: Fields<'_, '_>) -> Option<Timeouts> {
         connect: fields.optional("connect", positive_duration).given().copied(),
         request: fields.optional("request", duration).given().copied(),
         idle: fields.optional("idle", duration).given().copied(),
+        unacknowledged: fields.optional("unacknowledged", user_timeout).given().copied().filter(|time| !time.is_zero()),
     })
 }
 
@@ -356,6 +359,10 @@ fn duration(at: &Located<'_>, problems: &mut Problems) -> Option<Duration> {
 
 fn positive_duration(at: &Located<'_>, problems: &mut Problems) -> Option<Duration> {
     parsed("a duration such as 250ms or 1s", value::positive_duration)(at, problems)
+}
+
+fn user_timeout(at: &Located<'_>, problems: &mut Problems) -> Option<Duration> {
+    parsed("a duration such as 250ms or 1s", value::user_timeout)(at, problems)
 }
 
 fn host_port(at: &Located<'_>, problems: &mut Problems) -> Option<HostPort> {

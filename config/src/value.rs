@@ -58,6 +58,19 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration, Complaint> {
     if duration.is_zero() { Err("must be longer than 0".into()) } else { Ok(duration) }
 }
 
+/// The most that TCP_USER_TIMEOUT takes, in milliseconds of 31 bits (tcp(7)), as whole days.
+const MAX_USER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 3600);
+
+/// [`duration`], as the kernel takes it for a connection.
+pub(crate) fn user_timeout(text: &str) -> Result<Duration, Complaint> {
+    let duration = duration(text)?;
+    if duration > MAX_USER_TIMEOUT {
+        Err(format!("{} is longer than 24 days", quoted(text)).into())
+    } else {
+        Ok(duration)
+    }
+}
+
 /// An address to listen on: `IP:PORT`; port 0 lets the kernel choose.
 pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, Complaint> {
     text.parse().map_err(|_| {

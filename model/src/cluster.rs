@@ -30,6 +30,9 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// A pooled connection without a request, or a TCP connection without a byte, is closed after this; zero: never.
     pub idle_timeout: Duration,
+    /// How long what is sent to an endpoint may stay unacknowledged, or find no room there (RFC 5482); `None`: as long as the kernel tries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unacknowledged: Option<Duration>,
     /// How much of it may be in use at once.
     #[serde(skip_serializing_if = "CircuitBreakers::is_off")]
     pub circuit_breakers: CircuitBreakers,

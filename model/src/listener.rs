@@ -83,6 +83,9 @@ pub struct FilterChain {
     pub tls: DownstreamTls,
     /// A connection on which nothing happens is closed after this; zero: never.
     pub idle_timeout: Duration,
+    /// How long what is sent to a client may stay unacknowledged, or find no room there (RFC 5482); `None`: as long as the kernel tries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unacknowledged: Option<Duration>,
     /// Where HTTP requests go.
     pub routes: RouteTable,
     /// Where a connection that is not HTTP goes; `None`: it is refused.

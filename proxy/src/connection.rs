@@ -88,6 +88,9 @@ async fn begin(worker: Rc<Worker>, listener: ListenerId, stream: TcpStream, clie
     }
     // Fails for a connection that is gone already, which the first read tells.
     let _ = socket::tune(&stream);
+    if let Some(longest) = accepted.chain.chain().unacknowledged {
+        let _ = socket::bound_unacknowledged(&stream, longest);
+    }
     let tls = accepted.chain.chain().tls.clone();
     match tls {
         DownstreamTls::Off => accepted.plaintext(Replay::new(stream)).await,

@@ -43,6 +43,7 @@ mod tests {
             detect_timeout: Duration::ZERO,
             tls: DownstreamTls::Off,
             idle_timeout: Duration::ZERO,
+            unacknowledged: None,
             routes: RouteTable::default(),
             tcp: None,
         }

@@ -27,8 +27,8 @@ pub(crate) use unacknowledged::unacknowledged;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Unanswered questions after which a peer counts as gone.
 const KEEPALIVE_RETRIES: u32 = 3;
-/// How long sent bytes may stay unacknowledged, see [`bound_unacknowledged`].
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long what is sent on a hop whose other end always reads (the mesh's shared HTTP/2 connections) may stay unacknowledged.
+pub(crate) const HOP_UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// Connections that wait to be accepted, per listening socket.
 pub const BACKLOG: i32 = 4096;
@@ -156,14 +156,14 @@ fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// Ends the connection when bytes stay unacknowledged, or find a closed window, for 30 seconds. For hops whose other end
-/// always reads (the mesh's shared HTTP/2 connections). Not for an application's own connections: the kernel counts a peer
-/// that is alive but does not read, and direct connections wait for such a peer for ever.
+/// Ends the connection when bytes stay unacknowledged, or find a closed window, for `longest` (TCP_USER_TIMEOUT, RFC 5482). Not for an
+/// application's own connections unless it was asked for: the kernel counts a peer that is alive but does not read, and direct connections
+/// wait for such a peer for ever.
 ///
 /// # Errors
 /// What the kernel said.
-pub fn bound_unacknowledged(stream: &TcpStream) -> io::Result<()> {
-    SockRef::from(stream).set_tcp_user_timeout(Some(USER_TIMEOUT))
+pub fn bound_unacknowledged(stream: &TcpStream, longest: Duration) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_user_timeout(Some(longest))
 }
 
 /// Whether the kernel has something to read, if only the peer's end, which the runtime may not have been told yet.
@@ -269,8 +269,8 @@ pub(crate) mod tests {
             assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
             assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
         }
-        bound_unacknowledged(&client).unwrap();
-        assert_eq!(SockRef::from(&client).tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+        bound_unacknowledged(&client, HOP_UNACKNOWLEDGED).unwrap();
+        assert_eq!(SockRef::from(&client).tcp_user_timeout().unwrap(), Some(HOP_UNACKNOWLEDGED));
     }
 
     #[tokio::test]

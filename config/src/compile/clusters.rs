@@ -169,6 +169,7 @@ impl Clusters {
             tls: UpstreamTls::Off,
             connect_timeout,
             idle_timeout,
+            unacknowledged: None,
             circuit_breakers: CircuitBreakers::default(),
         };
         self.add(cluster, 0, false)
@@ -183,6 +184,7 @@ impl Clusters {
             tls: self.tls(upstream, problems),
             connect_timeout: upstream.timeouts.connect.unwrap_or(CONNECT_TIMEOUT),
             idle_timeout: upstream.timeouts.idle.unwrap_or(IDLE_TIMEOUT),
+            unacknowledged: upstream.timeouts.unacknowledged,
             circuit_breakers: upstream.circuit_breakers.or_default(),
         }
     }

@@ -46,6 +46,7 @@ fn listener(
             detect_timeout: DETECT_TIMEOUT,
             tls: tls.unwrap_or(DownstreamTls::Off),
             idle_timeout: IDLE_TIMEOUT,
+            unacknowledged: None,
             routes: routes::table(name, &gateway.routes, None, clusters, problems),
             tcp: None,
         },

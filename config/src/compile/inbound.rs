@@ -37,6 +37,7 @@ pub(super) fn listener(
         detect_timeout: DETECT_TIMEOUT,
         tls: if mode == MtlsMode::Off { DownstreamTls::Off } else { DownstreamTls::Mesh(mode) },
         idle_timeout: idle,
+        unacknowledged: timeouts.unacknowledged,
         // Also for a port declared as TCP: another sidecar may have found HTTP, and says so by ALPN.
         routes: table(Protocol::Auto, cluster, timeouts.request),
         tcp: tcp(protocol, cluster),

@@ -65,6 +65,7 @@ pub(super) fn listener(
             detect_timeout: DETECT_TIMEOUT,
             tls: DownstreamTls::Off,
             idle_timeout: IDLE_TIMEOUT,
+            unacknowledged: None,
             routes: routes::single(passthrough, None),
             tcp: Some(passthrough),
         },
@@ -86,6 +87,8 @@ fn chain(
         detect_timeout: DETECT_TIMEOUT,
         tls: DownstreamTls::Off,
         idle_timeout: entry.upstream.timeouts.idle.unwrap_or(IDLE_TIMEOUT),
+        // The client is in this very pod.
+        unacknowledged: None,
         routes,
         tcp: inbound::tcp(protocol, own),
     }

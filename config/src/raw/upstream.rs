@@ -52,8 +52,8 @@ impl Upstream {
 
     /// Whether nothing is said of how to reach the endpoints.
     pub(crate) fn is_bare(&self) -> bool {
-        let Timeouts { connect: None, request: None, idle: None } = self.timeouts else { return false };
-        self.protocol.is_absent()
+        self.timeouts == Timeouts::default()
+            && self.protocol.is_absent()
             && self.mtls.is_absent()
             && self.identity.is_absent()
             && self.balance.is_absent()

@@ -239,7 +239,13 @@ async fn connect(
     };
     let name = || cluster.name().clone();
     let error = match connected {
-        Some(Ok(stream)) => return Ok(stream),
+        Some(Ok(stream)) => {
+            if let Some(longest) = cluster.config.unacknowledged {
+                // A socket that is closed already says so later.
+                let _ = socket::bound_unacknowledged(&stream, longest);
+            }
+            return Ok(stream);
+        }
         Some(Err(source)) => Error::Connect { cluster: name(), endpoint: address, source: Arc::new(source) },
         None => {
             let timeout = cluster.config.connect_timeout;
@@ -272,9 +278,10 @@ async fn dial_once(
     match handshake {
         Ok((stream, info)) => {
             let live = Some(worker.shook_hands(TlsSide::Client, &info));
-            if matches!(info.protocol, Some(MeshProtocol::RemoraH2 | MeshProtocol::IstioH2)) {
-                // Its other end always reads, so silence means that it is gone. A socket that is closed already says so later.
-                let _ = socket::bound_unacknowledged(stream.get_ref().0.tcp());
+            let shared = matches!(info.protocol, Some(MeshProtocol::RemoraH2 | MeshProtocol::IstioH2));
+            if shared && cluster.config.unacknowledged.is_none() {
+                // Its other end always reads, so silence means that it is gone.
+                let _ = socket::bound_unacknowledged(stream.get_ref().0.tcp(), socket::HOP_UNACKNOWLEDGED);
             }
             Ok(Dialled { io: Upstream::Tls(Box::new(stream)), protocol: info.protocol, live })
         }

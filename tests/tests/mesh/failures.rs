@@ -1,7 +1,7 @@
 //! What a caller gets when there is nothing to give: Envoy's flags, a sentence, gRPC in gRPC's own words.
 
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use remora_test::client::{self, Call};
@@ -67,11 +67,10 @@ fn a_refused_connection_is_uf() {
 
 #[test]
 fn a_hesitating_client_is_told_why() {
-    use std::io::{Read, Write};
     let mesh = Mesh::new();
     let (client, server) = (mesh.pod("client"), mesh.pod("server"));
     let outbound = client.sidecar(&entry(8080, &[server.at(8080)], ", mtls: false"));
-    let mut stream = client.enter(|| std::net::TcpStream::connect(service(8080))).unwrap();
+    let mut stream = client.enter(|| TcpStream::connect(service(8080))).unwrap();
     stream.set_read_timeout(Some(remora_test::PATIENCE)).unwrap();
     // Meanwhile the proxy dials for a server that might speak first, and fails.
     remora_test::eventually("the proxy has dialled in vain", || {
@@ -108,6 +107,33 @@ fn a_sidecar_that_vanishes_is_missed_by_who_waits_for_its_answer() {
     pair.outbound.metric_until("remora_upstream_connections_active", &[], |n| n == 0.0);
 }
 
+/// Keep-alive does not ask who has something to acknowledge, and the kernel sends it again for a quarter of an hour.
+#[test]
+fn who_acknowledges_nothing_is_given_up_where_that_is_bounded() {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    let listener = server.enter(|| TcpListener::bind(server.at(9000))).unwrap();
+    let bound = "timeouts: {unacknowledged: 1s}";
+    let outbound = client.sidecar(&entry(9000, &[server.at(9000)], &format!(", mtls: false, protocol: tcp, {bound}")));
+    let inbound = server.plain_sidecar(&format!("inbound: {{ports: [{{port: 9000, protocol: tcp}}], {bound}}}"));
+    let mut asks = client.enter(|| TcpStream::connect(service(9000))).unwrap();
+    asks.write_all(b"hello").unwrap();
+    let (mut answers, _) = listener.accept().unwrap();
+    answers.read_exact(&mut [0; 5]).unwrap();
+    for pod in [&client, &server] {
+        let drop = pod.output("iptables", &["-w", "-A", "INPUT", "-i", "eth0", "-j", "DROP"]).unwrap();
+        assert!(drop.status.success(), "{drop:?}");
+    }
+    for stream in [&mut asks, &mut answers] {
+        stream.set_read_timeout(Some(remora_test::PATIENCE)).unwrap();
+        stream.write_all(b"lost").unwrap();
+        let end = stream.read(&mut [0]).map_err(|error| error.kind());
+        assert!(matches!(end, Ok(0) | Err(ErrorKind::ConnectionReset)), "{end:?}");
+    }
+    outbound.metric_until("remora_upstream_connections_active", &[], |n| n == 0.0);
+    inbound.metric_until("remora_downstream_connections_active", &[("direction", "inbound")], |n| n == 0.0);
+}
+
 #[test]
 fn a_connection_whose_first_word_is_lost_is_made() {
     let mesh = Mesh::new();
@@ -135,7 +161,7 @@ fn a_connection_whose_first_word_is_lost_is_made() {
 fn a_dial_that_is_repeated_has_no_more_time() {
     let mesh = Mesh::new();
     let (client, server) = (mesh.pod("client"), mesh.pod("server"));
-    let listener = server.enter(|| std::net::TcpListener::bind(("0.0.0.0", 8080))).unwrap();
+    let listener = server.enter(|| TcpListener::bind(("0.0.0.0", 8080))).unwrap();
     let _outbound = client.sidecar(&entry(8080, &[server.at(8080)], ", timeouts: {connect: 4s}"));
     // Half of the time is over when a hello is answered by what is no TLS; the next is not answered. Ends with the process.
     std::thread::spawn(move || {
@@ -224,8 +250,7 @@ fn a_dead_endpoint_is_passed_over() {
     outbound.configure(&client.config(&entry(7000, &endpoints, ", balance: round_robin")));
     remora_test::eventually("the new entry", || outbound.admin("/clusters").body.contains("7000").then_some(()));
     for _ in 0..4 {
-        use std::io::{Read, Write};
-        let mut stream = client.enter(|| std::net::TcpStream::connect(service(7000))).unwrap();
+        let mut stream = client.enter(|| TcpStream::connect(service(7000))).unwrap();
         stream.write_all(b"\x01ping").unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut text = String::new();
