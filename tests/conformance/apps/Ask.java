@@ -1,4 +1,5 @@
-// A client of the matrix on Java's HttpClient: Ask.java URL SCENARIOS prints what came of each, as a line of JSON. HTTP/1.1.
+// A client of the matrix on Java's HttpClient: Ask.java VERSION URL SCENARIOS prints what came of each, as a line of
+// JSON. VERSION is a name of HttpClient.Version; with HTTP_2, its default, it asks a plain server for that by `Upgrade: h2c`.
 import com.google.gson.Gson;
 import java.io.ByteArrayInputStream;
 import java.net.URI;
@@ -59,15 +60,15 @@ public class Ask {
 
     public static void main(String[] arguments) throws Exception {
         Gson gson = new Gson();
-        HttpClient client = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
+        HttpClient client = HttpClient.newBuilder().version(HttpClient.Version.valueOf(arguments[0])).build();
         // Gson makes records only from 2.10 on: the fields are taken one by one.
-        for (Map<?, ?> one : gson.fromJson(Files.readString(Path.of(arguments[1])), Map[].class)) {
+        for (Map<?, ?> one : gson.fromJson(Files.readString(Path.of(arguments[2])), Map[].class)) {
             Number body = (Number) one.get("body");
             Map<String, String> headers = new LinkedHashMap<>();
             ((Map<?, ?>) one.get("headers")).forEach((name, value) -> headers.put((String) name, (String) value));
             Scenario scenario = new Scenario((String) one.get("name"), (String) one.get("method"), (String) one.get("path"),
                 headers, body == null ? null : body.intValue(), one.get("streamed") == Boolean.TRUE);
-            System.out.println(gson.toJson(ask(client, arguments[0], scenario)));
+            System.out.println(gson.toJson(ask(client, arguments[1], scenario)));
         }
         // The client's threads would keep the process for a while.
         System.exit(0);

@@ -12,7 +12,8 @@ use crate::course::{Course, Way};
 use crate::peers::{OURS, peers, version};
 use crate::report::same;
 
-const CLIENTS: [&str; 9] = ["curl1", "http.client", "httpx1", "undici", "java", "go1", "curl2", "httpx2", "go2"];
+const CLIENTS: [&str; 10] =
+    ["curl1", "http.client", "httpx1", "undici", "java", "java-h2c", "go1", "curl2", "httpx2", "go2"];
 /// The servers, and whether they know HTTP/2 besides.
 const SERVERS: [(&str, bool); 4] = [("go", true), ("node", true), ("python", false), ("java", false)];
 /// What belongs to a hop or to the moment.
@@ -59,9 +60,10 @@ impl Peers {
         if let Some(http) = name.strip_prefix("go") {
             command = pod.command(readable(&self.go.join("ask")));
             command.arg(http);
-        } else if name == "java" {
+        } else if name.starts_with("java") {
             command = pod.command("java");
             command.arg("-cp").arg(self.java.join("lib/*")).arg(format!("{OURS}/apps/Ask.java"));
+            command.arg(if name == "java" { "HTTP_1_1" } else { "HTTP_2" });
         } else if name == "undici" {
             command = pod.command("node");
             command.arg(format!("{OURS}/apps/ask.cjs")).arg(self.node.join("node_modules"));
@@ -85,10 +87,28 @@ impl Peers {
                 if let Some(headers) = one["headers"].as_object_mut() {
                     headers.retain(|name, _| !UNCOMPARED.contains(&name.as_str()));
                 }
+                if client == "java-h2c" {
+                    forget_offer(&mut one);
+                }
                 told.insert(format!("{client} to {server}: {}", one["name"].as_str().unwrap()), one);
             }
         }
         told
+    }
+}
+
+/// An offer of HTTP/2 is for whom it reaches first (RFC 9110 section 7.8): of a request that is told back, without sidecars, it is left out,
+/// and so is how long that makes it.
+fn forget_offer(told: &mut Value) {
+    let echoed = told["text"].as_str().and_then(|text| serde_json::from_str(text).ok());
+    if let Some(mut request) = echoed.filter(|request: &Value| request["headers"].is_object()) {
+        request["headers"]
+            .as_object_mut()
+            .unwrap()
+            .retain(|name, _| !["upgrade", "http2-settings"].contains(&name.as_str()));
+        told["text"] = request;
+        told["length"] = Value::Null;
+        told["headers"]["content-length"] = Value::Null;
     }
 }
 
