@@ -14,7 +14,6 @@ use remora_model as model;
 use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 
-pub(crate) use self::misdeclared::Mentions;
 use self::relay::Relay;
 use crate::address::{ClientAddr, OrigDst};
 use crate::drain::Drain;

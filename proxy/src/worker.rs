@@ -23,7 +23,6 @@ use tokio::time::Instant;
 use crate::address::OrigDst;
 use crate::admin::{ClusterStatus, EndpointStatus};
 use crate::cluster::ClusterState;
-use crate::connection::Mentions;
 use crate::crowd::Crowd;
 use crate::drain::{Connections, Drain, Phase};
 use crate::live::{Drained, Live, LiveConnection};
@@ -105,7 +104,6 @@ pub(crate) struct Worker {
     random: Cell<u64>,
     lines: Cell<u32>,
     /// Of ports that are declared wrongly.
-    pub(crate) mentions: RefCell<Mentions>,
     /// Which of the reserved source addresses the inbound leg dials from.
     pub(crate) leg_source: Cell<u8>,
 }
@@ -132,7 +130,6 @@ impl Worker {
             phase: Rc::default(),
             random: Cell::new(seed(start.index)),
             lines: Cell::new(0),
-            mentions: RefCell::default(),
             leg_source: Cell::new(0),
             telemetry,
         })

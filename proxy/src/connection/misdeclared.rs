@@ -1,6 +1,7 @@
 //! TLS where nothing but HTTP is served: the port is declared wrongly, as a rule, and its operator is told so, now and then.
 
 use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use remora_model::{Direction, FilterChain, Protocol};
@@ -11,9 +12,12 @@ use crate::Error;
 /// The time between two lines about one port: such clients come again and again.
 const AGAIN: Duration = Duration::from_secs(3600);
 
-/// When a worker last said of which port that it is declared wrongly. Holds no more than there are ports.
+/// What was said by all workers. Locked only for a connection that is refused.
+static MENTIONS: LazyLock<Mutex<Mentions>> = LazyLock::new(Mutex::default);
+
+/// When it was last said of which port that it is declared wrongly. Holds no more than there are ports.
 #[derive(Debug, Default)]
-pub(crate) struct Mentions(HashMap<u16, Instant>);
+struct Mentions(HashMap<u16, Instant>);
 
 impl Mentions {
     /// Whether `port` is to be spoken of at `now`, for the first time within an hour; from then on it counts as spoken of.
@@ -44,7 +48,10 @@ impl Accepted {
     /// Ends a connection that begins with TLS where there is nothing for it.
     pub(super) fn refuse_undeclared_tls(mut self) -> Option<Carried> {
         let (port, chain) = (self.orig_dst.socket().port(), self.chain.chain());
-        if self.worker.mentions.borrow_mut().is_due(port, Instant::now(), || self.worker.may_log()) {
+        let mut mentions = MENTIONS.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = mentions.is_due(port, Instant::now(), || self.worker.may_log());
+        drop(mentions);
+        if due {
             let sentence = sentence(port, chain, self.info.direction);
             tracing::warn!(direction = self.info.direction.as_str(), client = %self.info.client, chain = %chain.name, "{sentence}");
         }
