@@ -17,6 +17,10 @@ const TIMES: f64 = 100.0;
 /// Bytes that a proxy may take besides, for each processor: what a worker has for its first connections of a kind, what its allocator asks for
 /// at once, and what the kernel counts later.
 const MEMORY: f64 = 2e6;
+/// A byte sent may have so many be logged, lines of the access log included: it tells each failed request.
+const LOG: f64 = 20.0;
+/// Bytes that may be logged besides.
+const LINES: f64 = 64e3;
 /// Seconds of processor time besides. The programs are not optimised.
 const CPU: f64 = 1.0;
 /// And in each second, for the good client and by themselves; two sidecars take 0.1.
@@ -33,6 +37,8 @@ pub(crate) struct Cost {
     cpu: f64,
     /// Bytes of memory of each.
     memory: Vec<f64>,
+    /// Bytes that all have logged.
+    logged: f64,
 }
 
 impl Cost {
@@ -43,7 +49,7 @@ impl Cost {
             let refs = format!("/proc/{}/clear_refs", proxy.pid());
             std::fs::write(&refs, "5").unwrap_or_else(|error| panic!("{refs}: {error}"));
         });
-        Self { begun: Instant::now(), sent: sent(bed), own: own_cpu(), cpu: cpu(bed), memory }
+        Self { begun: Instant::now(), sent: sent(bed), own: own_cpu(), cpu: cpu(bed), memory, logged: logged(bed) }
     }
 
     /// Asserts that what was spent since is in proportion, and says what it was.
@@ -57,10 +63,12 @@ impl Cost {
             assert!(taken <= most, "{row}: {bytes} bytes made {name} take {taken} of memory");
             spent += &format!(" {:.2} MB at {name}", taken / 1e6);
         }
+        let logged = logged(bed) - self.logged;
+        assert!(logged <= LOG * bytes + LINES, "{row}: {bytes} bytes made proxies log {logged}");
         let (own, proxies, elapsed) = (own_cpu() - self.own, cpu(bed) - self.cpu, self.begun.elapsed().as_secs_f64());
         let most = TIMES * own + GOOD_CPU * elapsed + CPU;
         assert!(proxies <= most, "{row}: {own} s of processor time made proxies take {proxies}, within {elapsed} s");
-        spent + &format!(", {proxies:.2} s for {own:.4}")
+        spent + &format!(", {logged} bytes of log, {proxies:.2} s for {own:.4}")
     }
 }
 
@@ -78,6 +86,10 @@ fn sent_by(pod: &Pod, interface: &str) -> f64 {
     let (_, counts) = interfaces.find(|(name, _)| name.trim() == interface).unwrap();
     // Eight fields are of what was received.
     counts.split_whitespace().nth(8).unwrap().parse().unwrap()
+}
+
+fn logged(bed: &Bed) -> f64 {
+    bed.proxies().map(|proxy| proxy.stdout().len() + proxy.stderr().len()).sum::<usize>() as f64
 }
 
 fn own_cpu() -> f64 {

@@ -98,14 +98,22 @@ fn two_framings(bed: &Bed) {
 }
 
 fn bad_content_lengths(bed: &Bed) {
-    let lengths =
-        ["18446744073709551615", "1\r\ncontent-length: 2", "1, 2", "+5", "-1", "0x10", "1_0", "", "1 1", "\u{661}"];
+    let lengths = [
+        "18446744073709551615",
+        "1\r\ncontent-length: 2",
+        "1, 2",
+        "+5",
+        "-1",
+        "0x10",
+        "1_0",
+        "005",
+        "",
+        "1 1",
+        "\u{661}",
+    ];
     let message = |length| format!("POST /evil HTTP/1.1\r\nhost: server:8080\r\ncontent-length: {length}\r\n\r\nhello");
     let messages = lengths.map(message);
     refused(bed, &["400"], &messages.each_ref().map(|message| message.as_bytes()));
-    // A leading zero is a number, but not to everyone.
-    let answer = bed.answer_to(message("005").replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n").as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 400") || bed.origin.seen("/evil")[0].body == b"hello", "{answer:?}");
 }
 
 fn bad_transfer_codings(bed: &Bed) {
