@@ -68,13 +68,13 @@ fn shares(client: &Pod, to: SocketAddr, calls: usize, width: usize) -> BTreeMap<
 #[test]
 fn one_connection_is_spread_by_weight() {
     // Least request also goes by who answers first, which on a busy machine is not by weight.
-    for (balance, tolerance) in [("round_robin", 0.05), ("least_request", 0.15)] {
+    for (balance, tolerance) in [("round_robin", None), ("least_request", Some(0.15))] {
         let replicas = replicas([0, 0, 0], [1, 2, 5], balance);
         let shares = shares(&replicas.client, service(8080), 2_400, 6);
         for (name, wanted) in [("a", 0.125), ("b", 0.25), ("c", 0.625)] {
             let share = shares.get(name).copied().unwrap_or_default();
             assert!(
-                (share - wanted).abs() <= tolerance,
+                (share - wanted).abs() <= tolerance.unwrap_or(0.05 * wanted),
                 "{balance}: {name} got {share} instead of {wanted}: {shares:?}"
             );
         }
@@ -89,7 +89,7 @@ fn round_robin_gives_a_slow_replica_its_third() {
     let shares = shares(&replicas.client, service(8080), 600, 30);
     for name in ["a", "b", "c"] {
         let share = shares.get(name).copied().unwrap_or_default();
-        assert!((share - 1.0 / 3.0).abs() <= 0.05, "{shares:?}");
+        assert!((share - 1.0 / 3.0).abs() <= 0.05 / 3.0, "{shares:?}");
     }
 }
 

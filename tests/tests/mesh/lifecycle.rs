@@ -217,6 +217,8 @@ fn a_bad_reload_keeps_the_last_good_configuration_and_says_so() {
     pair.outbound.metric_until("remora_config_reloads_total", &failed, |n| n > before);
     let line = pair.outbound.said("endpionts");
     assert!(line.contains("endpoints"), "with a suggestion: {line}");
+    let info = pair.outbound.admin("/server_info").json();
+    assert!(info["configuration_rejected"].as_str().is_some_and(|told| told.contains("endpionts")), "{info}");
     assert_eq!(pair.client.curl(&[&pair.url("/name")]).code, 200, "the last good one serves");
     assert!(pair.outbound.admin("/config_dump").body.contains("server:8080"));
     // Asked by a signal it reads the same once more.
@@ -233,6 +235,7 @@ fn a_bad_reload_keeps_the_last_good_configuration_and_says_so() {
     assert_ne!(moved, good);
     pair.outbound.configure(&moved);
     pair.outbound.metric_until("remora_config_reloads_total", &[("result", "applied")], |n| n > applied);
+    assert!(pair.outbound.admin("/server_info").json()["configuration_rejected"].is_null());
     eventually("the new endpoint answers", || (pair.client.curl(&[&pair.url("/name")]).body == "other").then_some(()));
 }
 
@@ -261,16 +264,25 @@ fn a_sidecar_that_is_killed_starts_again_on_its_ports() {
 #[test]
 fn a_reload_under_load_loses_no_request() {
     let pair = Pair::usual();
-    let good = std::fs::read_to_string(pair.outbound.file()).unwrap();
-    let mut load = pair.client.start_h2load(&["--h1", "-n", "4000", "-c", "10", &pair.url("/name")]);
+    let sidecars =
+        [&pair.outbound, &pair.inbound].map(|sidecar| (sidecar, std::fs::read_to_string(sidecar.file()).unwrap()));
+    let url = pair.url("/name");
+    let mut http1 = pair.client.start_h2load(&["--h1", "-n", "4000", "-c", "10", &url]);
+    let mut http2 = pair.client.start_h2load(&["-n", "4000", "-c", "5", "-m", "4", &url]);
     let mut rounds = 0;
-    while load.running() {
+    while http1.running() || http2.running() {
         rounds += 1;
-        let reloaded = [("result", "applied")];
-        let before = pair.outbound.metric("remora_config_reloads_total", &reloaded);
-        pair.outbound.configure(&format!("{good}\ndrain_timeout: {rounds}s\n"));
-        pair.outbound.metric_until("remora_config_reloads_total", &reloaded, |n| n > before);
+        // A cluster comes and goes, and bounds change.
+        let clusters = if rounds % 2 == 0 { "" } else { "clusters: {beside: {endpoints: [\"127.0.0.1:9\"]}}\n" };
+        for (sidecar, good) in &sidecars {
+            let reloaded = [("result", "applied")];
+            let before = sidecar.metric("remora_config_reloads_total", &reloaded);
+            let bounds = format!("drain_timeout: {rounds}s\nlimits: {{headers: {}}}\n", 100 + rounds);
+            sidecar.configure(&format!("{good}\n{bounds}{clusters}"));
+            sidecar.metric_until("remora_config_reloads_total", &reloaded, |n| n > before);
+        }
     }
-    load.finish().assert_clean(4_000);
+    http1.finish().assert_clean(4_000);
+    http2.finish().assert_clean(4_000);
     assert!(rounds >= 1);
 }
