@@ -108,8 +108,9 @@ pub fn page(report: &Report) -> String {
          - Measured: {}.\n\
          - Remora and the relay are release builds by a [profile](../docs/performance.md#by-a-profile) of Remora under this load, where the \
          compiler is that profile's; Envoy and HAProxy are as they are published.\n\
-         - Medians of {} interleaved rounds, each with sidecars started anew; in parentheses the smallest and the largest. CPU is user and \
-         system time of both sidecars together, RSS that of the larger one.\n\
+         - Medians of {} interleaved rounds, each with sidecars started anew (but of handshakes and `ca`); in parentheses the smallest and \
+         the largest. CPU is user and system time of both sidecars together (of handshakes the server's, of `ca` the authority's), RSS \
+         that of the larger one.\n\
          - Raw rounds: [rounds.json](rounds.json); medians: [results.json](results.json). The peers' configurations: \
          [envoy](envoy), [haproxy](haproxy), [relay](relay).\n\
          - What traces and metrics cost is counted by `make bench-instructions`, at another time: [instructions.json](instructions.json).\n\n\
