@@ -45,7 +45,9 @@ pub fn readable(source: &Path) -> PathBuf {
         }
     }
     let fresh = copies.join(format!(".{name}-{}", std::process::id()));
-    std::fs::copy(source, &fresh).unwrap();
+    // By another process: what a thread starts meanwhile would have the copy open for writing until it runs, and nobody can run it then (ETXTBSY).
+    let copied = Command::new("cp").arg(source).arg(&fresh).output().unwrap();
+    assert!(copied.status.success(), "{copied:?}");
     std::fs::set_permissions(&fresh, PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::rename(&fresh, &target).unwrap();
     target
