@@ -45,12 +45,20 @@ pub fn readable(source: &Path) -> PathBuf {
         }
     }
     let fresh = copies.join(format!(".{name}-{}", std::process::id()));
-    // By another process: what a thread starts meanwhile would have the copy open for writing until it runs, and nobody can run it then (ETXTBSY).
-    let copied = Command::new("cp").arg(source).arg(&fresh).output().unwrap();
-    assert!(copied.status.success(), "{copied:?}");
+    copy(source, &fresh);
     std::fs::set_permissions(&fresh, PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::rename(&fresh, &target).unwrap();
     target
+}
+
+/// Copies a program, by another process: what a thread starts meanwhile would have the copy open for writing until it runs, and nobody can
+/// run it then (ETXTBSY).
+///
+/// # Panics
+/// When it cannot be copied.
+pub fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).output().unwrap();
+    assert!(copied.status.success(), "{copied:?}");
 }
 
 /// The folder of this crate's own binaries: the parent of the running test's `deps`.

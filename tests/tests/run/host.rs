@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
-use remora_test::binaries::binary;
+use remora_test::binaries::{binary, copy};
 use remora_test::eventually;
 use remora_test::mesh::Mesh;
 use remora_test::metrics::Metrics;
@@ -35,7 +35,7 @@ impl Host {
 
     /// Puts a program into the folder.
     pub(crate) fn install(&self, name: &str) {
-        std::fs::copy(binary(name), self.programs.join(name)).unwrap();
+        copy(&binary(name), &self.programs.join(name));
     }
 
     /// A command on the host as root.
