@@ -103,7 +103,6 @@ pub(crate) struct Worker {
     phase: Rc<Signal<Phase>>,
     random: Cell<u64>,
     lines: Cell<u32>,
-    /// Of ports that are declared wrongly.
     /// Which of the reserved source addresses the inbound leg dials from.
     pub(crate) leg_source: Cell<u8>,
 }
